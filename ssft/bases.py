@@ -1,0 +1,187 @@
+"""Base models: a name becomes weights on disk, and weights on disk become a model.
+
+A base is named by an alias of this module (`smollm2-135m`), by a folder, or by a hub id
+(`owner/name`). An alias wins over a folder of the same name: write `./smollm2-135m` for the folder.
+Torch and transformers are imported inside the functions, so that listing bases stays quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssft._fetch import ALIASES, BaseAlias, base_path, cache_dir, check_folder, fetch, is_fetched
+from ssft.errors import BaseModelError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "ALIASES",
+    "DTYPES",
+    "QUANTIZATIONS",
+    "BaseAlias",
+    "auto_dtype",
+    "base_fingerprint",
+    "base_path",
+    "cache_dir",
+    "fetch",
+    "is_fetched",
+    "load_base",
+    "resolve_base",
+]
+
+# On AVX512-BF16 CPUs bitsandbytes warns at import that its optional `kernels` package is absent;
+# it then takes its own C++ kernel, so the warning calls for nothing.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "4bit")
+
+
+def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | str:
+    """Turn a base's name into something `from_pretrained` takes.
+
+    Returns a folder for an alias (fetched if absent) and for a local folder (checked to hold
+    whole weights), and the id itself for a hub id. Anything else raises `BaseModelError`.
+    """
+    text = os.fspath(name)
+    if text in ALIASES:
+        return base_path(text) if is_fetched(text) else fetch(text, progress=progress)
+    folder = Path(text).expanduser()
+    if text and folder.is_dir():
+        check_folder(folder)
+        return folder
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]*[\w]", text, re.ASCII):
+        return text
+    close = difflib.get_close_matches(text.lower(), ALIASES, n=1, cutoff=0.4)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise BaseModelError(
+        f"base {text!r} is neither an alias ({', '.join(sorted(ALIASES))}), nor an existing folder, "
+        f"nor a hub id of the form owner/name.{hint} Give one of these with --base."
+    )
+
+
+def auto_dtype(device: str | torch.device | None = None) -> torch.dtype:
+    """bfloat16 where `device` computes it natively, else float32. None means: CUDA if there is one, else the CPU."""
+    import torch
+
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    native = False
+    if kind == "cuda" and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif kind == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _device_map(device: str | None) -> dict[str, str] | str | None:
+    """What `from_pretrained` takes: None keeps the model on the CPU without accelerate's hooks."""
+    import torch
+
+    if device is None:
+        return {"": "cuda:0"} if torch.cuda.is_available() else None
+    if device == "auto":
+        return "auto"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is unknown. Use cpu, cuda, cuda:N, mps or auto.") from error
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, False):
+        raise ConfigError(f"device {device!r} is not available here. Leave --device out, or use --device cpu.")
+    return {"": device}
+
+
+def load_base(
+    name: str | os.PathLike[str],
+    dtype: str = "auto",
+    quantization: str = "none",
+    device: str | None = None,
+    attn_implementation: str | None = None,
+) -> tuple[Any, Any]:
+    """Load a base as (model in eval mode, tokenizer).
+
+    `quantization="4bit"` is NF4 without double quantisation, computing in `dtype`. A folder or a
+    fetched alias makes no network call. Raises `ConfigError` for a bad setting, else `BaseModelError`.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is unknown. Use one of {', '.join(DTYPES)}.")
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(f"quantization {quantization!r} is unknown. Use one of {', '.join(QUANTIZATIONS)}.")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    device_map = _device_map(device)
+    chosen = auto_dtype(None if device == "auto" else device) if dtype == "auto" else getattr(torch, dtype)
+    options: dict[str, Any] = {"dtype": chosen}
+    if device_map is not None:
+        options["device_map"] = device_map
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    source = resolve_base(name)
+    local = {"local_files_only": True} if isinstance(source, Path) else {}
+    try:
+        if quantization == "4bit":
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=False,
+                bnb_4bit_compute_dtype=chosen,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, **local)
+        model = AutoModelForCausalLM.from_pretrained(source, **local, **options)
+    except Exception as error:  # libraries raise anything here, from OSError to their own types
+        knob = (
+            "Check the folder's files"
+            if local
+            else "Check the id, the network, HF_TOKEN for a gated model and HF_HUB_OFFLINE, or give a folder"
+        )
+        raise BaseModelError(
+            f"base {os.fspath(name)!r} cannot be loaded with dtype={dtype}, quantization={quantization}, "
+            f"device={device}: {type(error).__name__}: {error}\n{knob}; then --dtype, --quantization and --device."
+        ) from error
+    return model, tokenizer
+
+
+# What decides the shapes and the arithmetic of the common decoder families; not how a copy is stored or run.
+# fmt: off
+_ARCHITECTURE_FIELDS = (
+    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "intermediate_size", "vocab_size", "rope_parameters", "partial_rotary_factor",
+    "max_position_embeddings", "hidden_act", "rms_norm_eps", "layer_norm_eps", "norm_eps",
+    "layer_norm_epsilon", "tie_word_embeddings", "attention_bias", "mlp_bias", "sliding_window",
+    "layer_types", "n_embd", "n_layer", "n_head", "n_inner", "n_positions", "activation_function", "ffn_dim",
+    "word_embed_proj_dim", "do_layer_norm_before", "num_experts", "num_experts_per_tok",
+)
+# fmt: on
+
+
+def base_fingerprint(model: Any, tokenizer: Any, name: str | os.PathLike[str]) -> dict[str, str]:
+    """Identify a base independently of dtype, quantisation, library version and place on disk.
+
+    Returns `id` (alias, hub id or the folder's own name), `architecture`, `config_sha256` and
+    `tokenizer_sha256` (vocabulary and added tokens).
+    """
+    text = os.fspath(name)
+    identity = Path(text).expanduser().resolve().name if Path(text).expanduser().is_dir() else text
+    fields = model.config.get_text_config().to_dict()
+    config = {key: fields[key] for key in _ARCHITECTURE_FIELDS if fields.get(key) is not None}
+    added = sorted((index, token.content, token.special) for index, token in tokenizer.added_tokens_decoder.items())
+    return {
+        "id": text if text in ALIASES else identity,
+        "architecture": (getattr(model.config, "architectures", None) or [type(model).__name__])[0],
+        "config_sha256": _json_sha256(config),
+        "tokenizer_sha256": _json_sha256([sorted(tokenizer.get_vocab().items()), added]),
+    }
+
+
+def _json_sha256(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

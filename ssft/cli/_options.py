@@ -1,0 +1,162 @@
+"""Options that several commands share, and the two ways to print facts.
+
+Each option is a function that returns a decorator: `@data_option(required=True)`. Keyword arguments
+go to `click.option` and override what is set here. With `--json` only facts go to stdout, as one
+object; progress and logs always go to stderr.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ssft.bases import DTYPES, QUANTIZATIONS
+
+Decorator = Callable[[Any], Any]
+POSITIVE = click.IntRange(min=1)
+
+
+def _option(*names: str, overrides: dict[str, Any], **defaults: Any) -> Decorator:
+    settings = {**defaults, **overrides}
+    if settings.get("default") is not None and not settings.get("is_flag"):
+        settings.setdefault("show_default", True)
+    return click.option(*names, **settings)
+
+
+def base_option(**overrides: Any) -> Decorator:
+    """`--base`, parameter `base: str`."""
+    text = "Base model: an alias (see `ssft bases`), a folder or a hub id."
+    return _option("--base", metavar="NAME", default="smollm2-135m", help=text, overrides=overrides)
+
+
+def quantization_option(**overrides: Any) -> Decorator:
+    """`--quantization`, parameter `quantization: str`."""
+    kind, text = click.Choice(QUANTIZATIONS), "Precision of the base's weights; 4bit is NF4."
+    return _option("--quantization", type=kind, default="none", help=text, overrides=overrides)
+
+
+def dtype_option(**overrides: Any) -> Decorator:
+    """`--dtype`, parameter `dtype: str`."""
+    text = "Data type to compute in; auto is bfloat16 where the device computes it natively, else float32."
+    return _option("--dtype", type=click.Choice(DTYPES), default="auto", help=text, overrides=overrides)
+
+
+def device_option(**overrides: Any) -> Decorator:
+    """`--device`, parameter `device: str | None`."""
+    text = "cpu, cuda, cuda:N, mps or auto; without it CUDA if there is one, else the CPU."
+    return _option("--device", metavar="DEVICE", default=None, help=text, overrides=overrides)
+
+
+def data_option(**overrides: Any) -> Decorator:
+    """`--data`, parameter `data: Path | None`; the file exists."""
+    kind = click.Path(exists=True, dir_okay=False, path_type=Path)
+    text = "JSONL or .jsonl.gz file with `prompt` and `completion`, or `messages`, in every row."
+    return _option("--data", metavar="FILE", type=kind, default=None, help=text, overrides=overrides)
+
+
+def limit_option(**overrides: Any) -> Decorator:
+    """`--limit`, parameter `limit: int | None`."""
+    return _option("--limit", type=POSITIVE, default=None, help="Use only the first N rows.", overrides=overrides)
+
+
+def max_new_tokens_option(**overrides: Any) -> Decorator:
+    """`--max-new-tokens`, parameter `max_new_tokens: int`."""
+    text = "Longest completion, in tokens."
+    return _option("--max-new-tokens", type=POSITIVE, default=128, help=text, overrides=overrides)
+
+
+def batch_size_option(**overrides: Any) -> Decorator:
+    """`--batch-size`, parameter `batch_size: int`."""
+    text = "Prompts decoded at the same time."
+    return _option("--batch-size", type=POSITIVE, default=1, help=text, overrides=overrides)
+
+
+def seed_option(**overrides: Any) -> Decorator:
+    """`--seed`, parameter `seed: int`."""
+    return _option("--seed", type=click.IntRange(min=0), default=0, help="Random seed.", overrides=overrides)
+
+
+def threads_option(**overrides: Any) -> Decorator:
+    """`--threads`, parameter `threads: int | None`; pass it to `set_threads`."""
+    text = "CPU threads for torch; without it torch decides."
+    return _option("--threads", type=POSITIVE, default=None, help=text, overrides=overrides)
+
+
+def json_option(**overrides: Any) -> Decorator:
+    """`--json`, parameter `as_json: bool`."""
+    text = "Print one JSON object on stdout."
+    return _option("--json", "as_json", is_flag=True, default=False, help=text, overrides=overrides)
+
+
+def model_options(function: Any) -> Any:
+    """`--base --quantization --dtype --device --threads` in one decorator (used without brackets)."""
+    for option in (threads_option, device_option, dtype_option, quantization_option, base_option):
+        function = option()(function)
+    return function
+
+
+def set_threads(threads: int | None) -> int:
+    """Set torch's CPU threads if a number is given; returns the number in force."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON knows: dataclasses and paths become plain, NaN and infinities null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays
+        return _plain(value.tolist())
+    return value
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], stderr: bool = False) -> None:
+    """Print a plain-text table on stdout or stderr; columns of numbers are aligned to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [list(row) for row in rows]
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column, header in enumerate(headers):
+        numbers = bool(cells) and all(type(row[column]) in (int, float) for row in cells)
+        grid.add_column(header, justify="right" if numbers else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*(Text(_cell(cell)) for cell in row))
+    file = sys.stderr if stderr else sys.stdout
+    # In a pipe there is no width to respect, and a wrapped line would be hard to read by a program.
+    Console(file=file, width=None if file.isatty() else 240, highlight=False).print(grid)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

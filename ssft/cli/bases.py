@@ -1,0 +1,59 @@
+"""List the embedded base models and fetch their weights."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ssft.bases import ALIASES, base_path, cache_dir, fetch, is_fetched
+from ssft.cli._options import json_option, print_json, table
+
+
+def _size(folder: Path) -> int:
+    """Bytes in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@click.group(invoke_without_command=True)
+@json_option()
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List the embedded base models, or fetch one into the cache folder.
+
+    A base that is not listed is named by its folder or by its hub id.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    bases: list[dict[str, Any]] = [
+        {
+            "alias": alias.name,
+            "description": alias.description,
+            "parameters": alias.parameters,
+            "fetched": is_fetched(alias.name),
+            "bytes": _size(base_path(alias.name)) if is_fetched(alias.name) else None,
+        }
+        for alias in ALIASES.values()
+    ]
+    if as_json:
+        print_json({"cache_dir": cache_dir(), "bases": bases})
+        return
+    rows = [[*list(base.values())[:4], f"{base['bytes'] / 1e6:,.0f} MB" if base["bytes"] else None] for base in bases]
+    table(rows, ["alias", "description", "parameters", "fetched", "on disk"])
+
+
+@command.command("fetch")
+@click.argument("name")
+@json_option()
+@click.pass_context
+def fetch_command(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Fetch the base NAME; a second time it only says where it is."""
+    start = time.perf_counter()
+    folder = fetch(name)
+    seconds = time.perf_counter() - start
+    if as_json or (ctx.parent is not None and ctx.parent.params.get("as_json")):
+        print_json({"alias": name, "path": folder, "bytes": _size(folder), "seconds": round(seconds, 3)})
+    else:
+        click.echo(f"{name} is in {folder} ({_size(folder) / 1e6:,.0f} MB)")

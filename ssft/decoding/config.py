@@ -1,0 +1,51 @@
+"""`TreeConfig`: how the draft tree of an adapter is grown from its streams."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ssft.errors import ConfigError
+
+TREE_KINDS = ("best_first", "k_ary", "chain")
+MAX_NODES = 512
+
+
+@dataclass
+class TreeConfig:
+    """Shape of the draft tree. `max_nodes` counts every row that one pass verifies, the root included.
+
+    - `chain`: one node per depth, the best token of each stream.
+    - `k_ary`: the paper's full tree (§3.2.2): every node at depth d has the `top_k` best tokens of stream d+1.
+    - `best_first`: nodes in the order of the streams' joint log-probability until `max_nodes` are taken.
+    """
+
+    kind: str = field(default="best_first", metadata={"help": "chain, k_ary (the paper's full tree) or best_first"})
+    max_nodes: int = field(
+        default=16, metadata={"help": "rows that one pass verifies, the root included; more draft, dearer passes"}
+    )
+    top_k: int = field(default=4, metadata={"help": "k: most tokens taken from one stream under one node"})
+    max_depth: int = field(default=0, metadata={"help": "deepest draft node; 0 means γ, as deep as the streams reach"})
+
+    max_stream_nodes: int = field(
+        default=0,
+        metadata={
+            "help": "nodes of the tree that carry streams, those first at which verification most likely stops; 0: all. "
+            "Fewer rows make a pass cheaper, but a stop elsewhere leaves the next pass without a draft"
+        },
+    )
+
+    def check_tree(self) -> None:
+        """Raise `ConfigError` if a field is out of range."""
+        if self.kind not in TREE_KINDS:
+            raise ConfigError(f"tree.kind={self.kind!r}: expected one of {', '.join(TREE_KINDS)}")
+        if not 1 <= self.max_nodes <= MAX_NODES:
+            raise ConfigError(f"tree.max_nodes={self.max_nodes}: must lie between 1 and {MAX_NODES}")
+        if self.top_k < 1:
+            raise ConfigError(f"tree.top_k={self.top_k}: at least one token per stream is needed")
+        if self.max_depth < 0:
+            raise ConfigError(f"tree.max_depth={self.max_depth}: 0 (as deep as the streams) or a positive depth")
+        if self.max_stream_nodes < 0:
+            raise ConfigError(f"tree.max_stream_nodes={self.max_stream_nodes}: 0 (all nodes) or a positive number")
+
+    def tree_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return asdict(self)

@@ -1,0 +1,122 @@
+"""Draft trees as pure functions: grow one from the streams' guesses, flatten it, mask it (paper §3.2.2, A.1).
+
+After the main stream issued x3, the streams beside the accepted node guess x4 (stream 1), x5 (stream 2), …:
+
+    x3 ─┬─ x4 ─┬─ x5        tokens  [x3, x4, x4', x5, x5']
+        │      └─ x5'       parents [-1,  0,   0,  1,   1 ]
+        └─ x4'              depths  [ 0,  1,   1,  2,   2 ]
+
+Depth d nodes come from stream d. A parent always stands before its children.
+"""
+
+import heapq
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ssft.decoding.config import TreeConfig
+
+
+@dataclass
+class DraftTree:
+    """A flattened tree of n nodes; node 0 is the root, the token that the main stream issued last.
+
+    scores[i] is the streams' joint log-probability of the path to node i (0 at the root).
+    """
+
+    tokens: list[int]
+    parents: list[int] = field(default_factory=lambda: [-1])
+    depths: list[int] = field(default_factory=lambda: [0])
+    scores: list[float] = field(default_factory=lambda: [0.0])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(self, token: int, parent: int, score: float) -> int:
+        """Append a child of `parent` and return its index."""
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self.depths.append(self.depths[parent] + 1)
+        self.scores.append(score)
+        return len(self.tokens) - 1
+
+
+def grow_tree(
+    root: int, guesses: list[list[int]], scores: list[list[float]], config: TreeConfig, max_depth: int
+) -> DraftTree:
+    """The draft under `root`.
+
+    Args:
+        root: token id that the main stream issued last.
+        guesses: [γ][k] token ids of each stream, best first.
+        scores: [γ][k] their log-probabilities.
+        config: kind, node budget, tokens per stream.
+        max_depth: deepest useful node, for example because only that many tokens may still be produced.
+    """
+    tree = DraftTree([root])
+    depth = min(len(guesses), max_depth, config.max_depth or len(guesses))
+    if depth <= 0:
+        return tree
+    if config.kind == "best_first":
+        _grow_best_first(tree, guesses, scores, config, depth)
+    else:
+        width = 1 if config.kind == "chain" else config.top_k
+        _grow_levels(tree, guesses, scores, config.max_nodes, width, depth)
+    return tree
+
+
+def _grow_levels(
+    tree: DraftTree, guesses: list[list[int]], scores: list[list[float]], budget: int, width: int, depth: int
+) -> None:
+    """The paper's full tree, level by level: each node of depth d gets the `width` best tokens of stream d+1."""
+    level = [0]
+    for stream in range(depth):
+        children: list[int] = []
+        for parent in level:
+            for token, score in zip(guesses[stream][:width], scores[stream][:width], strict=True):
+                if len(tree) >= budget:
+                    return
+                children.append(tree.add(token, parent, tree.scores[parent] + score))
+        level = children
+
+
+def _grow_best_first(
+    tree: DraftTree, guesses: list[list[int]], scores: list[list[float]], config: TreeConfig, depth: int
+) -> None:
+    """Take the likeliest path of all not yet taken until the node budget is spent.
+
+    A node's rivals enter the heap only when it is taken: its next sibling and its first child, so the heap stays small
+    and the order is exact, since neither can be likelier than the node itself.
+    """
+    width = [min(config.top_k, len(row)) for row in guesses]
+    heap = [(-scores[0][0], 0, 0)]  # negative joint log-probability, parent, rank among the parent's children
+    while heap and len(tree) < config.max_nodes:
+        negative, parent, rank = heapq.heappop(heap)
+        stream = tree.depths[parent]
+        node = tree.add(guesses[stream][rank], parent, -negative)
+        if rank + 1 < width[stream]:
+            sibling = tree.scores[parent] + scores[stream][rank + 1]
+            heapq.heappush(heap, (-sibling, parent, rank + 1))
+        if stream + 1 < depth:
+            heapq.heappush(heap, (negative - scores[stream + 1][0], node, 0))
+
+
+def ancestor_mask(tree: DraftTree) -> np.ndarray:
+    """[n, n] bool: row i is True at i and at its ancestors, which is all of the tree that node i may see."""
+    size = len(tree)
+    mask = np.eye(size, dtype=bool)
+    for node in range(1, size):
+        mask[node] |= mask[tree.parents[node]]
+    return mask
+
+
+def stop_order(tree: DraftTree) -> list[int]:
+    """Nodes by the streams' probability that verification stops there, likeliest first.
+
+    That is the probability of reaching a node minus that of going on to one of its children: only the streams of the
+    node where verification stops are ever used.
+    """
+    stop = np.exp(np.array(tree.scores))
+    for node in range(1, len(tree)):
+        stop[tree.parents[node]] -= np.exp(tree.scores[node])
+    return [int(i) for i in np.argsort(-stop, kind="stable")]

@@ -1,0 +1,135 @@
+"""Multi-stream attention as an attention implementation of transformers, registered under the name `ssft`.
+
+    main    M_t^{k+1}    = MHA(M_t^k, M_{≤t}^k)                       never attends to a stream
+    stream  S_{tj}^{k+1} = MHA(S_{tj}^k, M_{≤t}^k ⊕ S_{t(≤j)}^k)      (paper §3.2.1)
+
+Layers without streams run transformers' own SDPA function unchanged.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+from ssft.streams.plan import StreamPlan
+
+IMPLEMENTATION = "ssft"
+
+CHUNK_ROWS = 1024
+"""Stream rows whose attention is in memory at a time while training; more rows are recomputed in backward."""
+
+
+def stream_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    stream_plan: StreamPlan | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """query [B, H, R(+S·γ), D], key/value [B, H_kv, K, D] -> output [B, R(+S·γ), H, D]."""
+    dense = attention_mask if stream_plan is None else stream_plan.mask
+    if dense is not None and not torch.is_grad_enabled():
+        # Decoding. transformers' function would copy keys and values for every query head of a group.
+        output = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=dense, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+        )
+        return output.transpose(1, 2), None
+    if stream_plan is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    rows = stream_plan.num_main
+    main, _ = sdpa_attention_forward(
+        module,
+        query[:, :, :rows],
+        key[:, :, :rows],
+        value[:, :, :rows],
+        attention_mask,
+        dropout=dropout,
+        scaling=scaling,
+        **kwargs,
+    )
+    groups = query.shape[1] // key.shape[1]
+    streams = _attend_in_chunks(
+        stream_plan, query, repeat_kv(key, groups), repeat_kv(value, groups), attention_mask, dropout, scaling
+    )
+    return torch.cat((main, streams.transpose(1, 2)), dim=1), None
+
+
+def _attend_in_chunks(
+    plan: StreamPlan,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+) -> Tensor:
+    """Stream rows of training, some sources at a time: [B, H, R + S·γ, D] thrice -> [B, H, S·γ, D].
+
+    One dense mask over all rows would be (R + S·γ)² large. A chunk's is CHUNK_ROWS·(R + CHUNK_ROWS), and with more
+    than one chunk each is recomputed in backward, so that memory grows linearly with the completion.
+    """
+    rows, gamma = plan.num_main, plan.num_streams
+    rotated = plan.modules.rotate_values(value[:, :, rows:], gamma)
+    if rotated is not None:
+        value = torch.cat((value[:, :, :rows], rotated), dim=2)
+    per_chunk = max(1, CHUNK_ROWS // gamma)
+    total = plan.sources.shape[1]
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, begin: int, end: int) -> Tensor:
+        part = slice(rows + begin * gamma, rows + end * gamma)
+        visible = _visible(plan.sources[:, begin:end], gamma, rows, mask)
+        keys = torch.cat((key[:, :, :rows], key[:, :, part]), dim=2)
+        values = torch.cat((value[:, :, :rows], value[:, :, part]), dim=2)
+        return F.scaled_dot_product_attention(
+            query[:, :, part], keys, values, attn_mask=visible, dropout_p=dropout, scale=scaling
+        )
+
+    if total <= per_chunk:
+        return attend(query, key, value, 0, total)
+    outputs = [
+        checkpoint(attend, query, key, value, begin, min(begin + per_chunk, total), use_reentrant=False)
+        for begin in range(0, total, per_chunk)
+    ]
+    return torch.cat(outputs, dim=2)
+
+
+def _visible(sources: Tensor, gamma: int, rows: int, mask: Tensor | None) -> Tensor:
+    """What C sources' streams may see: sources [B, C] -> bool [B, 1, C·γ, R + C·γ].
+
+    With rows x0..x3, sources [1, 3], γ = 2 (columns: x0 x1 x2 x3 | 1/1 1/2 3/1 3/2):
+
+        1/1   1 1 0 0 | 1 0 0 0
+        1/2   1 1 0 0 | 1 1 0 0
+        3/1   1 1 1 1 | 0 0 1 0
+        3/2   1 1 1 1 | 0 0 1 1
+
+    A mask that the model made (padding, sliding window) is the authority on what the source sees; without one the
+    source sees all rows up to itself.
+    """
+    batch, count = sources.shape
+    device = sources.device
+    if mask is None:
+        main = torch.arange(rows, device=device) <= sources.unsqueeze(-1)
+    else:
+        index = sources.unsqueeze(-1).expand(-1, -1, rows)
+        main = mask[:, 0, :, :rows].expand(batch, -1, -1).gather(1, index)
+        main = main if main.dtype == torch.bool else main == 0
+    own = torch.block_diag(*[torch.ones(gamma, gamma, device=device, dtype=torch.bool).tril()] * count)
+    main = main.repeat_interleave(gamma, dim=1)
+    return torch.cat((main, own.expand(batch, -1, -1)), dim=2).unsqueeze(1)
+
+
+AttentionInterface.register(IMPLEMENTATION, stream_attention)
+# Without a mask function under the same name transformers would pass no mask at all and ignore padding.
+AttentionMaskInterface.register(IMPLEMENTATION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

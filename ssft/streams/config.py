@@ -1,0 +1,60 @@
+"""`StreamConfig`: what the speculative streams of one adapter look like (paper §3.2.1)."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ssft.errors import ConfigError
+
+IDENTIFIERS = ("embedding", "rotation")
+MAX_STREAMS = 16
+
+
+@dataclass
+class StreamConfig:
+    """Shape of the speculative streams; symbols are the paper's (arXiv 2402.11131, §3.2.1).
+
+    The fields are the YAML keys, the command-line overrides and the defaults at once: `metadata["help"]`
+    is their only description. `ssft_config.json` of a bundle stores them under the same names.
+    """
+
+    num_streams: int = field(
+        default=4, metadata={"help": "γ: speculative streams; stream j predicts the token j places after the next one"}
+    )
+    num_msa_layers: int = field(default=8, metadata={"help": "N_s: top decoder layers that run multi-stream attention"})
+    identifier: str = field(
+        default="embedding",
+        metadata={
+            "help": "what tells stream j from its neighbours: 'embedding' adds P_j at the insertion layer (γ·h "
+            "parameters), 'rotation' rotates its attention values in proportion to j (appendix B, no parameter)"
+        },
+    )
+    projection_rank: int = field(
+        default=0,
+        metadata={"help": "η: rank of f_η, the residual low-rank map from main to stream state; 0 is the identity"},
+    )
+
+    def check_streams(self, num_layers: int | None = None) -> None:
+        """Raise `ConfigError` if a field is out of range; `num_layers` is N of the base model if known."""
+        if not 1 <= self.num_streams <= MAX_STREAMS:
+            raise ConfigError(
+                f"num_streams={self.num_streams}: γ must lie between 1 and {MAX_STREAMS}; set num_streams in that range"
+            )
+        if self.num_msa_layers < 1:
+            raise ConfigError(f"num_msa_layers={self.num_msa_layers}: streams need at least one layer to run in")
+        if num_layers is not None and self.num_msa_layers >= num_layers:
+            raise ConfigError(
+                f"num_msa_layers={self.num_msa_layers}: the base has {num_layers} layers and streams start above at "
+                f"least one of them; choose a value from 1 to {num_layers - 1}"
+            )
+        if self.identifier not in IDENTIFIERS:
+            raise ConfigError(f"identifier={self.identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
+        if self.projection_rank < 0:
+            raise ConfigError(f"projection_rank={self.projection_rank}: η is 0 (identity) or a positive rank")
+
+    def stream_config(self) -> "StreamConfig":
+        """The stream fields alone, as a plain `StreamConfig` (subclasses carry more)."""
+        return StreamConfig(**{f.name: getattr(self, f.name) for f in fields(StreamConfig)})
+
+    def stream_dict(self) -> dict[str, Any]:
+        """The stream fields as JSON-ready values."""
+        return {f.name: getattr(self, f.name) for f in fields(StreamConfig)}

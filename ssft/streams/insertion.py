@@ -1,0 +1,96 @@
+"""Forward hooks that insert streams at layer N−N_s and take them out after layer N (paper §3.2.1).
+
+Below the insertion layer nothing changes. At it, a pre-hook lengthens the hidden states to `[main | streams]`; every
+layer from there up gets matching positions and the plan itself as a keyword, which its attention reads
+(`attention.py`). After the last layer a hook cuts the streams off again and leaves them in the plan, so that final
+norm, head and loss of the model see what they always saw.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssft.streams.attention import IMPLEMENTATION
+from ssft.streams.families import Backbone
+from ssft.streams.plan import StreamPlan
+
+# One value per thread and task: two threads that decode with different plans do not see each other's.
+_PLAN: ContextVar[StreamPlan | None] = ContextVar("ssft_stream_plan", default=None)
+
+
+class StreamHooks:
+    """Hooks on every layer of one model; without an active plan each of them returns at once.
+
+    >>> hooks = StreamHooks(model)
+    >>> with hooks.use(plan):
+    ...     model(input_ids=ids)
+    >>> plan.streams          # [B, S·g, h]
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.backbone = Backbone(model)
+        self.previous_attention = self.backbone.config._attn_implementation
+        self.backbone.model.set_attn_implementation(IMPLEMENTATION)
+        self._handles: list[Any] = []
+        for index, layer in enumerate(self.backbone.layers):
+            self._handles.append(layer.register_forward_pre_hook(self._enter(index), with_kwargs=True))
+        self._handles.append(self.backbone.layers[-1].register_forward_hook(self._leave))
+
+    def remove(self) -> None:
+        """Take the hooks off; the model is then what it was before."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.backbone.model.set_attn_implementation(self.previous_attention)
+
+    @contextmanager
+    def use(self, plan: StreamPlan) -> Iterator[StreamPlan]:
+        """Every forward of the model inside carries the streams of `plan`; it may run once per plan."""
+        token = _PLAN.set(plan)
+        try:
+            yield plan
+        finally:
+            _PLAN.reset(token)
+
+    def _enter(self, index: int) -> Any:
+        def pre_hook(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            plan = _PLAN.get()
+            first = self.backbone.num_layers - plan.modules.config.num_msa_layers if plan is not None else 0
+            if plan is None or index < first:
+                return None
+            if index == first:
+                hidden: Tensor = args[0]
+                width = plan.sources.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+                streams = plan.modules.insert(hidden.gather(1, width), plan.num_streams)
+                args = (torch.cat((hidden, streams), dim=1), *args[1:])
+                self._place(plan, kwargs, hidden)
+            return args, {**kwargs, **plan.layer_kwargs, "stream_plan": plan}
+
+        return pre_hook
+
+    def _place(self, plan: StreamPlan, kwargs: dict[str, Any], hidden: Tensor) -> None:
+        """Work out once per pass what the lengthened layers get instead of the model's own positions and mask."""
+        rows = hidden.shape[0]
+        position_ids = kwargs["position_ids"].expand(rows, -1)
+        stream_positions = plan.positions(position_ids)
+        plan.num_main = hidden.shape[1]
+        plan.layer_kwargs = {"position_ids": torch.cat((position_ids, stream_positions), dim=1)}
+        rotary = self.backbone.rotary(hidden, stream_positions)
+        if rotary is not None:
+            # The main rows keep the very tensors that the model computed for them.
+            plan.layer_kwargs["position_embeddings"] = tuple(
+                torch.cat((main.expand(rows, -1, -1), stream), dim=1)
+                for main, stream in zip(kwargs["position_embeddings"], rotary, strict=True)
+            )
+
+    def _leave(self, _layer: nn.Module, _args: Any, output: Any) -> Any:
+        plan = _PLAN.get()
+        if plan is None:
+            return None
+        hidden = output[0] if isinstance(output, tuple) else output
+        plan.main, plan.streams = hidden[:, : plan.num_main], hidden[:, plan.num_main :]
+        return (plan.main, *output[1:]) if isinstance(output, tuple) else plan.main

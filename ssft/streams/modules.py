@@ -1,0 +1,80 @@
+"""The parameters of the streams: P_j and f_η (paper §3.2.1), and value rotation, which needs none (appendix B)."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssft.streams.config import StreamConfig
+
+CONTAINER = "ssft_streams"
+"""Name of the `ModuleDict {adapter: StreamModules}` on peft's tuner: PEFT then saves, loads and resumes it itself."""
+
+
+class StreamModules(nn.Module):
+    """The stream parameters of one adapter, kept in float32 whatever the base's precision.
+
+    `stream_embeddings` P [γ, h]; `projection_down` [η, h] and `projection_up` [h, η] where η > 0. f_η is residual and
+    starts as the identity, since `projection_up` starts at zero.
+    """
+
+    def __init__(self, config: StreamConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        if config.identifier == "embedding":
+            # The scale of a token embedding: large enough to tell the streams apart from the first step on.
+            self.stream_embeddings = nn.Parameter(torch.randn(config.num_streams, hidden_size) * 0.02)
+        if config.projection_rank:
+            self.projection_down = nn.Parameter(torch.randn(config.projection_rank, hidden_size) / hidden_size**0.5)
+            self.projection_up = nn.Parameter(torch.zeros(hidden_size, config.projection_rank))
+
+    def insert(self, main: Tensor, num_streams: int) -> Tensor:
+        """S_{tj} = f_η(M_t) + P_j at the insertion layer: main [B, S, h] -> streams [B, S·g, h].
+
+        `num_streams` g <= γ: decoding may ask for the first g streams only; no stream sees a later one.
+        """
+        state = main
+        if self.config.projection_rank:
+            down, up = self.projection_down.to(main.dtype), self.projection_up.to(main.dtype)
+            state = main + (main @ down.T) @ up.T
+        streams = state.unsqueeze(2).expand(-1, -1, num_streams, -1)
+        if self.config.identifier == "embedding":
+            streams = streams + self.stream_embeddings[:num_streams].to(main.dtype)
+        return streams.flatten(1, 2)
+
+    def rotate_values(self, values: Tensor, num_streams: int) -> Tensor | None:
+        """Value rotation: values [B, H, S·g, D] of stream j turned by j·π/(2γ) in each plane; None: nothing to do."""
+        if self.config.identifier != "rotation":
+            return None
+        angle = torch.arange(1, num_streams + 1, device=values.device) * (math.pi / (2 * self.config.num_streams))
+        angle = angle.repeat(values.shape[-2] // num_streams).unsqueeze(-1)
+        cos, sin = angle.cos().to(values.dtype), angle.sin().to(values.dtype)
+        a, b = values.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+
+    def count(self) -> int:
+        """Number of extra parameters that inference needs beside the LoRA."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def attach_streams(peft_model: Any, config: StreamConfig, adapter: str = "default") -> StreamModules:
+    """Give `adapter` of a `PeftModel` its stream parameters and return them.
+
+    They sit on the tuner (`peft_model.base_model.ssft_streams[adapter]`), where PEFT's own save, load and resume
+    find them.
+    """
+    tuner = peft_model.base_model
+    config.check_streams(peft_model.get_base_model().config.num_hidden_layers)
+    if not hasattr(tuner, CONTAINER):
+        setattr(tuner, CONTAINER, nn.ModuleDict())
+    modules = StreamModules(config.stream_config(), peft_model.get_base_model().config.hidden_size)
+    device = next(p.device for p in peft_model.parameters())
+    getattr(tuner, CONTAINER)[adapter] = modules.to(device)
+    return modules
+
+
+def streams_of(peft_model: Any, adapter: str = "default") -> StreamModules | None:
+    """The stream parameters of `adapter`, or None if it has none."""
+    container = getattr(peft_model.base_model, CONTAINER, None)
+    return container[adapter] if container is not None and adapter in container else None

@@ -1,0 +1,44 @@
+"""`StreamPlan`: which stream rows one forward pass carries, and where they stand."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssft.streams.modules import StreamModules
+
+
+@dataclass
+class StreamPlan:
+    """Streams of one forward pass over [B, R] main rows.
+
+    Rows of the layers from the insertion layer up are `[R main rows | S·g stream rows]`, g rows per source:
+
+        main rows    x0 x1 x2 x3        sources [[1, 3]], g = 2
+        stream rows  1/1 1/2 3/1 3/2    stream j of source t sees x0..xt and streams 1..j of t, nothing else
+
+    Fields:
+        modules: the adapter's stream parameters.
+        sources: [B, S] main row that each group of g streams stands beside.
+        num_streams: g, streams beside each source: γ in training; decoding may use the first g only.
+        mask: [B, 1, R + S·g, K] additive (0 or the dtype's minimum) over the cache's K slots: decoding, where rows are few. None:
+            training, where `attention.py` splits main and stream rows so that memory stays linear.
+        num_main, layer_kwargs: filled at the insertion layer: R, and the lengthened layers' positions.
+        main, streams: filled by the pass: the last layer's raw output, [B, R, h] and [B, S·g, h].
+    """
+
+    modules: StreamModules
+    sources: Tensor
+    num_streams: int
+    mask: Tensor | None = None
+    main: Tensor | None = field(default=None, repr=False)
+    streams: Tensor | None = field(default=None, repr=False)
+    num_main: int = 0
+    layer_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def positions(self, position_ids: Tensor) -> Tensor:
+        """Position of stream j = position of its source + j: main [B, R] -> streams [B, S·g]."""
+        source = position_ids.expand(self.sources.shape[0], -1).gather(1, self.sources)
+        steps = torch.arange(1, self.num_streams + 1, device=source.device)
+        return (source.unsqueeze(-1) + steps).flatten(1)

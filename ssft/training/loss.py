@@ -1,0 +1,126 @@
+"""The n-gram prediction loss (paper §3.2.4) as pure functions.
+
+    L = α_0 · CE(main, y_t) + Σ_j α_j · CE(stream j, y_{t+j})
+
+With a prompt x0 x1 and a completion x2 x3 x4 (labels -100 -100 x2 x3 x4), γ = 2, the main stream at t predicts
+y_t = labels[t+1], stream j at t predicts y_{t+j} = labels[t+1+j]:
+
+    source t      1    2    3
+    main          x2   x3   x4
+    stream 1      x3   x4   -
+    stream 2      x4   -    -          "-" lies past the end and is masked out (-100)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+IGNORE = -100
+
+HEAD_ROWS = 2048
+"""Rows of logits in memory at a time; more are recomputed in backward, so memory does not grow with γ·completion."""
+
+
+def stream_targets(labels: Tensor, num_streams: int) -> tuple[Tensor, Tensor]:
+    """Where streams start and what they predict.
+
+    Args:
+        labels: [B, T], -100 on tokens without loss; not shifted, as TRL's collator gives them.
+        num_streams: γ.
+
+    Returns:
+        sources [B, S]: rows t whose next token carries a loss, in order; rows with fewer are padded with row 0.
+        targets [B, S, γ+1]: y_t, y_{t+1}, … y_{t+γ} of each source; -100 on padding and from the first target that
+        lies past the end of its completion on.
+    """
+    batch, length = labels.shape
+    shifted = F.pad(labels, (0, num_streams + 1), value=IGNORE)[:, 1:]
+    windows = shifted.unfold(1, num_streams + 1, 1)  # [B, T, γ+1]
+    # A target counts only if all before it do: else a stream would reach across the prompt of the next turn.
+    unbroken = (windows != IGNORE).cumprod(dim=-1).bool()
+    windows = windows.masked_fill(~unbroken, IGNORE)
+    starts = unbroken[..., 0]
+    counts = starts.sum(dim=1)
+    size = max(int(counts.max()), 1)
+    # A stable sort brings each row's sources to the front and keeps their order.
+    order = torch.argsort((~starts).int(), dim=1, stable=True)[:, :size]
+    valid = torch.arange(size, device=labels.device) < counts.unsqueeze(1)
+    sources = order.masked_fill(~valid, 0)
+    index = order.unsqueeze(-1).expand(-1, -1, num_streams + 1)
+    targets = windows.gather(1, index).masked_fill(~valid.unsqueeze(-1), IGNORE)
+    return sources, targets
+
+
+@dataclass
+class NgramLoss:
+    """Result of `ngram_loss`: the sums that a caller divides by the tokens of the whole accumulated batch.
+
+    total: scalar, α-weighted sum over tokens, with gradient. sums, counts: [γ+1], unweighted loss sums and number of
+    targets of the main stream (index 0) and of each stream. choices: [S_valid, γ+1], the argmax of each, no gradient.
+    """
+
+    total: Tensor
+    sums: Tensor
+    counts: Tensor
+    choices: Tensor
+
+
+def ngram_loss(
+    main: Tensor, streams: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], weights: Tensor
+) -> NgramLoss:
+    """L over M sources (paper §3.2.4), summed, not averaged.
+
+    Args:
+        main: [M, h], what the head reads of the main stream at each source.
+        streams: [M, γ, h], likewise of its streams.
+        targets: [M, γ+1] from `stream_targets`, -100 = ignored.
+        logits: the head, [rows, h] -> [rows, V].
+        weights: [γ+1], α_0 … α_γ.
+    """
+    states = torch.cat((main.unsqueeze(1), streams), dim=1)  # [M, γ+1, h]
+    losses, choices = _head_in_chunks(states.flatten(0, 1), targets.flatten(), logits)
+    losses, choices = losses.view_as(targets), choices.view_as(targets)
+    total = (losses * weights.to(losses.dtype)).sum()
+    return NgramLoss(total, losses.detach().sum(dim=0), (targets != IGNORE).sum(dim=0), choices)
+
+
+def _head_in_chunks(states: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Per-row cross-entropy and argmax: states [rows, h], targets [rows] -> [rows], [rows]; no row is scored twice."""
+
+    def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        scores = logits(states).float()
+        return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="none"), scores.detach().argmax(-1)
+
+    if states.shape[0] <= HEAD_ROWS:
+        return score(states, targets)
+    parts = [
+        checkpoint(score, s, t, use_reentrant=False)
+        for s, t in zip(states.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
+    ]
+    losses, choices = zip(*parts, strict=True)
+    return torch.cat(losses), torch.cat(choices)
+
+
+def chain_acceptance(choices: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """How deep a chain of the streams' best tokens would be accepted, teacher-forced on the reference.
+
+    Stream j at source t is right if it names what the main stream itself names at t+j; depth j counts if depths 1..j
+    are all right. Sources whose target at depth j lies past the end are left out of depth j.
+
+    Args:
+        choices: [S, γ+1], argmax of main and streams at the consecutive sources of ONE completion.
+        targets: [S, γ+1], -100 where a stream has no target.
+
+    Returns:
+        accepted, possible: [γ] counts; accepted / possible is the acceptance at each depth.
+    """
+    size, width = choices.shape
+    # The main stream's own choice at t+j is column 0, j rows further down.
+    ahead = F.pad(choices[:, 0], (0, width - 1), value=IGNORE).unfold(0, width, 1)[:size, 1:]
+    possible = (targets[:, 1:] != IGNORE) & (ahead != IGNORE)
+    accepted = ((choices[:, 1:] == ahead) & possible).cumprod(dim=1)
+    return accepted.sum(dim=0), possible.sum(dim=0)

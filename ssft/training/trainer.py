@@ -1,0 +1,156 @@
+"""`StreamSFTTrainer`: TRL's `SFTTrainer` whose loss also teaches the streams (paper §3.2.4, shared mode)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from trl import SFTTrainer
+
+from ssft.errors import ConfigError
+from ssft.streams.insertion import StreamHooks
+from ssft.streams.modules import CONTAINER, attach_streams, streams_of
+from ssft.streams.plan import StreamPlan
+from ssft.training.config import StreamSFTConfig
+from ssft.training.loss import NgramLoss, chain_acceptance, ngram_loss, stream_targets
+
+
+class StreamSFTTrainer(SFTTrainer):
+    """Trains a LoRA adapter and its speculative streams together.
+
+    Used like `SFTTrainer`: model (or its name), `StreamSFTConfig`, datasets, `peft_config`. The LoRA is shared by
+    main stream and streams; stream parameters are part of what PEFT saves, so checkpoints and resume need nothing else.
+
+    Logged beside TRL's metrics: `loss_main`, `loss_stream_1..γ` (per token), and at evaluation `acceptance_1..γ`
+    (share of sources where a chain of the streams' best tokens would be accepted that deep, teacher-forced) and
+    `chain_tokens_per_call` (1 + their sum).
+    """
+
+    args: StreamSFTConfig
+
+    def __init__(self, model: Any, args: StreamSFTConfig, *positional: Any, **keywords: Any) -> None:
+        super().__init__(model, args, *positional, **keywords)
+        if not hasattr(self.model, "base_model") or not hasattr(self.model, "peft_config"):
+            raise ConfigError(
+                "StreamSFTTrainer got a model without an adapter; streams are trained with a LoRA: pass peft_config="
+                "LoraConfig(...) or a PeftModel"
+            )
+        adapter = self.model.active_adapter
+        self.hooks = StreamHooks(self.model)
+        args.check_streams(self.hooks.backbone.num_layers)
+        if streams_of(self.model, adapter) is None:
+            attach_streams(self.model, args, adapter)
+        self.streams = streams_of(self.model, adapter)
+        # TRL casts every trainable parameter of a quantised model to bfloat16, in which the small updates of P_j
+        # would be rounded away.
+        self.streams.float()
+        keep_gradients_on_cpu(self.model)
+
+    # -- loss ---------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Weighted n-gram loss per completion token of the whole accumulated batch."""
+        if return_outputs:
+            raise ConfigError(
+                "compute_metrics/preprocess_logits_for_metrics need the full logits, which the n-gram loss never "
+                "builds; leave them unset and read the logged metrics"
+            )
+        labels, attention_mask = inputs["labels"], inputs["attention_mask"]
+        sources, targets = stream_targets(labels, self.args.num_streams)
+        plan = StreamPlan(self.streams, sources, self.args.num_streams)
+        # Padding stands on the right, so a causal row never sees it: without a mask SDPA takes its fast path.
+        mask = None if is_right_padded(attention_mask) else attention_mask
+        with self.hooks.use(plan):
+            # logits_to_keep=1: the head's rows are chosen below, not by the model.
+            model(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, logits_to_keep=1)
+        with self.accelerator.autocast():
+            loss = self._score(plan, targets)
+        return self._normalise(loss, num_items_in_batch, attention_mask)
+
+    def _score(self, plan: StreamPlan, targets: Tensor) -> NgramLoss:
+        """Head and loss on the sources only: targets [B, S, γ+1]."""
+        assert plan.main is not None and plan.streams is not None
+        backbone = self.hooks.backbone
+        rows, column = (targets[..., 0] != -100).nonzero(as_tuple=True)  # the M real sources
+        main = backbone.finish(plan.main[rows, plan.sources[rows, column]])
+        streams = backbone.finish(plan.streams.unflatten(1, (-1, plan.num_streams))[rows, column])
+        weights = torch.full((plan.num_streams + 1,), self.stream_weight, device=main.device)
+        weights[0] = self.args.main_loss_weight
+        loss = ngram_loss(main, streams, targets[rows, column], backbone.logits, weights)
+        if not self.model.training:
+            self._log_acceptance(rows, loss.choices, targets[rows, column])
+        return loss
+
+    @property
+    def stream_weight(self) -> float:
+        """α_j now: grows linearly over the first `stream_loss_warmup_ratio` of all steps while training."""
+        warmup = self.args.stream_loss_warmup_ratio * max(self.state.max_steps, 1)
+        if not self.model.training or warmup <= 0:
+            return self.args.stream_loss_weight
+        return self.args.stream_loss_weight * min(1.0, (self.state.global_step + 1) / warmup)
+
+    def _normalise(self, loss: NgramLoss, num_items: Tensor | int | None, attention_mask: Tensor) -> Tensor:
+        """Sum -> mean over the tokens of all micro-batches and ranks, as TRL does, plus the metrics."""
+        mode = "train" if self.model.training else "eval"
+        means = self.accelerator.reduce(torch.cat((loss.sums, loss.counts.to(loss.sums))), reduction="sum")
+        sums, counts = means.cpu().chunk(2)
+        names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, len(sums)))]
+        for name, total, count in zip(names, sums.tolist(), counts.tolist(), strict=True):
+            if count:
+                self._metrics[mode][name].append(total / count)
+        if mode == "train":
+            tokens = self.accelerator.reduce(attention_mask.sum(), reduction="sum").item()
+            self._total_train_tokens += int(tokens)
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        if num_items is None:
+            return loss.total / loss.counts[0].clamp(min=1)
+        scaled = loss.total / torch.as_tensor(num_items, device=loss.total.device).clamp(min=1)
+        # DDP averages gradients over ranks while `num_items` counts the tokens of all of them.
+        return scaled * self.accelerator.num_processes if self.args.average_tokens_across_devices else scaled
+
+    def _log_acceptance(self, rows: Tensor, choices: Tensor, targets: Tensor) -> None:
+        counts = [chain_acceptance(choices[rows == b], targets[rows == b]) for b in rows.unique()]
+        if not counts:
+            return
+        accepted = torch.stack([a for a, _ in counts]).sum(0)
+        possible = torch.stack([p for _, p in counts]).sum(0)
+        shares = (accepted / possible.clamp(min=1)).tolist()
+        for depth, share in enumerate(shares, start=1):
+            self._metrics["eval"][f"acceptance_{depth}"].append(share)
+        self._metrics["eval"]["chain_tokens_per_call"].append(1 + sum(shares))
+
+    # -- optimiser ----------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """TRL's optimiser, with the stream parameters in a group of their own if they have their own rate."""
+        optimizer = super().create_optimizer(model)
+        rate = self.args.stream_learning_rate
+        if rate is not None and not any(group.get("streams") for group in optimizer.param_groups):
+            own = {id(p) for n, p in self.model.named_parameters() if CONTAINER in n}
+            group = {**optimizer.param_groups[-1], "params": [], "lr": rate, "weight_decay": 0.0, "streams": True}
+            for other in optimizer.param_groups:
+                group["params"] += [p for p in other["params"] if id(p) in own]
+                other["params"] = [p for p in other["params"] if id(p) not in own]
+            optimizer.add_param_group(group)
+        return optimizer
+
+
+def is_right_padded(attention_mask: Tensor) -> bool:
+    """Whether every row of [B, T] is ones followed by zeros."""
+    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
+
+
+def keep_gradients_on_cpu(model: nn.Module) -> None:
+    """Stop bitsandbytes from packing 4-bit weights for inference in a model that is to be trained.
+
+    On CPUs with AVX512-BF16 the first evaluation pass packs them in place, and the packed kernel has no backward:
+    every step after a mid-training evaluation would silently train nothing.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,178 @@
+"""The group: commands are found on disk, errors become exit codes, help stays light."""
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ssft._version import __version__
+from ssft.cli import _options
+from ssft.cli import main as main_module
+from ssft.cli.main import FOLDER, cli, discover, main, summary
+from ssft.errors import DataError
+
+COMMANDS = sorted(
+    path.stem.replace("_", "-") for path in FOLDER.glob("*.py") if path.stem != "main" and path.stem[0] != "_"
+)
+
+
+def run_main(*args):
+    """Exit code of the console entry point."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(args))
+    return stopped.value.code
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_a_summary(name):
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage:" in result.output
+    assert summary(discover()[name]).endswith(".")
+
+
+def test_help_lists_every_command_and_imports_no_torch():
+    code = (
+        "import sys\nfrom ssft.cli.main import main\ntry:\n    main(['--help'])\n"
+        "finally:\n    assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+
+
+def test_python_m_ssft_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "ssft", "--version"], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == f"ssft, version {__version__}"
+
+
+def test_an_unknown_command_gets_a_suggestion(capsys):
+    assert run_main("bsaes") == 2
+    assert "No such command 'bsaes'. Did you mean 'bases'?" in capsys.readouterr().err
+
+
+def test_a_name_like_nothing_gets_the_list(capsys):
+    assert run_main("qqqq") == 2
+    assert f"Commands: {', '.join(COMMANDS)}." in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_wrong_input(capsys):
+    assert run_main("env", "--jsn") == 2
+    assert "--json" in capsys.readouterr().err
+
+
+@pytest.fixture
+def extra_command(monkeypatch):
+    """Put one more command into the group, by name."""
+
+    def put(name, command):
+        monkeypatch.setattr(main_module, "discover", lambda: {**discover(), name: FOLDER / "env.py"})
+        original = main_module.CommandFiles.get_command
+        monkeypatch.setattr(
+            main_module.CommandFiles,
+            "get_command",
+            lambda self, ctx, wanted: command if wanted == name else original(self, ctx, wanted),
+        )
+
+    return put
+
+
+def test_an_ssft_error_exits_2_without_traceback(extra_command, capsys):
+    @click.command()
+    def command():
+        raise DataError("row 3 has no prompt")
+
+    extra_command("broken", command)
+    assert run_main("broken") == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: row 3 has no prompt\n"
+    assert captured.out == ""
+
+
+def test_other_errors_keep_their_traceback(extra_command):
+    @click.command()
+    def command():
+        raise ZeroDivisionError
+
+    extra_command("buggy", command)
+    with pytest.raises(ZeroDivisionError):
+        main(["buggy"])
+
+
+def test_an_interrupt_exits_130(extra_command):
+    @click.command()
+    def command():
+        raise KeyboardInterrupt
+
+    extra_command("slow", command)
+    assert run_main("slow") == 130
+
+
+def test_a_failed_check_exits_1(extra_command):
+    @click.command()
+    @click.pass_context
+    def command(ctx):
+        ctx.exit(1)
+
+    extra_command("check", command)
+    assert run_main("check") == 1
+
+
+def test_an_unknown_base_is_wrong_input(capsys):
+    assert run_main("bases", "fetch", "smollm2") == 2
+    assert capsys.readouterr().err.startswith("error: 'smollm2' is no alias")
+
+
+def test_bases_as_json(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSFT_CACHE", str(tmp_path))
+    result = CliRunner().invoke(cli, ["bases", "--json"])
+    (base,) = json.loads(result.stdout)["bases"]
+    assert (base["alias"], base["parameters"]) == ("smollm2-135m", 134_515_008)
+    assert (base["fetched"], base["bytes"]) == (False, None)
+
+
+def test_bases_as_a_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSFT_CACHE", str(tmp_path))
+    result = CliRunner().invoke(cli, ["bases"])
+    assert "134,515,008  no       -" in result.stdout
+
+
+def test_print_json_knows_numbers_paths_and_nan(capsys, tmp_path):
+    torch = pytest.importorskip("torch")
+    _options.print_json({"nan": float("nan"), "path": tmp_path, "tensor": torch.tensor(2), "list": (1, "γ")})
+    assert json.loads(capsys.readouterr().out) == {"nan": None, "path": str(tmp_path), "tensor": 2, "list": [1, "γ"]}
+
+
+def test_table_prints_brackets_as_they_are(capsys):
+    _options.table([["[bold]", 1], ["b", 2000]], ["name", "count"], stderr=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "[bold]" in captured.err
+    assert "2,000" in captured.err
+
+
+def test_shared_options_reach_the_command_with_overrides():
+    @click.command()
+    @_options.model_options
+    @_options.limit_option()
+    @_options.max_new_tokens_option(default=7)
+    @_options.json_option()
+    def command(**options):
+        _options.print_json(options)
+
+    result = CliRunner().invoke(command, ["--quantization", "4bit", "--limit", "3"])
+    assert json.loads(result.stdout) == {
+        "base": "smollm2-135m",
+        "quantization": "4bit",
+        "dtype": "auto",
+        "device": None,
+        "threads": None,
+        "limit": 3,
+        "max_new_tokens": 7,
+        "as_json": False,
+    }
+    assert CliRunner().invoke(command, ["--limit", "0"]).exit_code == 2

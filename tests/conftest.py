@@ -1,0 +1,96 @@
+"""Tiny random models of every supported architecture, built from configs: no network, no files."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM
+
+from ssft.streams.config import StreamConfig
+from ssft.streams.modules import attach_streams
+
+VOCABULARY = 61
+LAYERS = 4
+
+
+def tiny_llama(seed=0, **changes):
+    torch.manual_seed(seed)
+    config = dict(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=4096,
+        initializer_range=0.25,
+        tie_word_embeddings=False,
+    )
+    return LlamaForCausalLM(LlamaConfig(**{**config, **changes})).eval()
+
+
+def tiny_mistral(seed=0, **changes):
+    torch.manual_seed(seed)
+    config = dict(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=4096,
+        sliding_window=None,
+        initializer_range=0.25,
+        tie_word_embeddings=False,
+    )
+    return MistralForCausalLM(MistralConfig(**{**config, **changes})).eval()
+
+
+def tiny_opt(seed=0, **changes):
+    torch.manual_seed(seed)
+    config = dict(
+        hidden_size=64,
+        ffn_dim=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=512,
+        word_embed_proj_dim=64,
+        init_std=0.25,
+        dropout=0.0,
+        layerdrop=0.0,
+        tie_word_embeddings=False,
+    )
+    return OPTForCausalLM(OPTConfig(**{**config, **changes})).eval()
+
+
+TINY = {"llama": tiny_llama, "mistral": tiny_mistral, "opt": tiny_opt}
+
+
+@pytest.fixture(params=sorted(TINY))
+def architecture(request):
+    """Name of every architecture that a tiny model exists for."""
+    return request.param
+
+
+def with_adapter(model, stream_config=None, seed=1, rank=4, scale=0.2):
+    """A PeftModel whose LoRA is no identity (B is random, not zero), with streams if a config is given."""
+    torch.manual_seed(seed)
+    peft_model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    for name, parameter in peft_model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=scale / rank**0.5)
+    if stream_config is not None:
+        modules = attach_streams(peft_model, stream_config)
+        for parameter in modules.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return peft_model.eval()
+
+
+@pytest.fixture
+def stream_config():
+    return StreamConfig(num_streams=3, num_msa_layers=2)

@@ -1,0 +1,248 @@
+"""Recipes: every shipped file, the schema, overrides and the round trip."""
+
+import re
+
+import pytest
+
+from ssft.bases import DTYPES, QUANTIZATIONS
+from ssft.errors import ConfigError
+from ssft.recipes import (
+    RESERVED,
+    SECTIONS,
+    TOP,
+    describe_keys,
+    dump_recipe,
+    load_recipe,
+    recipe_head,
+    recipe_names,
+    recipe_path,
+)
+
+SHIPPED = recipe_names()
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+# --- shipped recipes ---
+
+
+def test_there_are_shipped_recipes():
+    assert {"quickstart", "sql", "dialogsum", "e2e_nlg"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipe_resolves(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.lora.task_type == "CAUSAL_LM"
+    args = recipe.build_training_args("out", "cpu")
+    assert (args.num_streams, args.output_dir) == (recipe.training["num_streams"], "out")
+    assert args.activation_checkpointing is False
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_head_comment_has_launch_line_and_override(name):
+    head = recipe_head(recipe_path(name))
+    launches = re.findall(rf"^  ssft train {name} (.*)$", head, flags=re.M)
+    assert f"--output adapters/{name}" in launches
+    overridden = [launch.split(" --output")[0].split() for launch in launches if "=" in launch]
+    assert overridden
+    assert all(load_recipe(name, overrides) for overrides in overridden)
+    assert "EXPECTED" in head
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_dump_round_trip(name, tmp_path):
+    recipe = load_recipe(name, ["lora.target_modules=[v_proj, q_proj]", "learning_rate=1e-5", "quantization=4bit"])
+    path = tmp_path / "run.yaml"
+    path.write_text(dump_recipe(recipe))
+    again = load_recipe(path)
+    assert again == recipe
+    assert dump_recipe(again) == dump_recipe(recipe)
+
+
+def test_dump_keeps_what_python_changed(write):
+    recipe = load_recipe("quickstart")
+    recipe.data.max_train_rows, recipe.tree.top_k, recipe.training["run_name"] = 7, 9, "1e-3"
+    again = load_recipe(write(dump_recipe(recipe)))
+    assert (again.data.max_train_rows, again.tree.top_k, again.training["run_name"]) == (7, 9, "1e-3")
+
+
+def test_dump_keeps_explicit_defaults():
+    assert "top_k: 4" in dump_recipe(load_recipe("quickstart", ["top_k=4"]))
+    assert "top_k" not in dump_recipe(load_recipe("quickstart"))
+
+
+# --- names and paths ---
+
+
+def test_unknown_recipe():
+    with pytest.raises(ConfigError, match=r"no recipe 'quickstrt': did you mean quickstart.*or give a YAML file"):
+        load_recipe("quickstrt")
+
+
+def test_name_defaults_to_the_file(write):
+    assert load_recipe(write("base: x")).name == "mine"
+    assert load_recipe(write("name: other")).name == "other"
+
+
+# --- YAML ---
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data:\n  train: [", r"mine\.yaml, line 2: invalid YAML"),
+        ("training:\n  num_streams: 1\n  num_streams: 2\n", r"line 3: invalid YAML: duplicate key 'num_streams'"),
+        ("tree: {}\ntree: {}\n", "line 2: invalid YAML: duplicate key 'tree'"),
+        ("", "a recipe is a mapping"),
+        ("- a", "a recipe is a mapping"),
+        ("data: 3", "section data is 3; write indented"),
+        (
+            "training:\n  num_stream: 3",
+            r"mine\.yaml: unknown key training\.num_stream; did you mean training\.num_streams\?",
+        ),
+        ("trainig:\n  num_streams: 3", "unknown key trainig; "),
+        ("num_streams: 3", r"unknown key num_streams; did you mean training\.num_streams\?"),
+        ("lora:\n  task_type: SEQ_CLS", "lora.task_type cannot be set in a recipe: ssft sets it"),
+        ("training:\n  output_dir: x", "training.output_dir cannot be set.*--output"),
+        ("training:\n  learning_rate: fast", "training.learning_rate='fast' is of the wrong type; expected float"),
+        ("data:\n  train: 3", "data.train=3 is of the wrong type; expected str"),
+        ("quantization: 8bit", "quantization='8bit' is of the wrong type; expected 'none' \\| '4bit'"),
+    ],
+)
+def test_bad_files(write, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(write(text))
+
+
+def test_an_empty_section_is_all_defaults(write):
+    assert load_recipe(write("base: x\ntree:\n")).tree == load_recipe(write("base: x")).tree
+
+
+def test_yaml_scalars(write):
+    text = (
+        "training:\n  learning_rate: 1e-3\n  eval_strategy: no\n  num_train_epochs: 2\n  stream_learning_rate: none\n"
+    )
+    training = load_recipe(write(text)).training
+    assert training == {
+        "learning_rate": 0.001, "eval_strategy": "no", "num_train_epochs": 2.0, "stream_learning_rate": None,
+    }  # fmt: skip
+    assert isinstance(training["num_train_epochs"], float)
+
+
+# --- overrides ---
+
+
+def test_last_override_wins(write):
+    path = write("training:\n  num_streams: 2\n")
+    assert load_recipe(path).training["num_streams"] == 2
+    assert load_recipe(path, ["training.num_streams=3"]).training["num_streams"] == 3
+    assert load_recipe(path, ["training.num_streams=3", "num_streams=5"]).training["num_streams"] == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("base=org/model", "", "base", "org/model"),
+        ("data.train=5", "data", "train", "5"),
+        ("data.validation=", "data", "validation", ""),
+        ("data.prompt_template={question}", "data", "prompt_template", "{question}"),
+        ("data.prompt_template=Q: {q}: ", "data", "prompt_template", "Q: {q}: "),
+        ("max_nodes=8", "tree", "max_nodes", 8),
+        ("lora.lora_dropout=0", "lora", "lora_dropout", 0.0),
+        ("lora.target_modules=[q_proj]", "lora", "target_modules", {"q_proj"}),
+        ("lora.layer_replication=[[0, 2]]", "lora", "layer_replication", [(0, 2)]),
+        ("init_lora_weights=pissa_niter_4", "lora", "init_lora_weights", "pissa_niter_4"),
+        ("init_lora_weights=false", "lora", "init_lora_weights", False),
+        ("training.report_to=[tensorboard]", "training", "report_to", ["tensorboard"]),
+        ("training.lr_scheduler_kwargs={num_cycles: 2}", "training", "lr_scheduler_kwargs", {"num_cycles": 2}),
+    ],
+)
+def test_override_values(override, section, key, value):
+    recipe = load_recipe("quickstart", [override])
+    holder = getattr(recipe, section) if section else recipe
+    assert (holder[key] if isinstance(holder, dict) else getattr(holder, key)) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("num_streams", "write key=value"),
+        ("=3", "write key=value"),
+        ("num_stream=6", r"unknown key num_stream; did you mean training\.num_streams\?"),
+        ("traning.num_streams=6", r"unknown key traning\.num_streams; did you mean training\.num_streams\?"),
+        ("tree.num_streams=6", r"did you mean training\.num_streams\?"),
+        ("qqq=6", "unknown key qqq; sections are data, lora, training, tree"),
+        ("revision=x", r"revision is ambiguous; write data\.revision or lora\.revision"),
+        ("output_dir=x", "training.output_dir cannot be set.*--output"),
+        ("gradient_checkpointing=true", "old name of training.activation_checkpointing"),
+        ("num_streams=2.5", "training.num_streams=2.5 is of the wrong type; expected int"),
+        ("num_streams=true", "training.num_streams=True is of the wrong type; expected int"),
+        ("training.bf16=yes", "training.bf16='yes' is of the wrong type; expected bool"),
+        ("lr_scheduler_type=foo", "expected 'linear' \\| 'cosine'"),
+        ("lora.bias=both", "expected 'none' \\| 'all' \\| 'lora_only'"),
+        ("lora.layers_to_transform=[a]", r"expected list\[int\] \| int \| none"),
+        ("lora.lora_dropout=[1]", "expected float"),
+        ("lora.r=0", "lora.r=0: a LoRA has"),
+        ("lora.layers_pattern=x", "lora: .*cannot be used when"),
+        ("max_nodes=0", "tree.max_nodes=0"),
+        ("num_streams=99", "num_streams=99"),
+        ("identifier=none", "identifier='none'"),
+        ("validation_fraction=2", "data.validation_fraction=2.0"),
+    ],
+)
+def test_bad_overrides(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("quickstart", [override])
+
+
+# --- training arguments ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "bf16"),
+    [(["dtype=float32"], False), (["dtype=bfloat16"], True), (["dtype=bfloat16", "bf16=false"], False)],
+)
+def test_training_args_follow_dtype_and_device(overrides, bf16):
+    args = load_recipe("quickstart", overrides).build_training_args("out", "cpu")
+    assert (args.use_cpu, args.bf16, args.fp16, args.report_to) == (True, bf16, False, [])
+
+
+def test_training_args_errors_are_config_errors():
+    recipe = load_recipe("quickstart", ["dtype=float32", "stream_loss_weight=-1"])
+    with pytest.raises(ConfigError, match=r"stream_loss_weight=-1.0"):
+        recipe.build_training_args("out", "cpu")
+    recipe = load_recipe("quickstart", ["dtype=float32", "load_best_model_at_end=true", "eval_strategy=no"])
+    with pytest.raises(ConfigError, match=r"recipe quickstart, training: .*load_best_model_at_end"):
+        recipe.build_training_args("out", "cpu")
+
+
+# --- the schema as help ---
+
+
+@pytest.mark.parametrize("section", [TOP, *SECTIONS])
+def test_every_key_is_described(section):
+    keys = describe_keys(section)
+    assert keys
+    assert all(kind and text for _, kind, _, text in keys)
+    assert not {key for key, *_ in keys} & set(RESERVED.get(section, {}))
+
+
+def test_unknown_section():
+    with pytest.raises(ConfigError, match=r"unknown section 'model'"):
+        describe_keys("model")
+
+
+def test_precisions_are_those_of_the_bases():
+    kinds = {key: kind for key, kind, *_ in describe_keys(TOP)}
+    assert set(kinds["quantization"].split(" | ")) == {repr(name) for name in QUANTIZATIONS}
+    assert set(kinds["dtype"].split(" | ")) == {repr(name) for name in DTYPES}
