@@ -19,52 +19,52 @@ LAYERS = 4
 
 def tiny_llama(seed=0, **changes):
     torch.manual_seed(seed)
-    config = dict(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=4096,
-        initializer_range=0.25,
-        tie_word_embeddings=False,
-    )
+    config = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 4096,
+        "initializer_range": 0.25,
+        "tie_word_embeddings": False,
+    }
     return LlamaForCausalLM(LlamaConfig(**{**config, **changes})).eval()
 
 
 def tiny_mistral(seed=0, **changes):
     torch.manual_seed(seed)
-    config = dict(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=4096,
-        sliding_window=None,
-        initializer_range=0.25,
-        tie_word_embeddings=False,
-    )
+    config = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 4096,
+        "sliding_window": None,
+        "initializer_range": 0.25,
+        "tie_word_embeddings": False,
+    }
     return MistralForCausalLM(MistralConfig(**{**config, **changes})).eval()
 
 
 def tiny_opt(seed=0, **changes):
     torch.manual_seed(seed)
-    config = dict(
-        hidden_size=64,
-        ffn_dim=96,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=512,
-        word_embed_proj_dim=64,
-        init_std=0.25,
-        dropout=0.0,
-        layerdrop=0.0,
-        tie_word_embeddings=False,
-    )
+    config = {
+        "hidden_size": 64,
+        "ffn_dim": 96,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 512,
+        "word_embed_proj_dim": 64,
+        "init_std": 0.25,
+        "dropout": 0.0,
+        "layerdrop": 0.0,
+        "tie_word_embeddings": False,
+    }
     return OPTForCausalLM(OPTConfig(**{**config, **changes})).eval()
 
 
@@ -94,3 +94,14 @@ def with_adapter(model, stream_config=None, seed=1, rank=4, scale=0.2):
 @pytest.fixture
 def stream_config():
     return StreamConfig(num_streams=3, num_msa_layers=2)
+
+
+def random_ids(batch, length, seed=0):
+    """[batch, length] token ids without the special ones at the vocabulary's start."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    return torch.randint(4, VOCABULARY, (batch, length), generator=generator)
+
+
+def pytest_configure(config):
+    """PEFT asks every model it wraps for an attribute that transformers 5.23 renamed."""
+    config.addinivalue_line("filterwarnings", "ignore:.?is_gradient_checkpointing.? is deprecated:FutureWarning")

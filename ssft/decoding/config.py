@@ -28,8 +28,8 @@ class TreeConfig:
     max_stream_nodes: int = field(
         default=0,
         metadata={
-            "help": "nodes of the tree that carry streams, those first at which verification most likely stops; 0: all. "
-            "Fewer rows make a pass cheaper, but a stop elsewhere leaves the next pass without a draft"
+            "help": "nodes of the tree that carry streams, those first at which verification most likely stops; 0: "
+            "all. Fewer rows make a pass cheaper, but a stop elsewhere leaves the next pass without a draft"
         },
     )
 

@@ -22,8 +22,9 @@ class StreamPlan:
         modules: the adapter's stream parameters.
         sources: [B, S] main row that each group of g streams stands beside.
         num_streams: g, streams beside each source: γ in training; decoding may use the first g only.
-        mask: [B, 1, R + S·g, K] additive (0 or the dtype's minimum) over the cache's K slots: decoding, where rows are few. None:
-            training, where `attention.py` splits main and stream rows so that memory stays linear.
+        mask: [B, 1, R + S·g, K] additive (0 or the dtype's minimum) over the cache's K slots: decoding,
+            where rows are few. None: training and prompts, where `attention.py` splits main and stream rows so that
+            memory stays linear.
         num_main, layer_kwargs: filled at the insertion layer: R, and the lengthened layers' positions.
         main, streams: filled by the pass: the last layer's raw output, [B, R, h] and [B, S·g, h].
     """

@@ -37,7 +37,7 @@ def stream_targets(labels: Tensor, num_streams: int) -> tuple[Tensor, Tensor]:
         targets [B, S, γ+1]: y_t, y_{t+1}, … y_{t+γ} of each source; -100 on padding and from the first target that
         lies past the end of its completion on.
     """
-    batch, length = labels.shape
+    _batch, _length = labels.shape
     shifted = F.pad(labels, (0, num_streams + 1), value=IGNORE)[:, 1:]
     windows = shifted.unfold(1, num_streams + 1, 1)  # [B, T, γ+1]
     # A target counts only if all before it do: else a stream would reach across the prompt of the next turn.

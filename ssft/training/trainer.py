@@ -74,7 +74,8 @@ class StreamSFTTrainer(SFTTrainer):
 
     def _score(self, plan: StreamPlan, targets: Tensor) -> NgramLoss:
         """Head and loss on the sources only: targets [B, S, γ+1]."""
-        assert plan.main is not None and plan.streams is not None
+        assert plan.main is not None
+        assert plan.streams is not None
         backbone = self.hooks.backbone
         rows, column = (targets[..., 0] != -100).nonzero(as_tuple=True)  # the M real sources
         main = backbone.finish(plan.main[rows, plan.sources[rows, column]])

@@ -1,0 +1,104 @@
+"""One base with one adapter over it, ready to decode."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from ssft.adapters.bundle import Bundle, load_stream_modules, read_bundle
+from ssft.bases import base_fingerprint, load_base
+from ssft.data import render_prompt
+from ssft.decoding.config import TreeConfig
+from ssft.decoding.engine import StreamDecoder
+from ssft.errors import ConfigError
+from ssft.streams.insertion import StreamHooks
+from ssft.streams.modules import StreamModules
+
+
+@dataclass
+class AdaptedModel:
+    """A causal LM with one adapter active (or none), its tokenizer and its streams."""
+
+    model: Any
+    tokenizer: Any
+    hooks: StreamHooks
+    streams: StreamModules | None
+    tree: TreeConfig
+    name: str
+    eos_token_ids: set[int]
+    precision: str
+    device: str
+    bundle: Bundle | None = None
+
+    def decoder(self, streaming: bool = True, tree: TreeConfig | None = None) -> StreamDecoder:
+        """A decoder with the adapter's own tree unless another is given; plain if `streaming` is False."""
+        return StreamDecoder(self.hooks, self.streams if streaming else None, tree or self.tree)
+
+    def encode(self, row: dict[str, Any]) -> list[int]:
+        """A `prompt` or `messages` row -> token ids of its prompt."""
+        # A chat template writes its own special tokens.
+        return self.tokenizer(render_prompt(row, self.tokenizer), add_special_tokens="messages" not in row)["input_ids"]
+
+    def decode(self, ids: list[int]) -> str:
+        """Token ids -> text, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def load_adapted(
+    adapter: str | Path | None,
+    base: str | None = None,
+    *,
+    dtype: str = "auto",
+    quantization: str = "none",
+    device: str | None = None,
+) -> AdaptedModel:
+    """Load a base and put one adapter over it; `adapter` None decodes the bare base.
+
+    The bundle is read and checked before the base is loaded. `base` defaults to the one the bundle was made for.
+    """
+    bundle = None if adapter is None else read_bundle(adapter)
+    name = base or (bundle.base.get("id") if bundle is not None else None)
+    if name is None:
+        raise ConfigError(
+            f"adapter {str(adapter)!r} does not say which base it was made for; name it with --base"
+            if adapter is not None
+            else "neither an adapter nor a base was given; name an adapter folder or --base"
+        )
+    model, tokenizer = load_base(name, dtype=dtype, quantization=quantization, device=device)
+    streams = None
+    if bundle is not None:
+        bundle.check_base(model, base_fingerprint(model, tokenizer, name))
+        if bundle.stream_config is not None:
+            bundle.stream_config.check_streams(model.config.num_hidden_layers)
+            streams = load_stream_modules(bundle, model.config.hidden_size).to(model.device)
+        model = PeftModel.from_pretrained(model, str(bundle.path), autocast_adapter_dtype=False)
+    model.eval()
+    eos = model.generation_config.eos_token_id if model.generation_config is not None else None
+    eos = tokenizer.eos_token_id if eos is None else eos
+    return AdaptedModel(
+        model=model,
+        tokenizer=tokenizer,
+        hooks=StreamHooks(model),
+        streams=streams,
+        tree=TreeConfig() if bundle is None else bundle.tree,
+        name=Path(adapter).resolve().name if adapter is not None else "base",
+        eos_token_ids=set(eos if isinstance(eos, list) else [] if eos is None else [eos]),
+        precision="4bit" if quantization == "4bit" else str(model.dtype).removeprefix("torch."),
+        device=describe_device(model.device),
+        bundle=bundle,
+    )
+
+
+def describe_device(device: torch.device) -> str:
+    """What a measurement ran on: "cuda: NVIDIA H100" or "cpu: model name, 2 threads"."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    name = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].split(":", 1)[1].strip() if lines else name
+    return f"{device.type}: {name or platform.machine()}, {torch.get_num_threads()} threads"

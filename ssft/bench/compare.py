@@ -1,0 +1,64 @@
+"""Do two ways of decoding give the same tokens, and where they do not, how close was the decision?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Difference:
+    """First place where two outputs for one prompt part.
+
+    row: 0-based prompt. position: 0-based place in the output. expected, got: the tokens there; None where an output
+    has ended already. margin: the reference's lead of its best over its second-best logit at that place; near 0 it is
+    a tie that rounding decides. None where the reference has ended.
+    """
+
+    row: int
+    position: int
+    expected: int | None
+    got: int | None
+    margin: float | None = None
+
+
+def first_difference(expected: Sequence[int], got: Sequence[int]) -> int | None:
+    """0-based place of the first difference; the shorter length if one is the other's beginning; None if equal."""
+    for place, (left, right) in enumerate(zip(expected, got, strict=False)):
+        if left != right:
+            return place
+    return None if len(expected) == len(got) else min(len(expected), len(got))
+
+
+def compare_outputs(expected: Sequence[Sequence[int]], got: Sequence[Sequence[int]]) -> list[Difference]:
+    """Differences of two lists of outputs, one entry per prompt that differs, without margins."""
+    differences = []
+    for row, (left, right) in enumerate(zip(expected, got, strict=True)):
+        place = first_difference(left, right)
+        if place is not None:
+            tokens = [output[place] if place < len(output) else None for output in (left, right)]
+            differences.append(Difference(row, place, *tokens))
+    return differences
+
+
+@torch.inference_mode()
+def top_margin(adapted: Any, ids: list[int]) -> float:
+    """Lead of the best over the second-best next token after `ids`, in logits: one plain forward, no cache."""
+    backbone = adapted.hooks.backbone
+    inputs = torch.tensor([ids], device=adapted.model.device)
+    hidden = backbone.decoder(input_ids=inputs, use_cache=False).last_hidden_state
+    best = backbone.logits(hidden[:, -1]).float().topk(2).values[0]
+    return float(best[0] - best[1])
+
+
+def differences_with_margins(
+    adapted: Any, prompts: Sequence[list[int]], expected: Sequence[list[int]], got: Sequence[list[int]]
+) -> list[Difference]:
+    """As `compare_outputs`, each with the margin of the plain model after prompt + common beginning."""
+    differences = compare_outputs(expected, got)
+    for difference in differences:
+        if difference.expected is not None:
+            common = expected[difference.row][: difference.position]
+            difference.margin = top_margin(adapted, [*prompts[difference.row], *common])
+    return differences
