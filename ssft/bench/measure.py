@@ -213,10 +213,6 @@ def _summary(record: _Record, baseline: _Record, method: Any, seed: int) -> Meth
         speedup_spread=spread(ratios),
         identical=len(record.outputs) - len(record.differing),
         extra_parameters=method.extra_parameters(),
-        accepted=add_histograms(output.accepted for output in record.outputs) if method_drafts(method) else [],
+        # The baseline drafts nothing, so its histogram would say nothing.
+        accepted=[] if record is baseline else add_histograms(output.accepted for output in record.outputs),
     )
-
-
-def method_drafts(method: Any) -> bool:
-    """Whether a histogram of accepted depths says anything about the method."""
-    return bool(getattr(method, "streaming", True))

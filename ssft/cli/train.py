@@ -1,5 +1,7 @@
 """Train a LoRA adapter with speculative streams from a recipe."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -37,12 +39,13 @@ def command(
     set_threads(threads)
     resolved = load_recipe(recipe, list(overrides))
     target = output or Path("outputs") / resolved.name
-    run = runs.prepare(resolved, target, device)
+    # The trainer prints its log; stdout is for the facts alone.
+    with redirect_stdout(sys.stderr):
+        run = runs.prepare(resolved, target, device)
+        facts = runs.describe(run) if dry_run else {}
+        bundle = None if dry_run else runs.train(run, target, resume)
     if dry_run:
-        facts = runs.describe(run)
         print_json(facts) if as_json else _show(facts)
-        return
-    bundle = runs.train(run, target, resume)
     if bundle is None:
         return
     metrics = bundle.provenance["metrics"]

@@ -149,7 +149,7 @@ class StreamDecoder:
             device=device,
         )
         sources = self._sources(trees) if self.depth else [[] for _ in rows]
-        lower, upper = tree_masks(trees, cache.lengths, nodes, sources, self.depth, self._like())
+        lower, upper = tree_masks(trees, cache.lengths, nodes, sources, self.depth, self._like(), self.backbone.window)
         plan = None
         if upper is not None and self.streams is not None:
             plan = StreamPlan(self.streams, torch.tensor(sources, device=device), self.depth, upper)

@@ -8,7 +8,13 @@ from ssft.decoding.tree import DraftTree, ancestor_mask
 
 
 def tree_masks(
-    trees: list[DraftTree], lengths: list[int], nodes: int, sources: list[list[int]], num_streams: int, like: Tensor
+    trees: list[DraftTree],
+    lengths: list[int],
+    nodes: int,
+    sources: list[list[int]],
+    num_streams: int,
+    like: Tensor,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Additive masks (0 or the dtype's minimum) over the cache's slots.
 
@@ -28,6 +34,7 @@ def tree_masks(
         sources: [B][m] nodes that carry streams, equally many per row.
         num_streams: g streams per source.
         like: gives dtype and device.
+        window: tokens that a node sees of its past, itself included; its streams see what it sees. None: all.
 
     Returns:
         lower [B, 1, n, end + n] for the layers without streams; upper [B, 1, n + m·g, end + n + m·g], or None if
@@ -38,13 +45,17 @@ def tree_masks(
     for row, (tree, length) in enumerate(zip(trees, lengths, strict=True)):
         size = len(tree)
         block = np.eye(nodes, dtype=bool)
-        block[:size, :size] = ancestor_mask(tree)
+        depths = np.array(tree.depths)
+        # A cached token's depth is negative: -1 stands right before the root.
+        before = depths[:, None] - (window or np.inf)
+        cached = np.arange(-length, 0) > before
+        block[:size, :size] = ancestor_mask(tree) & (depths > before)
         seen[row, :nodes, length : length + nodes] = block
-        seen[row, :size, :length] = True
+        seen[row, :size, :length] = cached
         if extra:
             streams = slice(length + nodes, length + nodes + extra)
             seen[row, nodes:, length : length + nodes] = block[sources[row]].repeat(num_streams, axis=0)
-            seen[row, nodes:, :length] = True
+            seen[row, nodes:, :length] = cached[sources[row]].repeat(num_streams, axis=0)
             triangle = np.tril(np.ones((num_streams, num_streams), dtype=bool))
             seen[row, nodes:, streams] = np.kron(np.eye(len(sources[row]), dtype=bool), triangle)
     mask = torch.zeros(seen.shape, dtype=like.dtype)

@@ -68,7 +68,7 @@ def family_of(model: nn.Module) -> Family:
 class Backbone:
     """One causal LM seen through its family: decoder, layers, finish (norm, projection) and head, called apart."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         """`model`: a causal LM of transformers, bare or inside a `PeftModel`."""
         self.model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.family = family_of(self.model)
@@ -87,11 +87,16 @@ class Backbone:
         """Longest sequence in tokens that the positions allow."""
         return int(self.config.max_position_embeddings)
 
+    @property
+    def window(self) -> int | None:
+        """Tokens that a row sees of its past, itself included; None: all of them (no sliding window)."""
+        return getattr(self.config, "sliding_window", None)
+
     def finish(self, hidden: Tensor) -> Tensor:
         """Last layer's output [..., h] -> what the head reads [..., h]: final norm and projection."""
-        norm = getattr(self.decoder, self.family.final_norm)
+        norm: Any = getattr(self.decoder, self.family.final_norm)
         hidden = hidden if norm is None else norm(hidden)
-        project = getattr(self.decoder, self.family.project_out) if self.family.project_out else None
+        project: Any = getattr(self.decoder, self.family.project_out) if self.family.project_out else None
         return hidden if project is None else project(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """`StreamSFTTrainer`: TRL's `SFTTrainer` whose loss also teaches the streams (paper §3.2.4, shared mode)."""
 
+import time
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class StreamSFTTrainer(SFTTrainer):
     """
 
     args: StreamSFTConfig
+    model: Any
 
     def __init__(self, model: Any, args: StreamSFTConfig, *positional: Any, **keywords: Any) -> None:
         super().__init__(model, args, *positional, **keywords)
@@ -34,16 +36,15 @@ class StreamSFTTrainer(SFTTrainer):
                 "StreamSFTTrainer got a model without an adapter; streams are trained with a LoRA: pass peft_config="
                 "LoraConfig(...) or a PeftModel"
             )
-        adapter = self.model.active_adapter
+        adapter: Any = self.model.active_adapter
         self.hooks = StreamHooks(self.model)
         args.check_streams(self.hooks.backbone.num_layers)
-        if streams_of(self.model, adapter) is None:
-            attach_streams(self.model, args, adapter)
-        self.streams = streams_of(self.model, adapter)
+        self.streams: Any = streams_of(self.model, adapter) or attach_streams(self.model, args, adapter)
         # TRL casts every trainable parameter of a quantised model to bfloat16, in which the small updates of P_j
         # would be rounded away.
         self.streams.float()
         keep_gradients_on_cpu(self.model)
+        self._clock = (time.perf_counter(), 0)
 
     # -- loss ---------------------------------------------------------------------------------------------------
 
@@ -107,12 +108,21 @@ class StreamSFTTrainer(SFTTrainer):
         if mode == "train":
             tokens = self.accelerator.reduce(attention_mask.sum(), reduction="sum").item()
             self._total_train_tokens += int(tokens)
+            self._log_speed()
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         if num_items is None:
             return loss.total / loss.counts[0].clamp(min=1)
         scaled = loss.total / torch.as_tensor(num_items, device=loss.total.device).clamp(min=1)
         # DDP averages gradients over ranks while `num_items` counts the tokens of all of them.
         return scaled * self.accelerator.num_processes if self.args.average_tokens_across_devices else scaled
+
+    def _log_speed(self) -> None:
+        """Tokens per second of all ranks since the last step; averaged when the trainer logs."""
+        before, tokens = self._clock
+        now = time.perf_counter()
+        if tokens:
+            self._metrics["train"]["tokens_per_second"].append((self._total_train_tokens - tokens) / (now - before))
+        self._clock = (now, self._total_train_tokens)
 
     def _log_acceptance(self, rows: Tensor, choices: Tensor, targets: Tensor) -> None:
         counts = [chain_acceptance(choices[rows == b], targets[rows == b]) for b in rows.unique()]
@@ -154,4 +164,4 @@ def keep_gradients_on_cpu(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (an attribute of bitsandbytes' Linear4bit)

@@ -15,9 +15,6 @@ NAME = "generate"
 DESCRIPTION = "model.generate of transformers, greedy, dynamic cache"
 LOSSLESS = True
 
-NO_TOKEN = -1
-"""No token has this id: it stands where transformers would else fill in the model's own EOS."""
-
 
 def truncate(ids: list[int], budget: int, eos: set[int]) -> tuple[list[int], str]:
     """Ids up to and with the first EOS, at most `budget`; and the finish reason, "eos" or "length"."""
@@ -84,7 +81,8 @@ class Method:
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
             min_length=0,
-            eos_token_id=sorted(eos) or [NO_TOKEN],
+            # No token has the id after the last: without one, the model's own EOS would be filled in.
+            eos_token_id=sorted(eos) or [self.adapted.hooks.backbone.config.vocab_size],
             pad_token_id=pad,
             use_cache=True,
         )

@@ -1,0 +1,135 @@
+"""What the commands that decode share: an adapter over its base, tree overrides, prompts, output of floats."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ssft.cli._options import Decorator, base_option, device_option, dtype_option, quantization_option, threads_option
+from ssft.decoding.config import TreeConfig
+from ssft.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ssft.adapters.loader import AdaptedModel
+
+
+PROMPTS_HELP = (
+    "JSONL or .jsonl.gz file with `prompt` or `messages` in every row; without it the adapter's own validation rows."
+)
+
+
+def adapted_options(function: Any) -> Any:
+    """`--base --quantization --dtype --device --threads`, where the base defaults to the adapter's own."""
+    text = "Base model: an alias (see `ssft bases`), a folder or a hub id; without it the adapter's own."
+    base = base_option(default=None, help=text)
+    for option in (threads_option(), device_option(), dtype_option(), quantization_option(), base):
+        function = option(function)
+    return function
+
+
+def tree_option() -> Decorator:
+    """`--tree`, parameter `tree: tuple[str, ...]`; pass it to `override_tree`."""
+    keys = ", ".join(f.name for f in fields(TreeConfig))
+    text = f"Override a setting of the adapter's draft tree, for example max_nodes=32; repeatable. Keys: {keys}."
+    return click.option("--tree", metavar="KEY=VALUE", multiple=True, help=text)
+
+
+def override_tree(tree: TreeConfig, overrides: tuple[str, ...] | list[str]) -> TreeConfig:
+    """A copy of `tree` with `key=value` overrides applied in order; raises `ConfigError`."""
+    values: dict[str, Any] = {}
+    for text in overrides:
+        name, equals, raw = (part.strip() for part in text.partition("="))
+        name = name.removeprefix("tree.")
+        if not equals or not name:
+            raise ConfigError(f"--tree {text!r}: write key=value, such as max_nodes=32")
+        known = {f.name: type(getattr(tree, f.name)) for f in fields(TreeConfig)}
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            raise ConfigError(f"--tree {text!r}: unknown key {name!r}; {hint}")
+        values[name] = _convert(text, raw, known[name])
+    changed = replace(tree, **values)
+    changed.check_tree()
+    return changed
+
+
+def _convert(text: str, raw: str, kind: type) -> Any:
+    """The value of one override as the type of the field's value."""
+    if kind is bool:
+        if raw.lower() not in ("true", "false"):
+            raise ConfigError(f"--tree {text!r}: expected true or false")
+        return raw.lower() == "true"
+    try:
+        return kind(raw)
+    except ValueError as error:
+        raise ConfigError(f"--tree {text!r}: expected a value of type {kind.__name__}") from error
+
+
+def open_adapted(
+    adapter: str | None,
+    base: str | None,
+    *,
+    dtype: str = "auto",
+    quantization: str = "none",
+    device: str | None = None,
+    tree: tuple[str, ...] = (),
+) -> AdaptedModel:
+    """The adapter over its base, with the overridden tree as its own."""
+    from ssft.adapters.loader import load_adapted
+
+    override_tree(TreeConfig(), tree)  # what is wrong is told before the base is loaded
+    adapted = load_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device)
+    adapted.tree = override_tree(adapted.tree, tree)
+    return adapted
+
+
+def need_streams(adapted: AdaptedModel, what: str) -> None:
+    """Raise `ConfigError` if the adapter has no streams."""
+    if adapted.streams is None:
+        raise ConfigError(
+            f"{adapted.name!r} has no streams, so there is nothing to {what}; give an adapter that `ssft train` wrote"
+        )
+
+
+def load_prompts(adapted: AdaptedModel, adapter: str, data: Path | None, limit: int | None) -> list[list[int]]:
+    """Token ids of the prompts of `data`, or of the adapter's own validation rows."""
+    from ssft.data import load_rows
+
+    rows = load_rows(data, limit, need_completion=False) if data is not None else own_rows(adapter)[:limit]
+    return encode_rows(adapted, rows)
+
+
+def encode_rows(adapted: AdaptedModel, rows: list[dict[str, Any]]) -> list[list[int]]:
+    """Token ids of each row's prompt; raises `DataError` for one that leaves the answer no room."""
+    prompts = [adapted.encode(row) for row in rows]
+    context = adapted.hooks.backbone.context_length
+    for number, prompt in enumerate(prompts, start=1):
+        if not 0 < len(prompt) < context:
+            raise DataError(
+                f"row {number}: the prompt has {len(prompt)} tokens; it needs at least one and fewer than the model's "
+                f"context of {context}; shorten or remove the row"
+            )
+    return prompts
+
+
+def own_rows(adapter: str) -> list[dict[str, Any]]:
+    """Validation rows of the run that made the adapter, as its run.yaml names them."""
+    from ssft.data import load_dataset_pair
+    from ssft.recipes import load_recipe
+
+    run = Path(adapter) / "run.yaml"
+    if not run.is_file() or not run.read_text(encoding="utf-8").strip():
+        raise ConfigError(f"{adapter} does not say on which data it was made; give prompts with --data FILE")
+    try:
+        recipe = load_recipe(run)
+        # 42 is the seed of transformers' trainer, which a recipe without one trains with.
+        _, validation = load_dataset_pair(recipe.data, recipe.training.get("seed", 42))
+    except (ConfigError, DataError) as error:
+        raise DataError(
+            f"the validation rows that {run} names cannot be had: {error}\nGive prompts with --data FILE."
+        ) from error
+    return [dict(row) for row in validation]

@@ -1,0 +1,237 @@
+"""Compare decoding with streams to plain decoding and to model.generate; cost of a training step; profile of a pass."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ssft.cli._adapted import PROMPTS_HELP, adapted_options, load_prompts, open_adapted, tree_option
+from ssft.cli._options import (
+    POSITIVE,
+    batch_size_option,
+    data_option,
+    device_option,
+    json_option,
+    limit_option,
+    max_new_tokens_option,
+    print_json,
+    seed_option,
+    set_threads,
+    table,
+    threads_option,
+)
+
+COMPARE = "compare"
+
+
+class CompareByDefault(click.Group):
+    """A group that runs `compare` when the first argument names no command: `ssft bench ADAPTER`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [COMPARE, *args]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[OPTIONS] ADAPTER | COMMAND [ARGS]..."]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options of the comparison, since that is what runs without a command."""
+        compare = self.commands[COMPARE]
+        options = [option for option in compare.params if isinstance(option, click.Option)]
+        records = [record for option in options if (record := option.get_help_record(ctx)) is not None]
+        with formatter.section("Options of the comparison"):
+            formatter.write_dl(records)
+        self.format_commands(ctx, formatter)
+
+
+def output_option() -> Any:
+    """`--output`, parameter `output: Path | None`."""
+    kind = click.Path(dir_okay=False, path_type=Path)
+    return click.option("--output", metavar="FILE", type=kind, default=None, help="Write the result to FILE as JSON.")
+
+
+@click.group(cls=CompareByDefault)
+def command() -> None:
+    """Compare decoding with an adapter's streams to plain decoding and to model.generate, on the same prompts.
+
+    Every round runs every method over all prompts, in random order; a warm-up does not count. Speed-up is against
+    the method plain: the median over the rounds, with a bootstrap 95 % interval over rounds and prompts. Ctrl-C
+    after a finished round reports what is there. An adapter folder named like a command is written ./train.
+    """
+
+
+@command.command(COMPARE, hidden=True)
+@click.argument("adapter")
+@data_option(help=PROMPTS_HELP)
+@limit_option(default=20)
+@max_new_tokens_option()
+@batch_size_option()
+@click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Times that every method runs.")
+@click.option(
+    "--methods",
+    metavar="NAMES",
+    default="plain,generate,streaming",
+    show_default=True,
+    help="Methods to compare, separated by commas; plain always runs.",
+)
+@tree_option()
+@seed_option(help="Order of the methods in each round, and the bootstrap.")
+@adapted_options
+@output_option()
+@json_option()
+def compare_command(
+    adapter: str,
+    data: Path | None,
+    limit: int,
+    max_new_tokens: int,
+    batch_size: int,
+    rounds: int,
+    methods: str,
+    tree: tuple[str, ...],
+    seed: int,
+    base: str | None,
+    quantization: str,
+    dtype: str,
+    device: str | None,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare decoding methods with ADAPTER on the same prompts."""
+    from ssft.bench.measure import measure
+    from ssft.bench.methods import build_methods, parse_methods
+    from ssft.bench.report import HEADERS, check_output, heading, remarks, table_rows, write_json
+
+    names = parse_methods(methods)
+    if output is not None:
+        check_output(output)
+    set_threads(threads)
+    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, tree=tree)
+    built = build_methods(names, adapted, max_new_tokens, batch_size)
+    prompts = load_prompts(adapted, adapter, data, limit)
+    result = measure(
+        adapted, prompts, built, max_new_tokens=max_new_tokens, batch_size=batch_size, rounds=rounds, seed=seed
+    )
+    if output is not None:
+        write_json(output, result)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(heading(result))
+    table(table_rows(result), HEADERS)
+    for line in remarks(result):
+        click.echo(line)
+
+
+@command.command("train")
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--batches", type=POSITIVE, default=4, show_default=True, help="Different batches to time.")
+@click.option("--rounds", type=POSITIVE, default=5, show_default=True, help="Times that every batch is run.")
+@seed_option(help="Order of the trainers, and the bootstrap.")
+@device_option()
+@threads_option()
+@output_option()
+@json_option()
+def train_command(
+    recipe: str,
+    overrides: tuple[str, ...],
+    batches: int,
+    rounds: int,
+    seed: int,
+    device: str | None,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Time a training step with streams against TRL's plain LoRA step, on the same batches of RECIPE.
+
+    Forward and backward count, the optimiser's step, which both share, does not. Two copies of the base are in memory.
+    """
+    from ssft.recipes import load_recipe
+
+    resolved = load_recipe(recipe, list(overrides))
+    from ssft.bench.report import check_output, write_json
+    from ssft.bench.train_step import measure_recipe, table_rows
+
+    if output is not None:
+        check_output(output)
+    set_threads(threads)
+    result = measure_recipe(resolved, batches=batches, rounds=rounds, seed=seed, device=device)
+    if output is not None:
+        write_json(output, result)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(
+        f"{result.recipe}: γ={result.num_streams}, N_s={result.num_msa_layers}, {result.batches} batches of "
+        f"{result.batch_size} ({result.tokens:.0f} tokens, {result.completion_tokens:.0f} with loss), "
+        f"{result.rounds} rounds, {result.precision} on {result.device}"
+    )
+    table(table_rows(result), ["trainer", "ms per step", "ratio (95 % interval)", "peak memory"])
+
+
+@command.command("profile")
+@click.argument("adapter")
+@data_option(help=PROMPTS_HELP)
+@limit_option(default=4)
+@max_new_tokens_option(default=64)
+@batch_size_option()
+@tree_option()
+@adapted_options
+@output_option()
+@json_option()
+def profile_command(
+    adapter: str,
+    data: Path | None,
+    limit: int,
+    max_new_tokens: int,
+    batch_size: int,
+    tree: tuple[str, ...],
+    base: str | None,
+    quantization: str,
+    dtype: str,
+    device: str | None,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Show where a pass with ADAPTER's streams spends its time, beside a plain pass."""
+    from ssft.bench.profile import PARTS, profile
+    from ssft.bench.report import check_output, write_json
+
+    if output is not None:
+        check_output(output)
+    in_force = set_threads(threads)
+    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, tree=tree)
+    prompts = load_prompts(adapted, adapter, data, limit)
+    profiles = profile(adapted, prompts, max_new_tokens, batch_size)
+    result = {
+        "adapter": adapted.name,
+        "device": adapted.device,
+        "precision": adapted.precision,
+        "threads": in_force,
+        "rows": len(prompts),
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+        "tree": adapted.tree.tree_dict(),
+        **{name: asdict(value) for name, value in profiles.items()},
+    }
+    if output is not None:
+        write_json(output, result)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"{adapted.name}: {len(prompts)} prompts, batch {batch_size}, {adapted.precision} on {adapted.device}")
+    headers = ["ms per pass", *(title for name in profiles for title in (name, "share"))]
+    rows = [
+        [part, *(cell for p in profiles.values() for cell in (f"{p.parts[part].ms:.3f}", f"{p.parts[part].share:.0%}"))]
+        for part in PARTS
+    ]
+    totals = (("whole pass", "ms_per_pass"), ("per token", "ms_per_token"), ("prompts' pass", "prompt_ms"))
+    rows += [[title, *(c for p in profiles.values() for c in (f"{getattr(p, key):.3f}", ""))] for title, key in totals]
+    table(rows, headers)

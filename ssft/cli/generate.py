@@ -1,0 +1,146 @@
+"""Generate text for one prompt or for a file of prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ssft.cli._adapted import adapted_options, encode_rows, open_adapted, tree_option
+from ssft.cli._options import (
+    batch_size_option,
+    data_option,
+    json_option,
+    limit_option,
+    max_new_tokens_option,
+    print_json,
+    set_threads,
+)
+
+if TYPE_CHECKING:
+    from ssft.adapters.loader import AdaptedModel
+    from ssft.decoding.engine import Generation
+
+
+@click.command()
+@click.argument("adapter", required=False)
+@click.option("--prompt", metavar="TEXT", default=None, help="One prompt; its completion goes to stdout.")
+@data_option(help="JSONL or .jsonl.gz file with `prompt` or `messages` in every row.")
+@limit_option()
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Write JSONL, a row per prompt, to FILE instead of stdout; the file appears when all is done.",
+)
+@click.option("--plain", is_flag=True, help="Decode without streams.")
+@max_new_tokens_option()
+@batch_size_option()
+@tree_option()
+@adapted_options
+@json_option(help="With --prompt: print one JSON object on stdout.")
+def command(
+    adapter: str | None,
+    prompt: str | None,
+    data: Path | None,
+    limit: int | None,
+    output: Path | None,
+    plain: bool,
+    max_new_tokens: int,
+    batch_size: int,
+    tree: tuple[str, ...],
+    base: str | None,
+    quantization: str,
+    dtype: str,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Generate greedily with ADAPTER, for one --prompt or for a --data file of prompts.
+
+    Without ADAPTER, --base alone decodes the bare base. A file becomes JSONL in its own order, with the keys prompt,
+    completion, adapter, tokens, calls, seconds and finish_reason.
+    """
+    _check_usage(adapter, base, prompt, data, limit, as_json)
+    from ssft.bench.report import check_output, write_text
+    from ssft.data import load_rows, render_prompt
+
+    if output is not None:
+        check_output(output)
+    rows: list[dict[str, Any]] = [{"prompt": prompt}]
+    if data is not None:
+        rows = load_rows(data, limit, need_completion=False)
+    set_threads(threads)
+    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, tree=tree)
+    results = _decode(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
+    records = [
+        {
+            "prompt": render_prompt(row, adapted.tokenizer),
+            "completion": adapted.decode(result.token_ids),
+            "adapter": adapted.name if adapter is not None else None,
+            "tokens": len(result.token_ids),
+            "calls": result.calls,
+            "seconds": round(result.seconds, 4),
+            "finish_reason": result.finish_reason,
+        }
+        for row, result in zip(rows, results, strict=True)
+    ]
+    if output is not None:
+        write_text(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    if as_json:
+        print_json(records[0])
+    elif output is None and prompt is not None:
+        click.echo(records[0]["completion"])
+    elif output is None:
+        for record in records:
+            click.echo(json.dumps(record, ensure_ascii=False))
+    click.echo(_statistics(records), err=True)
+
+
+def _check_usage(
+    adapter: str | None, base: str | None, prompt: str | None, data: Path | None, limit: int | None, as_json: bool
+) -> None:
+    """Raise `UsageError`, which says what to write instead, for arguments that do not go together."""
+    if adapter is None and base is None:
+        raise click.UsageError("no model: give an adapter folder, or --base NAME for the bare base")
+    if (prompt is None) == (data is None):
+        both = "--prompt and --data exclude each other" if prompt is not None else "no prompt"
+        raise click.UsageError(f"{both}: give --prompt TEXT for one prompt, or --data FILE for a file of them")
+    if prompt is not None and not prompt:
+        raise click.UsageError("--prompt is empty; give some text")
+    if prompt is not None and limit is not None:
+        raise click.UsageError("--limit counts rows of a --data file; leave it out with --prompt")
+    if data is not None and as_json:
+        raise click.UsageError(
+            "--json prints one object for one --prompt; --data gives JSONL already, leave --json out"
+        )
+
+
+def _decode(
+    adapted: AdaptedModel, prompts: list[list[int]], streaming: bool, max_new_tokens: int, batch_size: int
+) -> list[Generation]:
+    """Completions in the prompts' order; prompts of like length are decoded together."""
+    from tqdm import tqdm
+
+    from ssft.bench.batching import length_batches
+
+    decoder = adapted.decoder(streaming=streaming, tree=adapted.tree)
+    results: dict[int, Generation] = {}
+    with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:
+        for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
+            done = decoder.generate([prompts[index] for index in batch], max_new_tokens, adapted.eos_token_ids)
+            results.update(zip(batch, done, strict=True))
+            bar.update(len(batch))
+    return [results[index] for index in range(len(prompts))]
+
+
+def _statistics(records: list[dict[str, Any]]) -> str:
+    """One line for stderr: tokens, calls, tokens per call, seconds of one prompt."""
+    tokens, calls = (sum(record[key] for record in records) for key in ("tokens", "calls"))
+    line = f"{tokens:,} tokens in {calls:,} calls, {tokens / calls:.2f} tokens per call"
+    if len(records) > 1:
+        return f"{len(records):,} prompts, {line}"
+    return f"{line}, {records[0]['seconds']:.2f} s, finished by {records[0]['finish_reason']}"

@@ -1,0 +1,111 @@
+"""Check that decoding with streams gives the tokens of plain greedy decoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ssft.cli._adapted import PROMPTS_HELP, adapted_options, load_prompts, need_streams, open_adapted, tree_option
+from ssft.cli._options import (
+    batch_size_option,
+    data_option,
+    json_option,
+    limit_option,
+    max_new_tokens_option,
+    print_json,
+    set_threads,
+    table,
+)
+
+
+@click.command()
+@click.argument("adapter")
+@data_option(help=PROMPTS_HELP)
+@limit_option()
+@max_new_tokens_option()
+@batch_size_option()
+@click.option(
+    "--against",
+    type=click.Choice(["plain", "generate"]),
+    default="plain",
+    show_default=True,
+    help="Reference: plain decoding in the same engine, or model.generate of transformers.",
+)
+@tree_option()
+@adapted_options
+@json_option()
+@click.pass_context
+def command(
+    ctx: click.Context,
+    adapter: str,
+    data: Path | None,
+    limit: int | None,
+    max_new_tokens: int,
+    batch_size: int,
+    against: str,
+    tree: tuple[str, ...],
+    base: str | None,
+    quantization: str,
+    dtype: str,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Check that decoding with ADAPTER's streams gives the tokens of plain greedy decoding, prompt by prompt.
+
+    In float32 every output is the same. In lower precision a difference can come from a tie that rounding decides: its
+    margin, the lead of the plain model's best over its second-best logit, is then near 0. Exit 0: all are the same,
+    1: some differ.
+    """
+    from tqdm import tqdm
+
+    from ssft.bench.batching import length_batches
+    from ssft.bench.compare import differences_with_margins
+    from ssft.bench.methods import build_methods
+
+    set_threads(threads)
+    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, tree=tree)
+    need_streams(adapted, "verify")
+    prompts = load_prompts(adapted, adapter, data, limit)
+    methods = build_methods([against, "streaming"], adapted, max_new_tokens, batch_size)
+    outputs: dict[str, dict[int, list[int]]] = {name: {} for name in methods}
+    calls = 0
+    with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:
+        for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
+            for name, method in methods.items():
+                for index, result in zip(batch, method.run([prompts[index] for index in batch]), strict=True):
+                    outputs[name][index] = result.token_ids
+                    calls += result.calls if name == "streaming" else 0
+            bar.update(len(batch))
+    expected, got = ([outputs[name][index] for index in range(len(prompts))] for name in (against, "streaming"))
+    differences = differences_with_margins(adapted, prompts, expected, got)
+    identical = len(prompts) - len(differences)
+    tokens = sum(map(len, got))
+    if as_json:
+        print_json(
+            {
+                "rows": len(prompts),
+                "identical": identical,
+                "differences": differences,
+                "against": against,
+                "adapter": adapted.name,
+                "tokens": tokens,
+                "calls": calls,
+                "tree": adapted.tree,
+                "batch_size": batch_size,
+                "max_new_tokens": max_new_tokens,
+                "precision": adapted.precision,
+                "device": adapted.device,
+            }
+        )
+    else:
+        click.echo(
+            f"{identical} of {len(prompts)} outputs are the same as {against}'s, {tokens:,} tokens in {calls:,} passes "
+            f"({tokens / calls:.2f} per pass), {adapted.precision} on {adapted.device}"
+        )
+        if differences:
+            rows = [[d.row, d.position, d.margin, d.expected, d.got] for d in differences]
+            table(rows, ["row", "position", "margin", f"{against}'s token", "streams' token"])
+    if differences:
+        ctx.exit(1)

@@ -1,0 +1,80 @@
+"""The comparison of outputs finds what was planted, and margins are the plain model's."""
+
+import pytest
+import torch
+from fake_adapted import fake_adapted, random_prompts
+
+from ssft.bench.compare import compare_outputs, differences_with_margins, first_difference, top_margin
+from ssft.bench.methods import method_module
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    return fake_adapted()
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return random_prompts(3)
+
+
+@pytest.fixture(scope="module")
+def outputs(adapted, prompts):
+    return [result.token_ids for result in method_module("plain").Method(adapted, 10, 1).run(prompts)]
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "place"),
+    [
+        ([1, 2, 3], [1, 2, 3], None),
+        ([], [], None),
+        ([1, 2, 3], [1, 9, 3], 1),
+        ([1, 2, 3], [9, 2, 3], 0),
+        ([1, 2, 3], [1, 2, 9], 2),
+        ([1, 2, 3], [1, 2], 2),
+        ([1, 2], [1, 2, 3], 2),
+        ([1], [], 0),
+    ],
+)
+def test_first_difference(expected, got, place):
+    assert first_difference(expected, got) == place
+
+
+def test_equal_outputs_have_no_differences(adapted, prompts, outputs):
+    assert differences_with_margins(adapted, prompts, outputs, [list(row) for row in outputs]) == []
+
+
+@pytest.mark.parametrize("place", [0, 4, 9])
+def test_one_planted_token_is_found(adapted, prompts, outputs, place):
+    planted = [list(row) for row in outputs]
+    planted[1][place] = (planted[1][place] + 1) % 61
+    (difference,) = differences_with_margins(adapted, prompts, outputs, planted)
+    assert (difference.row, difference.position) == (1, place)
+    assert (difference.expected, difference.got) == (outputs[1][place], planted[1][place])
+    assert difference.margin > 0
+
+
+def test_a_truncated_output_is_found(adapted, prompts, outputs):
+    (difference,) = differences_with_margins(adapted, prompts, outputs, [*outputs[:2], outputs[2][:-1]])
+    assert (difference.row, difference.position, difference.got) == (2, 9, None)
+    assert difference.expected == outputs[2][9]
+    assert difference.margin > 0
+
+
+def test_an_output_that_runs_on_is_found_and_has_no_margin(adapted, prompts, outputs):
+    (difference,) = differences_with_margins(adapted, prompts, outputs, [[*outputs[0], 5], *outputs[1:]])
+    assert (difference.position, difference.expected, difference.got, difference.margin) == (10, None, 5, None)
+
+
+def test_an_output_too_few_is_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        compare_outputs([[1], [2]], [[1]])
+
+
+def test_the_margin_is_that_of_the_whole_model(adapted, prompts, outputs):
+    ids = [*prompts[0], *outputs[0][:4]]
+    with torch.no_grad():
+        logits = adapted.model(input_ids=torch.tensor([ids])).logits[0, -1]
+    best = logits.topk(2)
+    assert int(best.indices[0]) == outputs[0][4]
+    assert top_margin(adapted, ids) == pytest.approx(float(best.values[0] - best.values[1]), abs=1e-5)

@@ -1,0 +1,74 @@
+"""Statistics of paired timings against values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from ssft.bench.statistics import add_histograms, bootstrap_interval, round_ratios, speedup, spread
+
+
+def times(rows):
+    return np.array(rows, dtype=float)
+
+
+def test_ratios_are_paired_within_the_round():
+    # The machine was half as fast in the second round: the ratios stay.
+    baseline, method = times([[2, 4], [4, 8]]), times([[1, 2], [2, 4]])
+    assert round_ratios(baseline, method).tolist() == [2, 2]
+
+
+def test_speedup_is_the_median_over_the_rounds():
+    baseline = times([[4], [4], [4]])
+    assert speedup(baseline, times([[2], [1], [4]])) == 2
+    assert speedup(baseline, times([[2], [1], [0.01]])) == 4
+
+
+def test_speedup_weighs_units_by_their_time():
+    assert speedup(times([[10, 1]]), times([[5, 6]])) == 1
+
+
+def test_the_interval_holds_the_speedup_and_repeats_itself():
+    random = np.random.default_rng(5)
+    baseline = 2 + random.random((5, 20))
+    method = baseline / (1.5 + 0.5 * random.random((5, 20)))
+    low, high = bootstrap_interval(baseline, method, seed=3)
+    assert low < speedup(baseline, method) < high
+    assert 1.5 < low < high < 2
+    assert bootstrap_interval(baseline, method, seed=3) == (low, high)
+    assert bootstrap_interval(baseline, method, seed=4) != (low, high)
+
+
+def test_more_prompts_narrow_the_interval():
+    random = np.random.default_rng(6)
+
+    def width(units):
+        baseline = 1 + random.random((4, units))
+        low, high = bootstrap_interval(baseline, 1 + random.random((4, units)))
+        return high - low
+
+    assert width(200) < width(5) / 2
+
+
+def test_the_interval_covers_the_variation_between_prompts_and_not_only_between_rounds():
+    baseline = times([[1, 9]] * 3)
+    low, high = bootstrap_interval(baseline, times([[1, 3]] * 3))
+    assert (low, high) == (1, 3)
+
+
+def test_the_interval_of_equal_times_is_a_point():
+    assert bootstrap_interval(times([[2, 2]]), times([[1, 1]])) == (2, 2)
+
+
+@pytest.mark.parametrize(("left", "right"), [([[1, 2]], [[1]]), ([1, 2], [1, 2]), ([[]], [[]])])
+def test_wrong_shapes_are_errors(left, right):
+    with pytest.raises(ValueError, match="one shape"):
+        bootstrap_interval(times(left), times(right))
+
+
+def test_spread():
+    assert spread([1, 3]) == pytest.approx(2**0.5)
+    assert spread([1]) == 0
+
+
+def test_add_histograms():
+    assert add_histograms([[1], [], [2, 0, 3]]) == [3, 0, 3]
+    assert add_histograms([]) == []

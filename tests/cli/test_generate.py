@@ -1,0 +1,130 @@
+"""`ssft generate`: one prompt, a file, what goes to stdout and stderr, and wrong usage."""
+
+import gzip
+import json
+
+import pytest
+from click.testing import CliRunner
+from fake_adapted import fake_adapted, save_bundle
+from tiny_base import rows, save_rows, save_tiny_base
+
+from ssft.adapters import loader
+from ssft.cli.main import cli
+
+KEYS = ["prompt", "completion", "adapter", "tokens", "calls", "seconds", "finish_reason"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="module")
+def adapter(base):
+    return save_bundle(base.parent / "adapter", base)
+
+
+def run(*args):
+    common = ["--dtype", "float32", "--max-new-tokens", "12"]
+    return CliRunner().invoke(cli, ["generate", *map(str, args), *common])
+
+
+def read(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_one_prompt_prints_its_text_alone_on_stdout(adapter, base):
+    result = run(adapter, "--base", base, "--prompt", "say 1:")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(run(adapter, "--base", base, "--prompt", "say 1:", "--json").stdout)
+    assert list(facts) == KEYS
+    assert result.stdout == facts["completion"] + "\n"
+    assert facts["adapter"] == "adapter"
+    assert facts["calls"] <= facts["tokens"] == 12
+    assert f"12 tokens in {facts['calls']} calls" in result.stderr
+    assert "finished by length" in result.stderr
+
+
+def test_streams_plain_and_a_tree_give_the_same_text(adapter, base):
+    prompt = ("--base", base, "--prompt", "say 1:", "--json")
+    streamed, plain, chain = (
+        json.loads(run(adapter, *prompt, *more).stdout) for more in ((), ("--plain",), ("--tree", "kind=chain"))
+    )
+    assert streamed["completion"] == plain["completion"] == chain["completion"]
+    assert plain["calls"] == plain["tokens"]
+    assert streamed["calls"] < plain["calls"]
+
+
+def test_the_bare_base_decodes_plainly(base):
+    facts = json.loads(run("--base", base, "--prompt", "say 1:", "--json").stdout)
+    assert facts["adapter"] is None
+    assert facts["calls"] == facts["tokens"]
+
+
+def test_a_file_becomes_jsonl_in_its_own_order(adapter, base, tmp_path):
+    values = rows(5)
+    values[2]["prompt"] = "a much longer prompt, in the midst of short ones:"
+    data = save_rows(tmp_path / "rows.jsonl", values)
+    result = run(adapter, "--base", base, "--data", data, "--batch-size", "2")
+    assert result.exit_code == 0, result.output
+    records = read(result.stdout)
+    assert [record["prompt"] for record in records] == [row["prompt"] for row in values]
+    assert all(list(record) == KEYS for record in records)
+    assert "5 prompts, 60 tokens" in result.stderr
+    alone = json.loads(run(adapter, "--base", base, "--prompt", values[2]["prompt"], "--json").stdout)
+    assert records[2]["completion"] == alone["completion"]
+
+
+def test_output_limit_messages_and_gzip(adapter, base, tmp_path):
+    chat = [{"messages": [{"role": "user", "content": f"hello {i}"}]} for i in range(3)]
+    data, output = tmp_path / "chat.jsonl.gz", tmp_path / "new" / "out.jsonl"
+    data.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in chat).encode()))
+    result = run(adapter, "--base", base, "--data", data, "--limit", "2", "--output", output)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert [record["prompt"] for record in read(output.read_text())] == [
+        f"user: hello {i}\nassistant: " for i in range(2)
+    ]
+    assert [path.name for path in output.parent.iterdir()] == ["out.jsonl"]
+
+
+def test_a_failure_leaves_the_old_output(adapter, base, tmp_path, monkeypatch):
+    output = tmp_path / "out.jsonl"
+    output.write_text("before")
+    adapted = fake_adapted()
+    monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: adapted)
+    monkeypatch.setattr(adapted.tokenizer, "decode", lambda *_, **__: 1 / 0, raising=False)
+    result = run("any", "--prompt", "5 6", "--output", output)
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert output.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--prompt", "x"], "no model: give an adapter folder, or --base NAME"),
+        (["a"], "no prompt: give --prompt TEXT"),
+        (["a", "--prompt", "x", "--data", "FILE"], "--prompt and --data exclude each other"),
+        (["a", "--prompt", ""], "--prompt is empty"),
+        (["a", "--prompt", "x", "--limit", "2"], "--limit counts rows of a --data file"),
+        (["a", "--data", "FILE", "--json"], "--data gives JSONL already"),
+        (["a", "--prompt", "x", "--tree", "max_node=3"], "did you mean max_nodes?"),
+        (["a", "--data", "nowhere.jsonl"], "does not exist"),
+        (["nowhere", "--prompt", "x"], "adapter 'nowhere' is no folder"),
+    ],
+)
+def test_wrong_usage_exits_2_and_says_what_to_do(args, message, adapter, tmp_path):
+    data = save_rows(tmp_path / "rows.jsonl", rows(1))
+    result = run(*({"FILE": data, "a": adapter}.get(arg, arg) for arg in args))
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_a_prompt_longer_than_the_context_is_named_by_its_row(monkeypatch, tmp_path):
+    adapted = fake_adapted(max_position_embeddings=8)
+    monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: adapted)
+    data = save_rows(tmp_path / "rows.jsonl", [{"prompt": "5 6"}, {"prompt": " ".join(["5"] * 8)}])
+    result = run("any", "--data", data)
+    assert result.exit_code == 2
+    assert "row 2: the prompt has 8 tokens" in result.stderr

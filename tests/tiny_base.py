@@ -1,0 +1,48 @@
+"""A tiny base on disk: random weights, a tokenizer with a chat template, data files; what a user's folder looks like."""
+
+import json
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from conftest import TINY
+
+ALPHABET = [chr(c) for c in range(32, 127)] + ["\n"]
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def tiny_tokenizer():
+    """One token per printable character, plus <pad> and <eos>."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *ALPHABET])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def save_tiny_base(folder: Path, architecture: str = "llama", **changes) -> Path:
+    """Write a tiny base to `folder` and return it."""
+    tokenizer = tiny_tokenizer()
+    model = TINY[architecture](vocab_size=len(tokenizer), **changes)
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def rows(count: int, start: int = 0) -> list[dict[str, str]]:
+    """Prompt/completion rows with a completion worth predicting."""
+    return [{"prompt": f"say {i}:", "completion": f" {i} and {i}, done."} for i in range(start, start + count)]
+
+
+def save_rows(path: Path, values: list[dict]) -> Path:
+    """Write rows as JSONL."""
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path

@@ -1,0 +1,226 @@
+"""The n-gram loss against naive double loops: targets, values, gradients and the acceptance estimate."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ssft.training import loss as module
+from ssft.training.loss import IGNORE, chain_acceptance, ngram_loss, stream_targets
+
+X = IGNORE
+WIDTH, VOCABULARY = 6, 11
+
+
+# --- targets ---
+
+
+def naive_targets(labels, num_streams):
+    """[B] lists of (source, targets): written down position by position."""
+    found = []
+    for row in labels.tolist():
+        sources = []
+        for t in range(len(row) - 1):
+            if row[t + 1] == IGNORE:
+                continue
+            targets, inside = [], True
+            for j in range(num_streams + 1):
+                inside = inside and t + 1 + j < len(row) and row[t + 1 + j] != IGNORE
+                targets.append(row[t + 1 + j] if inside else IGNORE)
+            sources.append((t, targets))
+        found.append(sources)
+    return found
+
+
+def assert_targets(labels, num_streams):
+    labels = torch.tensor(labels)
+    sources, targets = stream_targets(labels, num_streams)
+    expected = naive_targets(labels, num_streams)
+    size = max(1, *(len(row) for row in expected))
+    assert sources.shape == (len(labels), size)
+    assert targets.shape == (len(labels), size, num_streams + 1)
+    for b, row in enumerate(expected):
+        padding = size - len(row)
+        assert sources[b].tolist() == [t for t, _ in row] + [0] * padding
+        assert targets[b].tolist() == [y for _, y in row] + [[IGNORE] * (num_streams + 1)] * padding
+
+
+def test_docstring_example():
+    sources, targets = stream_targets(torch.tensor([[X, X, 2, 3, 4]]), 2)
+    assert sources.tolist() == [[1, 2, 3]]
+    assert targets.tolist() == [[[2, 3, 4], [3, 4, X], [4, X, X]]]
+
+
+@pytest.mark.parametrize("num_streams", [1, 2, 4, 7])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param([[X, X, 5, 6, 7, 8, X, X]], id="one_completion"),
+        pytest.param([[X, 5, 6, X, X, 7, 8, 9]], id="two_turns"),
+        pytest.param([[X, 5, X, 6, X, 7]], id="one_token_turns"),
+        pytest.param([[X, X, X, 5]], id="last_token_only"),
+        pytest.param([[5, 6, 7, 8]], id="no_prompt"),
+        pytest.param([[5, X, X, X]], id="first_token_only_has_no_source"),
+        pytest.param([[X, X, X, X]], id="nothing_to_learn"),
+        pytest.param([[X, X, X, X], [X, 1, 2, X], [X, 3, X, 4]], id="rows_of_unequal_size"),
+        pytest.param([[X, X, 3, 4, X, X], [X, X, X, X, X, X], [1, 2, 3, 4, 5, 6]], id="empty_row_between"),
+        pytest.param([[0, 0, 0, 0]], id="token_zero_counts"),
+        pytest.param([[4]], id="one_column"),
+    ],
+)
+def test_targets_equal_a_double_loop(labels, num_streams):
+    assert_targets(labels, num_streams)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_targets_of_random_layouts_equal_a_double_loop(seed):
+    generator = torch.Generator().manual_seed(seed)
+    batch, length, gamma = 1 + seed % 4, 1 + seed * 3 % 23, 1 + seed % 5
+    labels = torch.randint(0, 50, (batch, length), generator=generator)
+    labels[torch.rand(batch, length, generator=generator) < 0.1 * (seed % 8)] = IGNORE
+    assert_targets(labels.tolist(), gamma)
+
+
+# --- loss ---
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(3)
+    return torch.nn.Linear(WIDTH, VOCABULARY)
+
+
+def make_inputs(count, gamma, seed=0):
+    """Random states that want gradients, and targets of which about a third are ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    main = torch.randn(count, WIDTH, generator=generator, requires_grad=True)
+    streams = torch.randn(count, gamma, WIDTH, generator=generator, requires_grad=True)
+    targets = torch.randint(0, VOCABULARY, (count, gamma + 1), generator=generator)
+    targets[torch.rand(count, gamma + 1, generator=generator) < 0.3] = IGNORE
+    return main, streams, targets
+
+
+def naive_loss(main, streams, targets, head, weights):
+    """One target at a time: total, sums, counts."""
+    width = targets.shape[1]
+    total, sums, counts = torch.zeros(()), [0.0] * width, [0] * width
+    for m in range(targets.shape[0]):
+        for j in range(width):
+            if targets[m, j] == IGNORE:
+                continue
+            state = main[m] if j == 0 else streams[m, j - 1]
+            value = -F.log_softmax(head(state), dim=-1)[targets[m, j]]
+            total = total + weights[j] * value
+            sums[j] += value.item()
+            counts[j] += 1
+    return total, torch.tensor(sums), torch.tensor(counts)
+
+
+def backward(total, *leaves):
+    for leaf in leaves:
+        leaf.grad = None
+    total.backward()
+    return [leaf.grad.clone() for leaf in leaves]
+
+
+@pytest.mark.parametrize("rows", [2048, 5, 1], ids=["whole", "chunks", "single_rows"])
+@pytest.mark.parametrize("weights", [[1.0, 0.1, 0.1, 0.1], [0.0, 1.0, 0.5, 2.0], [1.0, 0.0, 0.0, 0.0]])
+def test_loss_and_gradients_equal_a_naive_sum(head, weights, rows, monkeypatch):
+    monkeypatch.setattr(module, "HEAD_ROWS", rows)
+    main, streams, targets = make_inputs(9, 3)
+    weights = torch.tensor(weights)
+    leaves = (main, streams, head.weight, head.bias)
+    total, sums, counts = naive_loss(main, streams, targets, head, weights)
+    expected = backward(total, *leaves)
+    result = ngram_loss(main, streams, targets, head, weights)
+    torch.testing.assert_close(result.total, total)
+    torch.testing.assert_close(result.sums, sums)
+    assert result.counts.tolist() == counts.tolist()
+    for found, wanted in zip(backward(result.total, *leaves), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_no_chunk_scores_more_than_its_rows(head, monkeypatch):
+    monkeypatch.setattr(module, "HEAD_ROWS", 8)
+    main, streams, targets = make_inputs(9, 3)
+    sizes = []
+
+    def logits(states):
+        sizes.append(len(states))
+        return head(states)
+
+    ngram_loss(main, streams, targets, logits, torch.ones(4))
+    assert max(sizes) == 8
+    assert sum(sizes) == 9 * 4
+
+
+def test_choices_are_the_best_tokens_and_carry_no_gradient(head):
+    main, streams, targets = make_inputs(4, 2)
+    result = ngram_loss(main, streams, targets, head, torch.ones(3))
+    assert torch.equal(result.choices[:, 0], head(main).argmax(-1))
+    assert torch.equal(result.choices[:, 1:], head(streams).argmax(-1))
+    assert not result.choices.requires_grad
+    assert not result.sums.requires_grad
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_all_ignored_is_a_finite_zero_with_zero_gradients(head, count):
+    main, streams, targets = make_inputs(count, 2)
+    result = ngram_loss(main, streams, torch.full_like(targets, IGNORE), head, torch.ones(3))
+    assert result.total.item() == 0.0
+    assert result.sums.tolist() == [0.0] * 3
+    assert result.counts.tolist() == [0] * 3
+    for gradient in backward(result.total, main, streams, head.weight):
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_half_precision_states_are_scored_in_float32(head):
+    main, streams, targets = make_inputs(5, 2)
+    half = head.to(torch.bfloat16)
+    result = ngram_loss(main.bfloat16(), streams.bfloat16(), targets, half, torch.ones(3))
+    assert result.total.dtype == torch.float32
+    scores = half(torch.cat((main[:, None], streams), 1).bfloat16()).float()
+    expected = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    torch.testing.assert_close(result.total, expected)
+
+
+# --- acceptance ---
+
+
+@pytest.mark.parametrize(
+    ("choices", "targets", "accepted", "possible"),
+    [
+        pytest.param(
+            [[1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6]],
+            [[1, 2, 3], [2, 3, 4], [3, 4, X], [4, X, X]],
+            [3, 2],
+            [3, 2],
+            id="always_right",
+        ),
+        pytest.param(
+            [[1, 9, 3], [2, 9, 4], [3, 9, 5], [4, 9, 6]],
+            [[1, 2, 3], [2, 3, 4], [3, 4, X], [4, X, X]],
+            [0, 0],
+            [3, 2],
+            id="wrong_first_stream_voids_the_second",
+        ),
+        pytest.param(
+            [[1, 2, 9], [2, 9, 4], [3, 4, 5], [4, 5, 6]],
+            [[1, 2, 3], [2, 3, 4], [3, 4, X], [4, X, X]],
+            [2, 0],
+            [3, 2],
+            id="mixed",
+        ),
+        pytest.param(
+            [[1, 7, 8], [7, 8, 0], [8, 0, 0]],
+            [[1, 2, 3], [2, 3, X], [3, X, X]],
+            [2, 1],
+            [2, 1],
+            id="counts_against_the_main_stream_not_the_reference",
+        ),
+        pytest.param([[1, 2, 3]], [[1, X, X]], [0, 0], [0, 0], id="one_source"),
+        pytest.param([[1, 2], [2, 0]], [[1, 2], [2, X]], [1], [1], id="one_stream"),
+    ],
+)
+def test_chain_acceptance(choices, targets, accepted, possible):
+    found = chain_acceptance(torch.tensor(choices), torch.tensor(targets))
+    assert [f.tolist() for f in found] == [accepted, possible]

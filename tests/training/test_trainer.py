@@ -1,0 +1,227 @@
+"""The trainer on tiny models: what moves, what is logged, accumulation, checkpointing, 4-bit, bad settings."""
+
+import warnings
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from conftest import TINY
+from ssft.errors import ConfigError
+from ssft.streams.modules import CONTAINER
+from ssft.training.config import StreamSFTConfig
+from ssft.training.trainer import StreamSFTTrainer
+from tiny_base import rows, save_tiny_base, tiny_tokenizer
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+
+
+def make_trainer(tmp_path, model=None, architecture="llama", evaluate=False, **settings):
+    """A trainer over a tiny model: γ = 3, N_s = 2, two steps of two rows unless told otherwise."""
+    if model is None:
+        model = TINY[architecture](vocab_size=len(tiny_tokenizer()))
+    defaults = {
+        "output_dir": str(tmp_path),
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "num_streams": 3,
+        "num_msa_layers": 2,
+        "stream_loss_weight": 0.5,
+        "per_device_train_batch_size": 2,
+        "max_steps": 2,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    return StreamSFTTrainer(
+        model,
+        StreamSFTConfig(**{**defaults, **settings}),
+        train_dataset=Dataset.from_list(rows(8)),
+        eval_dataset=Dataset.from_list(rows(4, start=100)) if evaluate else None,
+        processing_class=tiny_tokenizer(),
+        peft_config=LoraConfig(**LORA),
+    )
+
+
+def parameters_of(trainer):
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def test_lora_and_streams_move_and_nothing_else(tmp_path, architecture):
+    trainer = make_trainer(tmp_path, architecture=architecture, projection_rank=2)
+    before = parameters_of(trainer)
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    expected = {name for name in before if "lora_" in name or CONTAINER in name}
+    assert moved == expected
+    assert any("stream_embeddings" in name for name in moved)
+
+
+def test_logs_every_stream_and_acceptance(tmp_path):
+    trainer = make_trainer(tmp_path, evaluate=True, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    train = next(e for e in trainer.state.log_history if "loss_main" in e)
+    assert {"loss_stream_1", "loss_stream_2", "loss_stream_3", "grad_norm"} <= set(train)
+    assert any("tokens_per_second" in e for e in trainer.state.log_history)
+    evaluation = next(e for e in trainer.state.log_history if "eval_loss_main" in e)
+    assert {"eval_acceptance_1", "eval_acceptance_3", "eval_chain_tokens_per_call"} <= set(evaluation)
+    assert 1 <= evaluation["eval_chain_tokens_per_call"] <= 4
+
+
+def test_loss_falls_for_main_and_streams(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=25)
+    trainer.train()
+    history = [e for e in trainer.state.log_history if "loss_main" in e]
+    for name in ("loss_main", "loss_stream_1", "loss_stream_3"):
+        assert history[-1][name] < 0.8 * history[0][name]
+
+
+def test_first_loss_is_the_weighted_sum_of_its_parts(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=1, main_loss_weight=2.0)
+    trainer.train()
+    entry = next(e for e in trainer.state.log_history if "loss_main" in e)
+    batch = next(iter(trainer.get_train_dataloader()))
+    tokens = (batch["labels"] != -100).sum(dim=1)
+    # Of n completion tokens stream j has n - j targets; all sums are divided by the number of completion tokens.
+    share = [sum(max(int(n) - j, 0) for n in tokens) / int(tokens.sum()) for j in range(4)]
+    expected = 2.0 * entry["loss_main"] + 0.5 * sum(entry[f"loss_stream_{j}"] * share[j] for j in (1, 2, 3))
+    assert entry["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def gradients(trainer, batches):
+    """Gradients of the loss over `batches`, divided by the tokens of all of them as the trainer does."""
+    trainer.model.train()
+    items = sum((b["labels"][:, 1:] != -100).sum() for b in batches)
+    trainer.model.zero_grad()
+    for batch in batches:
+        trainer.compute_loss(trainer.model, batch, num_items_in_batch=items).backward()
+    return {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def assert_same(left, right, tolerance=1e-5):
+    assert left.keys() == right.keys()
+    assert max(g.abs().max() for g in left.values()) > 1e-4
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=tolerance)
+
+
+def test_accumulated_micro_batches_equal_one_batch(tmp_path):
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=4)
+    batch = next(iter(trainer.get_train_dataloader()))
+    parts = [{k: v[i : i + 1] for k, v in batch.items()} for i in range(4)]
+    assert_same(gradients(trainer, [batch]), gradients(trainer, parts))
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, architecture):
+    plain = make_trainer(tmp_path, architecture=architecture)
+    batch = next(iter(plain.get_train_dataloader()))
+    reference = gradients(plain, [batch])
+    checkpointed = make_trainer(tmp_path, architecture=architecture, activation_checkpointing=True)
+    checkpointed.model.load_state_dict(plain.model.state_dict())
+    checkpointed.model.base_model.activation_checkpointing_enable()
+    assert_same(reference, gradients(checkpointed, [batch]))
+
+
+def test_padding_changes_nothing(tmp_path):
+    trainer = make_trainer(tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    wider = {
+        "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 5), value=3),
+        "labels": torch.nn.functional.pad(batch["labels"], (0, 5), value=-100),
+        "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 5)),
+    }
+    assert_same(gradients(trainer, [batch]), gradients(trainer, [wider]))
+
+
+def test_bfloat16_autocast_trains(tmp_path):
+    trainer = make_trainer(tmp_path, bf16=True, max_steps=3)
+    trainer.train()
+    assert all(p.dtype == torch.float32 for p in trainer.streams.parameters())
+    assert all(e["grad_norm"] > 0 for e in trainer.state.log_history if "grad_norm" in e)
+
+
+def four_bit(tmp_path):
+    folder = save_tiny_base(tmp_path / "base")
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
+    return AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=torch.float32)
+
+
+def test_four_bit_base_keeps_its_gradients_after_an_evaluation(tmp_path):
+    model = four_bit(tmp_path)
+    quantised = [m for m in model.modules() if hasattr(m, "support_avx512bf16_for_cpu")]
+    assert quantised
+    for module in quantised:
+        module.support_avx512bf16_for_cpu = True  # as bitsandbytes sets it on such a CPU
+    trainer = make_trainer(
+        tmp_path / "run", model=model, evaluate=True, eval_strategy="steps", eval_steps=1, max_steps=3
+    )
+    assert not any(module.support_avx512bf16_for_cpu for module in quantised)
+    before = parameters_of(trainer)
+    trainer.train()
+    norms = [e["grad_norm"] for e in trainer.state.log_history if "grad_norm" in e]
+    assert len(norms) == 3
+    assert min(norms) > 0
+    assert all(p.dtype == torch.float32 for p in trainer.streams.parameters())
+    after = dict(trainer.model.named_parameters())
+    assert any(not torch.equal(after[n], before[n]) for n in before if CONTAINER in n)
+
+
+def test_stream_parameters_have_their_own_rate(tmp_path):
+    trainer = make_trainer(tmp_path, stream_learning_rate=0.5, weight_decay=0.1)
+    groups = trainer.create_optimizer().param_groups
+    own = [g for g in groups if g["lr"] == 0.5]
+    assert [p.shape for p in own[0]["params"]] == [trainer.streams.stream_embeddings.shape]
+    everything = [id(p) for g in groups for p in g["params"]]
+    assert len(everything) == len(set(everything))
+    assert len(everything) == sum(p.requires_grad for p in trainer.model.parameters())
+
+
+def test_stream_weight_warms_up(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=10, stream_loss_warmup_ratio=0.5)
+    trainer.model.train()
+    trainer.state.max_steps = 10
+    weights = []
+    for step in (0, 2, 4, 9):
+        trainer.state.global_step = step
+        weights.append(trainer.stream_weight)
+    assert weights == pytest.approx([0.1, 0.3, 0.5, 0.5])
+
+
+def test_needs_an_adapter(tmp_path):
+    with pytest.raises(ConfigError, match="without an adapter.*peft_config"):
+        StreamSFTTrainer(
+            TINY["llama"](vocab_size=len(tiny_tokenizer())),
+            StreamSFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none"),
+            train_dataset=Dataset.from_list(rows(2)),
+            processing_class=tiny_tokenizer(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_streams": 0}, "num_streams=0: γ must lie between 1 and 16"),
+        ({"num_msa_layers": 0}, "num_msa_layers=0: streams need at least one layer"),
+        ({"stream_loss_weight": -1.0}, "loss weights cannot be negative"),
+        ({"stream_loss_warmup_ratio": 2.0}, "a share of the steps"),
+        ({"packing": True}, "several documents into one row"),
+        ({"identifier": "colour"}, "identifier='colour': expected one of embedding, rotation"),
+        ({"projection_rank": -1}, "projection_rank=-1"),
+    ],
+)
+def test_settings_out_of_range(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        StreamSFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
+
+
+def test_more_msa_layers_than_the_base_has(tmp_path):
+    with pytest.raises(ConfigError, match="the base has 4 layers.*choose a value from 1 to 3"):
+        make_trainer(tmp_path, num_msa_layers=4)
