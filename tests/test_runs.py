@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_base import rows, save_rows, save_tiny_base
 
 from ssft.adapters.bundle import BUNDLE_FILES, read_bundle
-from tiny_base import rows, save_rows, save_tiny_base
 
 SETTINGS = [
     "training.num_streams=3",

@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
+from conftest import TINY
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-from conftest import TINY
 
 ALPHABET = [chr(c) for c in range(32, 127)] + ["\n"]
 TEMPLATE = (

@@ -168,7 +168,7 @@ class StreamDecoder:
     def _sources(self, trees: list[DraftTree]) -> list[list[int]]:
         """[B][m] nodes that carry streams; a row with fewer nodes repeats its root, which costs nothing extra."""
         most = self.tree.max_stream_nodes or self.tree.max_nodes
-        chosen = [sorted(stop_order(tree)[:most]) for tree in trees]
+        chosen = [list(range(len(tree))) if len(tree) <= most else sorted(stop_order(tree)[:most]) for tree in trees]
         width = max(len(nodes) for nodes in chosen)
         return [nodes + [0] * (width - len(nodes)) for nodes in chosen]
 

@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
+from conftest import with_adapter
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tiny_base import save_tiny_base
 
-from conftest import with_adapter
 from ssft.adapters.bundle import BUNDLE_FILES, read_bundle, write_bundle
 from ssft.adapters.card import write_card
 from ssft.adapters.loader import load_adapted
@@ -15,7 +16,6 @@ from ssft.bases import base_fingerprint, load_base
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
 from ssft.streams.config import StreamConfig
-from tiny_base import save_tiny_base
 
 STREAMS = StreamConfig(num_streams=3, num_msa_layers=2, projection_rank=2)
 PROMPT = {"prompt": "say 12:"}

@@ -51,7 +51,7 @@ def test_one_planted_token_is_found(adapted, prompts, outputs, place):
     (difference,) = differences_with_margins(adapted, prompts, outputs, planted)
     assert (difference.row, difference.position) == (1, place)
     assert (difference.expected, difference.got) == (outputs[1][place], planted[1][place])
-    assert difference.margin > 0
+    assert difference.margin == top_margin(adapted, [*prompts[1], *outputs[1][:place]])
 
 
 def test_a_truncated_output_is_found(adapted, prompts, outputs):

@@ -125,8 +125,8 @@ def test_a_difference_in_any_round_counts(adapted):
 
     def answer(prompt):
         seen.append(prompt)
-        # Warm-up and the first round are right; one prompt goes wrong later.
-        return [1] if prompt == PROMPTS[1] and seen.count(prompt) > 2 else prompt
+        # Warm-up, the first and the last round are right; one prompt goes wrong in between.
+        return [1] if prompt == PROMPTS[1] and seen.count(prompt) == 3 else prompt
 
     _, methods = scripted(other={"answer": answer})
     result = measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=3, progress=False)

@@ -22,7 +22,7 @@ from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import streams_of
 
 GAMMA, TOP_K = 3, 2
-TOKENS = 30
+TOKENS = 22
 ALL = [0, 1, 2]
 PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (9, 4, 15)]
 
@@ -86,7 +86,7 @@ def first_seen(text):
 def late_eos(subject):
     """The token that row 1 says last for the first time: an EOS that ends it after some passes."""
     text = subject.texts[1]
-    return {text[first_seen(text[:20])[-1]]}
+    return {text[first_seen(text[:17])[-1]]}
 
 
 def cut(text, tokens, eos=()):

@@ -220,11 +220,7 @@ def test_stream_j_stands_j_positions_behind_its_source():
     assert positions.tolist() == [[2, 3, 4, 5], [8, 9, 10, 11]]
 
 
-@pytest.mark.parametrize("window", [None, 3])
-def test_decoding_path_computes_the_streams_of_the_training_path(architecture, config, window):
-    if window and architecture != "mistral":
-        pytest.skip("no sliding window")
-    model = build(architecture, config, **({"sliding_window": window} if window else {}))
+def assert_both_paths_agree(model):
     decoder = StreamDecoder(StreamHooks(model), streams_of(model))
     sources, _ = decode_pass(decoder, PROMPTS, TREES)
     for row, (prompt, tree) in enumerate(zip(PROMPTS, TREES, strict=True)):
@@ -234,6 +230,15 @@ def test_decoding_path_computes_the_streams_of_the_training_path(architecture, c
             plan = plan_for(model, [ids.shape[1] - 1])
             run(model, decoder.hooks, plan, ids)
             close(sources[row, node], plan.streams[0])
+
+
+def test_decoding_path_computes_the_streams_of_the_training_path(architecture, config):
+    assert_both_paths_agree(build(architecture, config))
+
+
+@pytest.mark.parametrize("window", [2, 3, 6])
+def test_both_paths_agree_on_a_sliding_window(config, window):
+    assert_both_paths_agree(build("mistral", config, sliding_window=window))
 
 
 # --- masks, by probing ---

@@ -4,16 +4,16 @@ import warnings
 
 import pytest
 import torch
+from conftest import TINY
 from datasets import Dataset
 from peft import LoraConfig
+from tiny_base import rows, save_tiny_base, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from conftest import TINY
 from ssft.errors import ConfigError
 from ssft.streams.modules import CONTAINER
 from ssft.training.config import StreamSFTConfig
 from ssft.training.trainer import StreamSFTTrainer
-from tiny_base import rows, save_tiny_base, tiny_tokenizer
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
@@ -147,9 +147,7 @@ def test_bfloat16_autocast_trains(tmp_path):
 
 def four_bit(tmp_path):
     folder = save_tiny_base(tmp_path / "base")
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
-    )
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     return AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=torch.float32)
 
 
