@@ -127,7 +127,7 @@ def test_two_processes_end_with_equal_weights(files):
         "from pathlib import Path\n"
         "from ssft import runs\n"
         "from ssft.recipes import load_recipe\n"
-        f"recipe = load_recipe('quickstart', {command(files, 'x')[5:-2] + ['training.max_steps=3']!r})\n"
+        f"recipe = load_recipe('quickstart', {[*command(files, 'x')[5:-2], 'training.max_steps=3']!r})\n"
         f"run = runs.prepare(recipe, Path({str(files / 'two')!r}))\n"
         "trainer = runs.build_trainer(run)\n"
         "trainer.train()\n"

@@ -1,4 +1,4 @@
-"""A tiny base on disk: random weights, a tokenizer with a chat template, data files; what a user's folder looks like."""
+"""A tiny base on disk: random weights, a tokenizer with a chat template, data files: what a user has."""
 
 import json
 from pathlib import Path

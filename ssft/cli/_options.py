@@ -26,6 +26,8 @@ POSITIVE = click.IntRange(min=1)
 
 def _option(*names: str, overrides: dict[str, Any], **defaults: Any) -> Decorator:
     settings = {**defaults, **overrides}
+    if settings.get("required") and settings.get("default") is None:
+        settings.pop("default", None)  # click takes an explicit None for a value that satisfies `required`
     if settings.get("default") is not None and not settings.get("is_flag"):
         settings.setdefault("show_default", True)
     return click.option(*names, **settings)

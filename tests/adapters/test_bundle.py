@@ -160,7 +160,7 @@ def test_wrong_shapes_are_named(written):
 def test_wrong_lora_shape_is_named(written):
     base, folder = written
     change_tensor(folder, "adapter_model.safetensors", lambda t: t[:, :3].contiguous())
-    with pytest.raises(BundleError, match="has shape .* the base needs"):
+    with pytest.raises(BundleError, match=r"has shape .* the base needs"):
         load_adapted(folder, str(base))
 
 
