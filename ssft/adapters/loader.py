@@ -54,11 +54,19 @@ def load_adapted(
     dtype: str = "auto",
     quantization: str = "none",
     device: str | None = None,
+    merge: bool = False,
 ) -> AdaptedModel:
     """Load a base and put one adapter over it; `adapter` None decodes the bare base.
 
     The bundle is read and checked before the base is loaded. `base` defaults to the one the bundle was made for.
+    `merge` adds the LoRA into the base's weights: main stream and streams share it (paper §3.2.4, shared mode), so the
+    streams stay right, and no pass pays for the low-rank products. The adapter can then not be taken off again.
     """
+    if merge and quantization == "4bit":
+        raise ConfigError(
+            "merge: 4-bit weights cannot hold a LoRA without being quantised anew, which would change the model; "
+            "leave out --merge or take --quantization none"
+        )
     bundle = None if adapter is None else read_bundle(adapter)
     name = base or (bundle.base.get("id") if bundle is not None else None)
     if name is None:
@@ -75,6 +83,8 @@ def load_adapted(
             bundle.stream_config.check_streams(model.config.num_hidden_layers)
             streams = load_stream_modules(bundle, model.config.hidden_size).to(model.device)
         model = PeftModel.from_pretrained(model, str(bundle.path), autocast_adapter_dtype=False)
+        if merge:
+            model = model.merge_and_unload()
     model.eval()
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     eos = tokenizer.eos_token_id if eos is None else eos

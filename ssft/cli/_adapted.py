@@ -22,11 +22,15 @@ PROMPTS_HELP = (
 )
 
 
+MERGE_HELP = "Add the LoRA into the base's weights once, so that no pass pays for it; not for a 4-bit base."
+
+
 def adapted_options(function: Any) -> Any:
-    """`--base --quantization --dtype --device --threads`, where the base defaults to the adapter's own."""
+    """`--base --quantization --dtype --device --threads --merge`; the base defaults to the adapter's own."""
     text = "Base model: an alias (see `ssft bases`), a folder or a hub id; without it the adapter's own."
     base = base_option(default=None, help=text)
-    for option in (threads_option(), device_option(), dtype_option(), quantization_option(), base):
+    merge = click.option("--merge", is_flag=True, help=MERGE_HELP)
+    for option in (merge, threads_option(), device_option(), dtype_option(), quantization_option(), base):
         function = option(function)
     return function
 
@@ -76,13 +80,14 @@ def open_adapted(
     dtype: str = "auto",
     quantization: str = "none",
     device: str | None = None,
+    merge: bool = False,
     tree: tuple[str, ...] = (),
 ) -> AdaptedModel:
     """The adapter over its base, with the overridden tree as its own."""
     from ssft.adapters.loader import load_adapted
 
     override_tree(TreeConfig(), tree)  # what is wrong is told before the base is loaded
-    adapted = load_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device)
+    adapted = load_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge)
     adapted.tree = override_tree(adapted.tree, tree)
     return adapted
 

@@ -98,6 +98,7 @@ def compare_command(
     dtype: str,
     device: str | None,
     threads: int | None,
+    merge: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -110,7 +111,7 @@ def compare_command(
     if output is not None:
         check_output(output)
     set_threads(threads)
-    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, tree=tree)
+    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
     built = build_methods(names, adapted, max_new_tokens, batch_size)
     prompts = load_prompts(adapted, adapter, data, limit)
     result = measure(
@@ -197,6 +198,7 @@ def profile_command(
     dtype: str,
     device: str | None,
     threads: int | None,
+    merge: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -207,7 +209,7 @@ def profile_command(
     if output is not None:
         check_output(output)
     in_force = set_threads(threads)
-    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, tree=tree)
+    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
     prompts = load_prompts(adapted, adapter, data, limit)
     profiles = profile(adapted, prompts, max_new_tokens, batch_size)
     result = {

@@ -57,6 +57,7 @@ def command(
     dtype: str,
     device: str | None,
     threads: int | None,
+    merge: bool,
     as_json: bool,
 ) -> None:
     """Generate greedily with ADAPTER, for one --prompt or for a --data file of prompts.
@@ -74,7 +75,7 @@ def command(
     if data is not None:
         rows = load_rows(data, limit, need_completion=False)
     set_threads(threads)
-    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, tree=tree)
+    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
     results = _decode(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
     records = [
         {

@@ -50,6 +50,7 @@ def command(
     dtype: str,
     device: str | None,
     threads: int | None,
+    merge: bool,
     as_json: bool,
 ) -> None:
     """Check that decoding with ADAPTER's streams gives the tokens of plain greedy decoding, prompt by prompt.
@@ -65,7 +66,7 @@ def command(
     from ssft.bench.methods import build_methods
 
     set_threads(threads)
-    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, tree=tree)
+    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
     need_streams(adapted, "verify")
     prompts = load_prompts(adapted, adapter, data, limit)
     methods = build_methods([against, "streaming"], adapted, max_new_tokens, batch_size)

@@ -7,8 +7,8 @@ import torch
 
 from ssft.training.loss import stream_targets
 
-SHARE_OF_PEAK = 0.7
-"""Share of a large matrix product's speed that a whole training step reaches (measured: see docs/log.md)."""
+SHARE_OF_PEAK = 0.4
+"""Share of a large matrix product's speed that a whole training step reached (docs/log.md)."""
 
 
 def estimate(trainer: Any) -> dict[str, float]:

@@ -14,7 +14,7 @@ from ssft.adapters.card import write_card
 from ssft.adapters.loader import load_adapted
 from ssft.bases import base_fingerprint, load_base
 from ssft.decoding.config import TreeConfig
-from ssft.errors import BundleError
+from ssft.errors import BundleError, ConfigError
 from ssft.streams.config import StreamConfig
 
 STREAMS = StreamConfig(num_streams=3, num_msa_layers=2, projection_rank=2)
@@ -70,6 +70,22 @@ def test_loaded_adapter_streams_the_text_that_plain_peft_decodes(written):
     )
     assert streamed == plain == reference[0, ids.shape[1] :].tolist()
     assert bare != plain, "the adapter changes nothing, so the test shows nothing"
+
+
+def test_merged_weights_give_the_same_text(written):
+    base, folder = written
+    expected, _ = texts(folder, base)
+    merged = load_adapted(folder, str(base), dtype="float32", merge=True)
+    assert not any("lora_" in name for name, _ in merged.model.named_parameters())
+    for streaming in (True, False):
+        found = merged.decoder(streaming).generate([merged.encode(PROMPT)], 24)[0]
+        assert found.token_ids == expected
+
+
+def test_merging_into_four_bit_weights_is_refused(written):
+    base, folder = written
+    with pytest.raises(ConfigError, match="4-bit weights cannot hold a LoRA"):
+        load_adapted(folder, str(base), quantization="4bit", merge=True)
 
 
 def test_lora_file_holds_what_peft_writes_and_nothing_of_ours(written):
