@@ -16,6 +16,7 @@ from ssft.quickstart import quickstart_rows
 FOLDER = Path("outputs")
 ADAPTER = FOLDER / "quickstart"
 HELD_BACK = FOLDER / "quickstart_validation.jsonl"
+COMPLETIONS = FOLDER / "quickstart_completions.jsonl"
 
 
 def ssft(*arguments: str) -> None:
@@ -30,15 +31,16 @@ def main() -> None:
     begin = time.monotonic()
     FOLDER.mkdir(exist_ok=True)
     # Customers that the training never saw.
-    rows = quickstart_rows(6, seed=7, part="validation")
+    rows = quickstart_rows(5, seed=7, part="validation")
     HELD_BACK.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     ssft("bases", "fetch", "smollm2-135m")
     ssft("train", "quickstart", "--output", str(ADAPTER), "--resume")
     ssft("bench", str(ADAPTER), "--data", str(HELD_BACK), "--rounds", "2", "--max-new-tokens", "96")
     ssft("verify", str(ADAPTER), "--data", str(HELD_BACK), "--max-new-tokens", "96")
-    for row in rows[:3]:
-        print("\n" + row["prompt"].strip(), flush=True)
-        ssft("generate", str(ADAPTER), "--prompt", row["prompt"], "--max-new-tokens", "96")
+    ssft("generate", str(ADAPTER), "--data", str(HELD_BACK), "--limit", "3", "--output", str(COMPLETIONS))
+    for line in COMPLETIONS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        print(f"\n{row['prompt']}{row['completion']}\n({row['tokens']} tokens in {row['calls']} passes)")
     print(f"\ndemo: {time.monotonic() - begin:.0f} s; the adapter is in {ADAPTER}")
 
 
