@@ -15,7 +15,10 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md"]
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_named_commands_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
-    used = set(re.findall(r"(?:^|[`$] ?|bin/)ssft ([a-z]+)", text, re.MULTILINE))
+    blocks = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
+    used = set(re.findall(r"`ssft ([a-z]+)", text))
+    used |= set(re.findall(r"^(?:\$ )?(?:\S+ -m )?ssft ([a-z]+)", "\n".join(blocks), re.MULTILINE))
+    assert used or document != "README.md"
     assert used <= set(discover())
 
 

@@ -14,6 +14,7 @@ import difflib
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,6 +91,8 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; the entry point of the console script."""
+    # peft 0.21 asks transformers 5.23 by the old name; nothing that a user could change.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         # Not standalone: click would turn Ctrl-C into exit code 1.
         code = cli.main(args=args, prog_name="ssft", standalone_mode=False)
