@@ -25,6 +25,7 @@ class Difference:
 
 def first_difference(expected: Sequence[int], got: Sequence[int]) -> int | None:
     """0-based place of the first difference; the shorter length if one is the other's beginning; None if equal."""
+    # One output may end before the other; that is judged below.
     for place, (left, right) in enumerate(zip(expected, got, strict=False)):
         if left != right:
             return place

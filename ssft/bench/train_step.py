@@ -126,6 +126,7 @@ def compare_steps(
 ) -> StepResult:
     """Time forward and backward of both trainers on the plain trainer's first batches."""
     loader = trainers[PLAIN].get_train_dataloader()
+    # The data may hold fewer batches than were asked for.
     data = [batch for batch, _ in zip(loader, range(batches), strict=False)]
     args = trainers[STREAMING].args
     cuda = trainers[PLAIN].model.device.type == "cuda"
