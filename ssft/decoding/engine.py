@@ -43,6 +43,7 @@ class Generation:
 class _Row:
     """One sequence on its way: its draft for the next pass and what is left to do."""
 
+    index: int
     budget: int
     result: Generation
     tree: DraftTree
@@ -90,8 +91,8 @@ class StreamDecoder:
         """Run the loop; yields after every pass, when each row's `results` entry is up to date."""
         begin = time.perf_counter()
         rows = [
-            _Row(self._budget(prompt, max_new_tokens), result, DraftTree([prompt[-1]]))
-            for prompt, result in zip(prompts, results, strict=True)
+            _Row(i, self._budget(prompt, max_new_tokens), result, DraftTree([prompt[-1]]))
+            for i, (prompt, result) in enumerate(zip(prompts, results, strict=True))
         ]
         longest = max(len(prompt) + row.budget for prompt, row in zip(prompts, rows, strict=True))
         cache = self._new_cache(len(rows), longest + self.tree.max_nodes * (1 + self.depth))
