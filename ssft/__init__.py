@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ssft.adapters.loader import AdaptedModel, load_adapted
     from ssft.bases import base_fingerprint, load_base
     from ssft.decoding.config import TreeConfig
-    from ssft.decoding.engine import Generation, StreamDecoder
+    from ssft.decoding.engine import StreamDecoder
+    from ssft.decoding.request import Generation
     from ssft.errors import SSFTError
     from ssft.streams.config import StreamConfig
     from ssft.streams.insertion import StreamHooks
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdaptedModel": "ssft.adapters.loader",
-    "Generation": "ssft.decoding.engine",
+    "Generation": "ssft.decoding.request",
     "SSFTError": "ssft.errors",
     "StreamConfig": "ssft.streams.config",
     "StreamDecoder": "ssft.decoding.engine",

@@ -20,7 +20,7 @@ from ssft._version import __version__
 from ssft.bench.batching import length_batches
 from ssft.bench.methods import BASELINE
 from ssft.bench.statistics import add_histograms, bootstrap_interval, round_ratios, speedup, spread
-from ssft.decoding.engine import Generation
+from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")

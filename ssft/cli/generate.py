@@ -21,7 +21,7 @@ from ssft.cli._options import (
 
 if TYPE_CHECKING:
     from ssft.adapters.loader import AdaptedModel
-    from ssft.decoding.engine import Generation
+    from ssft.decoding.request import Generation
 
 
 @click.command()

@@ -1,23 +1,29 @@
 """Verification of a draft tree: which path would the main stream itself have produced? (paper §3.2.2)"""
 
+from collections.abc import Callable
+
 from ssft.decoding.tree import DraftTree
 
 
-def accept_greedy(tree: DraftTree, choices: list[int]) -> list[int]:
+def accept_greedy(tree: DraftTree, choose: Callable[[list[int]], int]) -> tuple[list[int], int]:
     """The longest path from the root on which every node's token is the main stream's own choice at its parent.
 
     Args:
         tree: the draft, n nodes.
-        choices: [n] token that the main stream issues after each node (its argmax).
+        choose: path of nodes (the root first) -> the token that the main stream issues after its last node; asked once
+            per node of the accepted path, so a choice may depend on all of the path and cost something.
 
     Returns:
-        Node indices of the accepted path, the root first; `choices` at its last node is the next token.
+        The accepted path, the root first, and the token issued after its last node.
     """
-    path = [0]
     children: dict[int, dict[int, int]] = {}
     for node in range(1, len(tree)):
         # The first node wins if two siblings carry one token: both lead on to the same text.
         children.setdefault(tree.parents[node], {}).setdefault(tree.tokens[node], node)
-    while (child := children.get(path[-1], {}).get(choices[path[-1]])) is not None:
+    path = [0]
+    while True:
+        token = choose(path)
+        child = children.get(path[-1], {}).get(token)
+        if child is None:
+            return path, token
         path.append(child)
-    return path

@@ -6,6 +6,7 @@ from typing import Any
 from ssft.errors import ConfigError
 
 IDENTIFIERS = ("embedding", "rotation")
+MODES = ("shared", "lossless")
 MAX_STREAMS = 16
 
 
@@ -33,6 +34,14 @@ class StreamConfig:
         metadata={"help": "η: rank of f_η, the residual low-rank map from main to stream state; 0 is the identity"},
     )
 
+    mode: str = field(
+        default="shared",
+        metadata={
+            "help": "'shared': main stream and streams run with the LoRA; 'lossless': the streams alone do, and the "
+            "text stays the base's own (paper §3.2.4)"
+        },
+    )
+
     def check_streams(self, num_layers: int | None = None) -> None:
         """Raise `ConfigError` if a field is out of range; `num_layers` is N of the base model if known."""
         if not 1 <= self.num_streams <= MAX_STREAMS:
@@ -48,6 +57,8 @@ class StreamConfig:
             )
         if self.identifier not in IDENTIFIERS:
             raise ConfigError(f"identifier={self.identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
+        if self.mode not in MODES:
+            raise ConfigError(f"mode={self.mode!r}: expected one of {', '.join(MODES)}")
         if self.projection_rank < 0:
             raise ConfigError(f"projection_rank={self.projection_rank}: η is 0 (identity) or a positive rank")
 

@@ -16,10 +16,16 @@ from torch import Tensor, nn
 
 from ssft.streams.attention import IMPLEMENTATION
 from ssft.streams.families import Backbone
+from ssft.streams.mixed import MixedStreams
 from ssft.streams.plan import StreamPlan
 
 # One value per thread and task: two threads that decode with different plans do not see each other's.
 _PLAN: ContextVar[StreamPlan | None] = ContextVar("ssft_stream_plan", default=None)
+
+
+def current_plan() -> StreamPlan | None:
+    """The plan of the forward pass that this thread is in, if it carries streams."""
+    return _PLAN.get()
 
 
 class StreamHooks:
@@ -59,18 +65,30 @@ class StreamHooks:
     def _enter(self, index: int) -> Any:
         def pre_hook(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             plan = _PLAN.get()
-            first = self.backbone.num_layers - plan.modules.config.num_msa_layers if plan is not None else 0
-            if plan is None or index < first:
+            if plan is None:
                 return None
-            if index == first:
+            # Streams whose N_s is the number of layers from here up start here.
+            layers = self.backbone.num_layers - index
+            if layers > plan.modules.msa_layers[0]:
+                return None
+            if layers in plan.modules.msa_layers:
                 hidden: Tensor = args[0]
-                width = plan.sources.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-                streams = plan.modules.insert(hidden.gather(1, width), plan.num_streams)
-                args = (torch.cat((hidden, streams), dim=1), *args[1:])
-                self._place(plan, kwargs, hidden)
+                args = (self._insert(plan, hidden, kwargs, layers), *args[1:])
             return args, {**kwargs, **plan.layer_kwargs, "stream_plan": plan}
 
         return pre_hook
+
+    def _insert(self, plan: StreamPlan, hidden: Tensor, kwargs: dict[str, Any], layers: int) -> Tensor:
+        """Put the streams that start here beside (or, in a mixed batch, into) hidden [B, R(+S·g), h]."""
+        width = plan.sources.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        main = hidden.gather(1, width)
+        if layers == plan.modules.msa_layers[0]:
+            self._place(plan, kwargs, hidden)
+            return torch.cat((hidden, plan.modules.insert(main, plan.num_streams)), dim=1)
+        assert isinstance(plan.modules, MixedStreams)
+        streams = hidden[:, plan.num_main :].clone()
+        plan.modules.restart(streams, main, plan.num_streams, layers)
+        return torch.cat((hidden[:, : plan.num_main], streams), dim=1)
 
     def _place(self, plan: StreamPlan, kwargs: dict[str, Any], hidden: Tensor) -> None:
         """Work out once per pass what the lengthened layers get instead of the model's own positions and mask."""

@@ -29,6 +29,11 @@ class StreamModules(nn.Module):
             self.projection_down = nn.Parameter(torch.randn(config.projection_rank, hidden_size) / hidden_size**0.5)
             self.projection_up = nn.Parameter(torch.zeros(hidden_size, config.projection_rank))
 
+    @property
+    def msa_layers(self) -> tuple[int, ...]:
+        """The N_s at which streams start: one here, several in a mixed batch (`mixed.py`)."""
+        return (self.config.num_msa_layers,)
+
     def insert(self, main: Tensor, num_streams: int) -> Tensor:
         """S_{tj} = f_η(M_t) + P_j at the insertion layer: main [B, S, h] -> streams [B, S·g, h].
 

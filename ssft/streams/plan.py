@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssft.streams.mixed import MixedStreams
 from ssft.streams.modules import StreamModules
 
 
@@ -19,7 +20,7 @@ class StreamPlan:
         stream rows  1/1 1/2 3/1 3/2    stream j of source t sees x0..xt and streams 1..j of t, nothing else
 
     Fields:
-        modules: the adapter's stream parameters.
+        modules: the stream parameters: one adapter's, or those of a batch with an adapter per row.
         sources: [B, S] main row that each group of g streams stands beside.
         num_streams: g, streams beside each source: γ in training; decoding may use the first g only.
         mask: [B, 1, R + S·g, K] additive (0 or the dtype's minimum) over the cache's K slots: decoding,
@@ -29,7 +30,7 @@ class StreamPlan:
         main, streams: filled by the pass: the last layer's raw output, [B, R, h] and [B, S·g, h].
     """
 
-    modules: StreamModules
+    modules: StreamModules | MixedStreams
     sources: Tensor
     num_streams: int
     mask: Tensor | None = None

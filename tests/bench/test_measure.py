@@ -10,7 +10,7 @@ from fake_adapted import fake_adapted, random_prompts
 from ssft.bench import report
 from ssft.bench.measure import measure
 from ssft.bench.methods import build_methods, method_names
-from ssft.decoding.engine import Generation
+from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
 
 DESIGN_KEYS = {

@@ -14,6 +14,13 @@ from ssft.decoding.verify import accept_greedy
 TREE = DraftTree([50, 10, 11, 20, 21, 30, 20], [-1, 0, 0, 1, 1, 3, 2], [0, 1, 1, 2, 2, 3, 2], [0.0] * 7)
 
 
+def accept(tree, choices):
+    """The accepted path for choices [n] of the main stream, one per node; also checks the token issued after it."""
+    path, token = accept_greedy(tree, lambda path: choices[path[-1]])
+    assert token == choices[path[-1]]
+    return path
+
+
 @pytest.mark.parametrize(
     ("choices", "path"),
     [
@@ -27,20 +34,20 @@ TREE = DraftTree([50, 10, 11, 20, 21, 30, 20], [-1, 0, 0, 1, 1, 3, 2], [0, 1, 1,
     ],
 )
 def test_accepted_path_of_the_drawn_tree(choices, path):
-    assert accept_greedy(TREE, choices) == path
+    assert accept(TREE, choices) == path
 
 
 def test_padding_choices_behind_the_tree_are_ignored():
-    assert accept_greedy(TREE, [10, 20, 0, 30, 0, 7, 0, 10, 20, 30]) == [0, 1, 3, 5]
+    assert accept(TREE, [10, 20, 0, 30, 0, 7, 0, 10, 20, 30]) == [0, 1, 3, 5]
 
 
 def test_a_lone_root_is_accepted():
-    assert accept_greedy(DraftTree([5]), [9]) == [0]
+    assert accept(DraftTree([5]), [9]) == [0]
 
 
 def test_the_first_of_two_equal_siblings_wins():
     tree = DraftTree([50, 10, 10, 20], [-1, 0, 0, 1], [0, 1, 1, 2], [0.0] * 4)
-    assert accept_greedy(tree, [10, 20, 20, 1]) == [0, 1, 3]
+    assert accept(tree, [10, 20, 20, 1]) == [0, 1, 3]
 
 
 def naive_path(tree, choices):
@@ -67,4 +74,15 @@ def test_random_trees_equal_the_naive_search(seed):
         if free:
             tree.add(rng.choice(free), parent, 0.0)
     choices = [rng.randrange(3) for _ in range(len(tree))]
-    assert accept_greedy(tree, choices) == naive_path(tree, choices)
+    assert accept(tree, choices) == naive_path(tree, choices)
+
+
+def test_a_choice_is_asked_once_per_node_and_sees_its_path():
+    asked = []
+
+    def choose(path):
+        asked.append(list(path))
+        return [10, 20, 0, 30, 0, 7, 0][path[-1]]
+
+    assert accept_greedy(TREE, choose) == ([0, 1, 3, 5], 7)
+    assert asked == [[0], [0, 1], [0, 1, 3], [0, 1, 3, 5]]

@@ -7,7 +7,9 @@ import torch
 from conftest import LAYERS, TINY, VOCABULARY, random_ids, with_adapter
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ssft.decoding.engine import Generation, StreamDecoder, _Row
+from ssft.decoding.config import TreeConfig
+from ssft.decoding.engine import StreamDecoder, _Row
+from ssft.decoding.request import Generation, Request
 from ssft.decoding.tree import DraftTree
 from ssft.errors import ConfigError, UnsupportedArchitectureError
 from ssft.streams import attention
@@ -320,15 +322,23 @@ def ancestors(tree, node):
     return [] if node < 0 else [*ancestors(tree, tree.parents[node]), node]
 
 
+def rows_of(decoder, prompts, trees):
+    """Rows of a batch as the engine holds them, with their next draft made to order."""
+    return [
+        _Row(i, Request(prompt, 9, decoder.streams, decoder.tree), 9, Generation(), tree)
+        for i, (prompt, tree) in enumerate(zip(prompts, trees, strict=True))
+    ]
+
+
 def decode_pass(decoder, prompts, trees, before_tree=lambda: None):
     """Streams [B, n, γ, h] and main states [B, n, h] of a tree pass after the prompts' pass, every node a source."""
     with torch.inference_mode():
-        cache = decoder._new_cache(len(prompts), 64)
-        decoder._prompt_pass(prompts, cache)
+        rows = rows_of(decoder, prompts, trees)
+        cache = decoder._new_cache(rows)
+        decoder._prompt_pass(rows, cache)
         before_tree()
-        rows = [_Row(i, 9, Generation(), tree) for i, tree in enumerate(trees)]
         states = decoder._tree_pass(rows, cache)
-        streams = states.streams.unflatten(1, (-1, decoder.depth))
+        streams = states.streams
         nodes = max(len(tree) for tree in trees)
         ordered = torch.zeros(len(trees), nodes, *streams.shape[2:])
         for row, sources in enumerate(states.sources):
@@ -367,7 +377,7 @@ def test_decoding_stream_sees_prefix_and_own_ancestors_only(decoder):
 def test_decoding_stream_sees_earlier_streams_of_its_own_node_only(decoder, monkeypatch):
     nudge = Nudge(monkeypatch, decoder.streams)
     before, main = decode_pass(decoder, PROMPTS, TREES)
-    for group, node in enumerate(decoder._sources(TREES)[0]):
+    for group, node in enumerate(decoder._sources(rows_of(decoder, PROMPTS, TREES))[0]):
         for stream in range(GAMMA):
             nudge.target = None
             after, other_main = decode_pass(decoder, PROMPTS, TREES, lambda at=(group, stream): nudge.aim(at))
@@ -381,13 +391,15 @@ def test_decoding_stream_sees_earlier_streams_of_its_own_node_only(decoder, monk
 
 def test_decoding_stream_parameters_never_reach_main_states_or_cache(architecture, config):
     model = build(architecture, config)
-    decoder = StreamDecoder(StreamHooks(model), streams_of(model))
+    # A fixed depth: below, γ changes to turn the values by another angle, not to add streams.
+    decoder = StreamDecoder(StreamHooks(model), streams_of(model), TreeConfig(max_depth=GAMMA))
 
     def kept():
         with torch.inference_mode():
-            cache = decoder._new_cache(2, 64)
-            decoder._prompt_pass(PROMPTS, cache)
-            states = decoder._tree_pass([_Row(i, 9, Generation(), t) for i, t in enumerate(TREES)], cache)
+            rows = rows_of(decoder, PROMPTS, TREES)
+            cache = decoder._new_cache(rows)
+            decoder._prompt_pass(rows, cache)
+            states = decoder._tree_pass(rows, cache)
             cache.keep([[0, 2, 5], [0, 1]])
             return states, [cache.store[:, :, b, :, :length] for b, length in enumerate(cache.lengths)]
 

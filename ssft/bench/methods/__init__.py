@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ssft.decoding.engine import Generation
+from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
 
 BASELINE = "plain"

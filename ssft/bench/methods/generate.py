@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from ssft.bench.batching import length_batches
-from ssft.decoding.engine import Generation
+from ssft.decoding.request import Generation
 from ssft.errors import GenerationError
 
 NAME = "generate"

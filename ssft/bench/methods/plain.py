@@ -3,7 +3,7 @@
 from typing import Any
 
 from ssft.bench.batching import length_batches
-from ssft.decoding.engine import Generation
+from ssft.decoding.request import Generation
 
 NAME = "plain"
 DESCRIPTION = "greedy decoding, one token per pass, in the engine that also decodes with streams"
