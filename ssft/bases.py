@@ -81,14 +81,14 @@ def auto_dtype(device: str | torch.device | None = None) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def _device_map(device: str | None) -> dict[str, str] | str | None:
+def _device_map(device: str | dict[str, Any] | None) -> dict[str, Any] | str | None:
     """What `from_pretrained` takes: None keeps the model on the CPU without accelerate's hooks."""
     import torch
 
     if device is None:
         return {"": "cuda:0"} if torch.cuda.is_available() else None
-    if device == "auto":
-        return "auto"
+    if device == "auto" or isinstance(device, dict):
+        return device
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
@@ -103,7 +103,7 @@ def load_base(
     name: str | os.PathLike[str],
     dtype: str = "auto",
     quantization: str = "none",
-    device: str | None = None,
+    device: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a base as (model in eval mode, tokenizer).
@@ -119,7 +119,11 @@ def load_base(
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     device_map = _device_map(device)
-    chosen = auto_dtype(None if device == "auto" else device) if dtype == "auto" else getattr(torch, dtype)
+    chosen = (
+        auto_dtype(None if device == "auto" or isinstance(device, dict) else device)
+        if dtype == "auto"
+        else getattr(torch, dtype)
+    )
     options: dict[str, Any] = {"dtype": chosen}
     if device_map is not None:
         options["device_map"] = device_map

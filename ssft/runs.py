@@ -74,18 +74,22 @@ def prepare(recipe: Recipe, output: Path, device: str | None = None) -> Prepared
 
 def build_trainer(run: PreparedRun) -> Any:
     """The trainer of a prepared run."""
+    from ssft.training.lossless import restrict_to_stream_layers
     from ssft.training.trainer import StreamSFTTrainer
 
     has_validation = len(run.validation) > 0
     if run.args.eval_strategy != "no" and not has_validation:
         raise ConfigError("eval_strategy is set, but there are no validation rows; set data.validation")
+    lora = run.recipe.lora
+    if run.args.mode == "lossless":
+        lora = restrict_to_stream_layers(lora, run.model, run.args.num_msa_layers)
     return StreamSFTTrainer(
         run.model,
         run.args,
         train_dataset=_trl_columns(run.train),
         eval_dataset=_trl_columns(run.validation) if has_validation else None,
         processing_class=run.tokenizer,
-        peft_config=run.recipe.lora,
+        peft_config=lora,
         callbacks=[mark_complete_checkpoints()],
     )
 

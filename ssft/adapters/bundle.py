@@ -5,7 +5,8 @@
     streams.safetensors                              P_j (and f_η where used)
     run.yaml, provenance.json                        what reproduces it; README.md is the card
 
-safetensors and JSON only: nothing in a bundle is ever executed. Everything is checked before a model is touched.
+safetensors and JSON only: nothing in a bundle is ever executed. Everything is checked before a model is touched; what
+a foreign folder must not do to the reader (`_files.py`) included.
 """
 
 import json
@@ -16,11 +17,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ssft.adapters._files import MAX_WEIGHTS, AdapterFiles, stamp
+from ssft.adapters._lora_config import check_types, lora_rank
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError
 from ssft.streams.config import StreamConfig
@@ -32,11 +33,29 @@ SSFT_CONFIG, STREAM_WEIGHTS = "ssft_config.json", "streams.safetensors"
 RUN, PROVENANCE, CARD = "run.yaml", "provenance.json", "README.md"
 BUNDLE_FILES = (LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, RUN, PROVENANCE, CARD)
 LORA_PREFIX = "base_model.model."
+MAX_HIDDEN = 65_536
+"""Widest base that the size limit of `streams.safetensors` allows for."""
+
+HASHED = (LORA_CONFIG, SSFT_CONFIG, LORA_WEIGHTS, STREAM_WEIGHTS)
+"""What decides the text; in the order of reading, which the hash depends on."""
+
+# What peft writes beside A and B, and why their product cannot hold it.
+_NO_LOW_RANK_SUM = {
+    "lora_magnitude_vector": "DoRA rescales every output by a magnitude of its own",
+    "lora_embedding_": "on an embedding a LoRA is a table, not a product with the input",
+    "lora_B.bias": "lora_bias adds a trained bias",
+    "modules_to_save": "a module of the base is replaced as a whole",
+}
 
 
 @dataclass
 class Bundle:
-    """A checked adapter folder. `stream_config` is None for a plain peft LoRA, which decodes without streams."""
+    """A checked adapter folder. `stream_config` is None for a plain peft LoRA, which decodes without streams.
+
+    `weights_sha256` covers both JSON configs and both safetensors files: a folder that is read again with another hash
+    was changed. The tensors stay until `release`; the counts stay for good: parameters of the LoRA, those beside it
+    (P_j and f_η), bytes of both safetensors files.
+    """
 
     path: Path
     format_version: int
@@ -47,21 +66,43 @@ class Bundle:
     lora_weights: dict[str, Tensor] = field(repr=False)
     stream_weights: dict[str, Tensor] = field(repr=False)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    weights_sha256: str = ""
+    weights_bytes: int = 0
+    stamps: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    lora_parameters: int = field(init=False)
+    extra_parameters: int = field(init=False)
+    released: bool = field(init=False, default=False)
 
-    @property
-    def extra_parameters(self) -> int:
-        """Parameters beside the LoRA: P_j and f_η."""
-        return sum(t.numel() for t in self.stream_weights.values())
-
-    @property
-    def lora_parameters(self) -> int:
-        """Parameters of the LoRA."""
-        return sum(t.numel() for t in self.lora_weights.values())
+    def __post_init__(self) -> None:
+        self.lora_parameters = sum(t.numel() for t in self.lora_weights.values())
+        self.extra_parameters = sum(t.numel() for t in self.stream_weights.values())
 
     @property
     def size_bytes(self) -> int:
         """Bytes on disk of the bundle's own files."""
         return sum((self.path / name).stat().st_size for name in BUNDLE_FILES if (self.path / name).is_file())
+
+    def release(self) -> None:
+        """Give the tensors' memory back once they were copied; checking or loading needs the folder read again."""
+        self.lora_weights, self.stream_weights, self.released = {}, {}, True
+
+    def unchanged(self) -> bool:
+        """Whether the folder still holds what was read; files are hashed again only where their stamps differ."""
+        try:
+            if {name: stamp(self.path / name) for name in HASHED if (self.path / name).exists()} == self.stamps:
+                return True
+            files = AdapterFiles(self.path)
+            for name in HASHED:
+                if files.exists(name):
+                    files.read(name)
+        except (BundleError, OSError):
+            return False
+        return files.sha256 == self.weights_sha256
+
+    def check_held(self) -> None:
+        """Raise `BundleError` if the tensors were released: what is checked or loaded then would be nothing."""
+        if self.released:
+            raise BundleError(f"{self.path}: its tensors were released from memory; read the bundle again")
 
     def check_base(self, model: Any, fingerprint: dict[str, str]) -> None:
         """Raise `BundleError` unless this adapter fits `model` (a causal LM) with that fingerprint."""
@@ -76,8 +117,13 @@ class Bundle:
                     f"({str(self.base.get(key))[:16]}) is not that of {fingerprint['id']!r} ({fingerprint[key][:16]}); "
                     f"give --base {self.base.get('id')} or train an adapter for this base"
                 )
+        self.check_shapes(model)
+
+    def check_shapes(self, model: Any) -> None:
+        """Raise `BundleError` unless `model` has every module of the LoRA, and A is [r, in] and B [out, r] there."""
+        self.check_held()
         for key, tensor in self.lora_weights.items():
-            module, kind = _lora_target(self.path, key)
+            module, kind = lora_target(self.path, key)
             try:
                 layer = model.get_submodule(module)
             except AttributeError:
@@ -85,13 +131,34 @@ class Bundle:
                     f"{self.path / LORA_WEIGHTS}: {key} names the module {module}, which the base does not have; "
                     "the adapter was made for another architecture"
                 ) from None
-            rank = self.lora.get("rank_pattern", {}).get(module, self.lora["r"])
-            width = getattr(layer, "in_features" if kind == "lora_A" else "out_features", None)
-            expected = (rank, width) if kind == "lora_A" else (width, rank)
-            if width is not None and tuple(tensor.shape) != expected:
+            rank, sizes = lora_rank(self.lora, module), linear_sizes(layer)
+            if sizes is None:
+                continue
+            expected = (rank, sizes[0]) if kind == "lora_A" else (sizes[1], rank)
+            if tuple(tensor.shape) != expected:
                 raise BundleError(
-                    f"{self.path / LORA_WEIGHTS}: {key} has shape {tuple(tensor.shape)}, the base needs {expected}"
+                    f"{self.path / LORA_WEIGHTS}: {key} has shape {tuple(tensor.shape)}, the base needs {expected} at "
+                    f"the rank {rank} of {LORA_CONFIG}"
                 )
+
+
+def linear_sizes(layer: Any) -> tuple[int, int] | None:
+    """(in, out) of a linear layer, quantised or not; None for anything else."""
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(layer, Conv1D):  # GPT-2's linear layer: the weight is [in, out]
+        return layer.weight.shape[0], layer.weight.shape[1]
+    sizes = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    return None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1])
+
+
+def lora_target(path: Path, key: str) -> tuple[str, str]:
+    """`base_model.model.X.lora_A.weight` -> ("X", "lora_A")."""
+    for kind in ("lora_A", "lora_B"):
+        if key.startswith(LORA_PREFIX) and key.endswith(f".{kind}.weight"):
+            return key[len(LORA_PREFIX) : -len(f".{kind}.weight")], kind
+    reason = next((text for part, text in _NO_LOW_RANK_SUM.items() if part in key), "expected lora_A and lora_B only")
+    raise BundleError(f"{path / LORA_WEIGHTS}: {key} is no weight of a LoRA that decodes here: {reason}")
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
@@ -99,17 +166,15 @@ class Bundle:
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read and check an adapter folder; raises `BundleError` naming the file and what is wrong with it."""
-    folder = Path(path)
-    if not folder.is_dir():
-        raise BundleError(f"adapter {str(path)!r} is no folder; give the folder that `ssft train --output` wrote")
-    lora = _read_json(folder / LORA_CONFIG)
-    if lora.get("peft_type") != "LORA" or not isinstance(lora.get("r"), int):
-        raise BundleError(f"{folder / LORA_CONFIG}: peft_type is {lora.get('peft_type')!r}; only LoRA adapters decode")
-    weights = _read_tensors(folder / LORA_WEIGHTS)
+    files = AdapterFiles(path)
+    folder = files.path
+    lora = files.json(LORA_CONFIG)
+    check_types(folder / LORA_CONFIG, lora)
     # A plain peft folder has none of our files; half of them is damage.
-    if not (folder / SSFT_CONFIG).exists() and not (folder / STREAM_WEIGHTS).exists():
-        return Bundle(folder, 0, None, TreeConfig(), {}, lora, weights, {})
-    settings = _read_json(folder / SSFT_CONFIG)
+    if not files.exists(SSFT_CONFIG) and not files.exists(STREAM_WEIGHTS):
+        weights = files.tensors(LORA_WEIGHTS)
+        return Bundle(folder, 0, None, TreeConfig(), {}, lora, weights, {}, **_state(files))
+    settings = files.json(SSFT_CONFIG)
     version = settings.get("format_version")
     if version != FORMAT_VERSION:
         raise BundleError(
@@ -127,14 +192,22 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     needed = ("id", "architecture", "config_sha256", "tokenizer_sha256")
     if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in needed):
         raise BundleError(f"{folder / SSFT_CONFIG}: 'base' must hold the strings {', '.join(needed)}")
-    stream_weights = _read_tensors(folder / STREAM_WEIGHTS)
-    provenance = _read_json(folder / PROVENANCE) if (folder / PROVENANCE).exists() else {}
-    return Bundle(folder, version, streams, tree, base, lora, weights, stream_weights, provenance)
+    weights = files.tensors(LORA_WEIGHTS)
+    rank = streams.projection_rank
+    # P [γ, h] and f_η [2, η, h] in float64 at the widest, and a header.
+    limit = (streams.num_streams + 2 * min(rank, MAX_HIDDEN)) * MAX_HIDDEN * 8 + 2**20
+    stream_weights = files.tensors(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
+    # Otherwise a config alone could have modules of any size built before their shapes are compared.
+    if rank and not any(rank in tensor.shape for tensor in stream_weights.values()):
+        raise BundleError(f"{folder / STREAM_WEIGHTS}: no tensor has the side projection_rank={rank} of {SSFT_CONFIG}")
+    provenance = files.json(PROVENANCE, hashed=False) if files.exists(PROVENANCE) else {}
+    return Bundle(folder, version, streams, tree, base, lora, weights, stream_weights, provenance, **_state(files))
 
 
 def load_stream_modules(bundle: Bundle, hidden_size: int) -> StreamModules:
     """The stream parameters of a checked bundle as a module for a base of width h = `hidden_size`."""
     assert bundle.stream_config is not None
+    bundle.check_held()
     modules = StreamModules(bundle.stream_config, hidden_size)
     expected = {key: tuple(value.shape) for key, value in modules.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in bundle.stream_weights.items()}
@@ -146,16 +219,10 @@ def load_stream_modules(bundle: Bundle, hidden_size: int) -> StreamModules:
     return modules.requires_grad_(False).eval()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(f"{path}: missing; the folder is no complete adapter bundle") from None
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{path}: not readable as JSON ({error}); the file is damaged") from error
-    if not isinstance(value, dict):
-        raise BundleError(f"{path}: holds a {type(value).__name__}, expected an object")
-    return value
+def _state(files: AdapterFiles) -> dict[str, Any]:
+    sizes = {name: size for name, (size, *_) in files.stamps.items()}
+    weights_bytes = sizes[LORA_WEIGHTS] + sizes.get(STREAM_WEIGHTS, 0)
+    return {"weights_sha256": files.sha256, "weights_bytes": weights_bytes, "stamps": files.stamps}
 
 
 def _read_section(folder: Path, settings: dict[str, Any], name: str, kind: Any) -> Any:
@@ -170,31 +237,6 @@ def _read_section(folder: Path, settings: dict[str, Any], name: str, kind: Any) 
         if type(value) is not types[key]:
             raise BundleError(f"{folder / SSFT_CONFIG}: {name}.{key}={value!r}, expected {types[key].__name__}")
     return kind(**section)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, checked to be finite floating-point numbers."""
-    if not path.is_file():
-        raise BundleError(f"{path}: missing; the folder is no complete adapter bundle")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BundleError(f"{path}: no valid safetensors file ({error}); it is truncated or of another kind") from error
-    for key, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise BundleError(f"{path}: {key} has dtype {tensor.dtype}, expected a floating-point type")
-        if not torch.isfinite(tensor).all():
-            raise BundleError(f"{path}: {key} holds NaN or infinite values")
-    return tensors
-
-
-def _lora_target(path: Path, key: str) -> tuple[str, str]:
-    """`base_model.model.X.lora_A.weight` -> ("X", "lora_A")."""
-    for kind in ("lora_A", "lora_B"):
-        if key.startswith(LORA_PREFIX) and key.endswith(f".{kind}.weight"):
-            return key[len(LORA_PREFIX) : -len(f".{kind}.weight")], kind
-    raise BundleError(f"{path / LORA_WEIGHTS}: {key} is no weight of a LoRA")
 
 
 # -- writing ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """One base with one adapter over it, ready to decode."""
 
 import platform
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from peft import PeftModel
 
 from ssft.adapters.bundle import Bundle, load_stream_modules, read_bundle
+from ssft.adapters.lora import LoraWeights
+from ssft.adapters.routing import LoraRouter
 from ssft.bases import base_fingerprint, load_base
 from ssft.data import render_prompt
 from ssft.decoding.config import TreeConfig
@@ -20,7 +23,11 @@ from ssft.streams.modules import StreamModules
 
 @dataclass
 class AdaptedModel:
-    """A causal LM with one adapter active (or none), its tokenizer and its streams."""
+    """A causal LM with one adapter (or none), its tokenizer and its streams.
+
+    `model` is the base; its LoRA acts only inside `applied` and in the decoders of `decoder` (where it was merged into
+    the base's weights, always).
+    """
 
     model: Any
     tokenizer: Any
@@ -32,10 +39,18 @@ class AdaptedModel:
     precision: str
     device: str
     bundle: Bundle | None = None
+    lora: LoraWeights | None = None
+    router: LoraRouter | None = None
 
     def decoder(self, streaming: bool = True, tree: TreeConfig | None = None) -> StreamDecoder:
         """A decoder with the adapter's own tree unless another is given; plain if `streaming` is False."""
-        return StreamDecoder(self.hooks, self.streams if streaming else None, tree or self.tree)
+        streams = self.streams if streaming else None
+        route = None if self.router is None else self.router.use
+        return StreamDecoder(self.hooks, streams, tree or self.tree, route, self.lora)
+
+    def applied(self, batch: int = 1) -> AbstractContextManager[Any]:
+        """Inside, a forward or `generate` of the model itself over `batch` rows runs with the LoRA."""
+        return nullcontext() if self.router is None else self.router.use([self.lora] * batch)
 
     def encode(self, row: dict[str, Any]) -> list[int]:
         """A `prompt` or `messages` row -> token ids of its prompt."""
@@ -76,15 +91,17 @@ def load_adapted(
             else "neither an adapter nor a base was given; name an adapter folder or --base"
         )
     model, tokenizer = load_base(name, dtype=dtype, quantization=quantization, device=device)
-    streams = None
+    streams, lora, router = None, None, None
     if bundle is not None:
         bundle.check_base(model, base_fingerprint(model, tokenizer, name))
         if bundle.stream_config is not None:
             bundle.stream_config.check_streams(model.config.num_hidden_layers)
             streams = load_stream_modules(bundle, model.config.hidden_size).to(model.device)
-        model = PeftModel.from_pretrained(model, str(bundle.path), autocast_adapter_dtype=False)
         if merge:
-            model = model.merge_and_unload()
+            model = _merged(model, bundle)
+        else:
+            lora, router = LoraWeights.from_bundle(bundle, model), LoraRouter(model)
+        bundle.release()
     model.eval()
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     eos = tokenizer.eos_token_id if eos is None else eos
@@ -99,7 +116,20 @@ def load_adapted(
         precision="4bit" if quantization == "4bit" else str(model.dtype).removeprefix("torch."),
         device=describe_device(model.device),
         bundle=bundle,
+        lora=lora,
+        router=router,
     )
+
+
+def _merged(model: Any, bundle: Bundle) -> Any:
+    """The base with the LoRA added into its weights."""
+    if bundle.stream_config is not None and bundle.stream_config.mode == "lossless":
+        raise ConfigError(
+            f"{bundle.path}: merge: the adapter is lossless, its LoRA acts on the streams alone; in the base's weights "
+            "it would change the text. Leave out --merge"
+        )
+    model = PeftModel.from_pretrained(model, str(bundle.path), autocast_adapter_dtype=False)
+    return model.merge_and_unload()
 
 
 def describe_device(device: torch.device) -> str:

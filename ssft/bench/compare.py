@@ -48,8 +48,9 @@ def top_margin(adapted: Any, ids: list[int]) -> float:
     """Lead of the best over the second-best next token after `ids`, in logits: one plain forward, no cache."""
     backbone = adapted.hooks.backbone
     inputs = torch.tensor([ids], device=adapted.model.device)
-    hidden = backbone.decoder(input_ids=inputs, use_cache=False).last_hidden_state
-    best = backbone.logits(hidden[:, -1]).float().topk(2).values[0]
+    with adapted.applied():
+        hidden = backbone.decoder(input_ids=inputs, use_cache=False).last_hidden_state
+        best = backbone.logits(hidden[:, -1]).float().topk(2).values[0]
     return float(best[0] - best[1])
 
 

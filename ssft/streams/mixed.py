@@ -1,4 +1,4 @@
-"""`MixedStreams`: the streams of a batch whose rows have adapters of their own, with γ, N_s and identifier of their own.
+"""`MixedStreams`: the streams of a batch whose rows have adapters, and so γ, N_s and identifier, of their own.
 
 A pass has one shape for all rows, so it carries as many streams as the row with most of them (g) and starts them
 where the row with most layers starts (max N_s). A row whose streams start later is given them there, over what stood

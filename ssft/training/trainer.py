@@ -1,4 +1,4 @@
-"""`StreamSFTTrainer`: TRL's `SFTTrainer` whose loss also teaches the streams (paper §3.2.4, shared mode)."""
+"""`StreamSFTTrainer`: TRL's `SFTTrainer` whose loss also teaches the streams (paper §3.2.4)."""
 
 import time
 from typing import Any
@@ -13,13 +13,15 @@ from ssft.streams.modules import CONTAINER, attach_streams, streams_of
 from ssft.streams.plan import StreamPlan
 from ssft.training.config import StreamSFTConfig
 from ssft.training.loss import NgramLoss, chain_acceptance, ngram_loss, stream_targets
+from ssft.training.lossless import gate_lora
 
 
 class StreamSFTTrainer(SFTTrainer):
     """Trains a LoRA adapter and its speculative streams together.
 
     Used like `SFTTrainer`: model (or its name), `StreamSFTConfig`, datasets, `peft_config`. The LoRA is shared by
-    main stream and streams; stream parameters are part of what PEFT saves, so checkpoints and resume need nothing else.
+    main stream and streams, or, with `mode="lossless"`, acts on the streams alone; stream parameters are part of what
+    PEFT saves, so checkpoints and resume need nothing else.
 
     Logged beside TRL's metrics: `loss_main`, `loss_stream_1..γ` (per token), and at evaluation `acceptance_1..γ`
     (share of sources where a chain of the streams' best tokens would be accepted that deep, teacher-forced) and
@@ -44,6 +46,7 @@ class StreamSFTTrainer(SFTTrainer):
         # would be rounded away.
         self.streams.float()
         keep_gradients_on_cpu(self.model)
+        self.gate = gate_lora(self.model, adapter, args.num_msa_layers) if args.mode == "lossless" else None
         self._clock = (time.perf_counter(), 0)
 
     # -- loss ---------------------------------------------------------------------------------------------------
@@ -66,6 +69,8 @@ class StreamSFTTrainer(SFTTrainer):
         plan = StreamPlan(self.streams, sources, self.args.num_streams)
         # Padding stands on the right, so a causal row never sees it: without a mask SDPA takes its fast path.
         mask = None if is_right_padded(attention_mask) else attention_mask
+        if self.gate is not None:
+            self.gate.plan = plan
         with self.hooks.use(plan):
             # logits_to_keep=1: the head's rows are chosen below, not by the model.
             model(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, logits_to_keep=1)
@@ -82,7 +87,8 @@ class StreamSFTTrainer(SFTTrainer):
         main = backbone.finish(plan.main[rows, plan.sources[rows, column]])
         streams = backbone.finish(plan.streams.unflatten(1, (-1, plan.num_streams))[rows, column])
         weights = torch.full((plan.num_streams + 1,), self.stream_weight, device=main.device)
-        weights[0] = self.args.main_loss_weight
+        # In lossless mode nothing that trains reaches the main stream.
+        weights[0] = self.args.main_loss_weight if self.gate is None else 0.0
         loss = ngram_loss(main, streams, targets[rows, column], backbone.logits, weights)
         if not self.model.training:
             self._log_acceptance(rows, loss.choices, targets[rows, column])

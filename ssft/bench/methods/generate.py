@@ -24,7 +24,7 @@ def truncate(ids: list[int], budget: int, eos: set[int]) -> tuple[list[int], str
 
 
 class Method:
-    """Greedy search of transformers over the same model; its hooks do nothing without a plan."""
+    """Greedy search of transformers over the same model, with the same low-rank products as the other methods."""
 
     def __init__(self, adapted: Any, max_new_tokens: int, batch_size: int) -> None:
         self.adapted = adapted
@@ -86,7 +86,8 @@ class Method:
             pad_token_id=pad,
             use_cache=True,
         )
-        output = self.adapted.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        with self.adapted.applied(len(prompts)):
+            output = self.adapted.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
         produced = output[:, width:].tolist()
         seconds = time.perf_counter() - begin
         results = []

@@ -1,0 +1,178 @@
+"""`LoraWeights`: the tensors of one adapter as they stay in memory, with the arithmetic that peft gives its folder.
+
+    out += scaling · (x @ down.T) @ up.T        x [.., in], down = A [r, in], up = B [out, r]
+
+All tensors of an adapter that belong on one device are views of one flat buffer: moving an adapter is one copy, and
+dropping it gives one block back. What this sum cannot express is refused before anything is allocated.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ssft.adapters._files import all_finite
+from ssft.adapters._lora_config import check_low_rank, lora_scaling, lora_targets
+from ssft.adapters.bundle import LORA_CONFIG, LORA_WEIGHTS, Bundle, lora_target
+from ssft.errors import BundleError
+
+
+@dataclass(slots=True)
+class LoraLayer:
+    """The LoRA of one linear module: down (A) [r, in], up (B) [out, r]."""
+
+    down: Tensor
+    up: Tensor
+    scaling: float
+
+
+@dataclass(slots=True, eq=False)
+class LoraWeights:
+    """The LoRA of one adapter.
+
+    layers: by the module's name in the base. dtype: of all tensors. lossless: the streams alone run with it (paper
+    §3.2.4). buffers: one flat tensor per device of the base, of which the layers are views; groups: the names of the
+    layers in each of them.
+    """
+
+    layers: dict[str, LoraLayer]
+    dtype: torch.dtype
+    lossless: bool
+    buffers: list[Tensor]
+    groups: list[list[str]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(buffer.nbytes for buffer in self.buffers)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, model: Any) -> "LoraWeights":
+        """Copy the LoRA of a checked bundle next to the modules of `model` (a causal LM) that it adapts.
+
+        The tensors keep the file's type where it is narrower than the model's compute type, else they take that.
+        Nothing of the bundle is kept. Raises `BundleError` for what the low-rank sum cannot express, and for what does
+        not fit `model`.
+        """
+        check_low_rank(bundle.path / LORA_CONFIG, bundle.lora)
+        bundle.check_shapes(model)
+        pairs = _pairs(bundle, model)
+        layers = {
+            name: LoraLayer(pair["lora_A"], pair["lora_B"], lora_scaling(bundle.lora, name))
+            for name, pair in pairs.items()
+        }
+        held = reduce(torch.promote_types, {tensor.dtype for tensor in bundle.lora_weights.values()})
+        # The dtype of 4-bit weights says nothing: model.dtype is that of the first floating-point parameter.
+        dtype = held if held.itemsize < model.dtype.itemsize else model.dtype
+        lossless = bundle.stream_config is not None and bundle.stream_config.mode == "lossless"
+        weights = _pack(layers, {name: device_of(model, name) for name in layers}, dtype, lossless)
+        if dtype != held and not all(map(all_finite, weights.buffers)):
+            raise BundleError(
+                f"{bundle.path / LORA_WEIGHTS}: holds values of {held} beyond the range of {dtype}, in which the base "
+                "computes; load the base with --dtype bfloat16 or float32"
+            )
+        return weights.to_devices(model)
+
+    def to_host(self) -> "LoraWeights":
+        """A copy on the CPU, equal in every bit; itself if it is there."""
+        return self._moved([torch.device("cpu")] * len(self.buffers))
+
+    def to_devices(self, model: Any) -> "LoraWeights":
+        """A copy next to the modules of `model`, equal in every bit; itself if it is there."""
+        devices = [{device_of(model, name) for name in group} for group in self.groups]
+        if any(len(found) > 1 for found in devices):  # the model was spread over devices anew
+            placement = {name: device_of(model, name) for name in self.layers}
+            return _pack(self.layers, placement, self.dtype, self.lossless).to_devices(model)
+        return self._moved([found.pop() for found in devices])
+
+    def _moved(self, devices: list[torch.device]) -> "LoraWeights":
+        buffers = [buffer.to(device) for buffer, device in zip(self.buffers, devices, strict=True)]
+        if all(new is old for new, old in zip(buffers, self.buffers, strict=True)):
+            return self
+        home = {name: buffer for group, buffer in zip(self.groups, buffers, strict=True) for name in group}
+        layers = {
+            name: LoraLayer(_same_view(layer.down, home[name]), _same_view(layer.up, home[name]), layer.scaling)
+            for name, layer in self.layers.items()
+        }
+        return LoraWeights(layers, self.dtype, self.lossless, buffers, self.groups)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the low-rank sum can be added to a module: nn.Linear (bitsandbytes' are ones too), GPT-2's Conv1D."""
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def device_of(model: nn.Module, name: str) -> torch.device:
+    """The device that module `name` computes on."""
+    module: Any = model.get_submodule(name)
+    device = module.weight.device
+    if device.type != "meta":
+        return device
+    # accelerate keeps offloaded weights on no device, and brings them to this one for every pass.
+    place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    if place is None:
+        raise BundleError(
+            f"the base's {name} has no weights (device meta); load the base's weights before its adapters"
+        )
+    return torch.device(place)
+
+
+def _pairs(bundle: Bundle, model: Any) -> dict[str, dict[str, Tensor]]:
+    """{module: {"lora_A": [r, in], "lora_B": [out, r]}}, exactly for the modules that peft would adapt."""
+    config, file = bundle.path / LORA_CONFIG, bundle.path / LORA_WEIGHTS
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in bundle.lora_weights.items():
+        module, kind = lora_target(bundle.path, key)
+        pairs.setdefault(module, {})[kind] = tensor
+    for name, pair in pairs.items():
+        if len(pair) != 2:
+            raise BundleError(f"{file}: {name} has {next(iter(pair))} alone; the file is incomplete")
+        layer = model.get_submodule(name)
+        if not is_linear(layer):
+            raise BundleError(
+                f"{file}: holds a LoRA of {name}, a {type(layer).__name__}; only linear layers can have one here"
+            )
+    targets = lora_targets(config, bundle.lora, model)
+    for name in sorted(pairs.keys() - targets):
+        raise BundleError(
+            f"{file}: holds a LoRA of {name}, which {LORA_CONFIG} (target_modules, exclude_modules, "
+            "layers_to_transform) does not target; peft would ignore it. Name it there, or leave it out of the file"
+        )
+    for name in sorted(targets - pairs.keys()):
+        raise BundleError(
+            f"{file}: has no LoRA of {name}, which {LORA_CONFIG} targets; the file is incomplete (peft would decode "
+            "with a fresh one). Exclude the module there if it has none"
+        )
+    if not pairs:
+        raise BundleError(f"{file}: holds no LoRA at all")
+    return pairs
+
+
+def _pack(
+    layers: dict[str, LoraLayer], placement: dict[str, torch.device], dtype: torch.dtype, lossless: bool
+) -> LoraWeights:
+    """Copies on the CPU, in one buffer per device of `placement`."""
+    groups: dict[torch.device, list[str]] = {}
+    for name in layers:
+        groups.setdefault(placement[name], []).append(name)
+    packed = {name: LoraLayer(layer.down, layer.up, layer.scaling) for name, layer in layers.items()}
+    buffers = []
+    for names in groups.values():
+        parts = [(name, side, getattr(layers[name], side)) for name in names for side in ("down", "up")]
+        # Tensors whose bytes fill no whole blocks of 16 go last: all others then start where GPU kernels load fastest.
+        parts.sort(key=lambda part: part[2].numel() * dtype.itemsize % 16 != 0)
+        buffer = torch.empty(sum(part[2].numel() for part in parts), dtype=dtype)
+        start = 0
+        for name, side, tensor in parts:
+            view = buffer[start : start + tensor.numel()].view(tensor.shape)
+            setattr(packed[name], side, view.copy_(tensor))
+            start += tensor.numel()
+        buffers.append(buffer)
+    return LoraWeights(packed, dtype, lossless, buffers, list(groups.values()))
+
+
+def _same_view(view: Tensor, buffer: Tensor) -> Tensor:
+    return buffer.as_strided(view.shape, view.stride(), view.storage_offset())

@@ -1,0 +1,219 @@
+"""Mixed batches: every row equals the plain greedy text of its own adapter alone, whatever stands beside it.
+
+The reference is transformers' and peft's own `generate`, one row and one adapter at a time, on models without any
+hook of ours.
+"""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from shelf import PLAIN, SHELF, Reference, save_shelf
+
+from ssft.adapters.multi import MultiAdapterModel
+from ssft.decoding.engine import Engine
+from ssft.decoding.tree import grow_tree
+from ssft.decoding.turn import Turn
+
+TOKENS = 20
+NAMES = [*SHELF, PLAIN, None]
+VOCABULARY = 97
+
+
+@pytest.fixture(scope="module", params=["llama", "mistral", "opt"])
+def shelf(request, tmp_path_factory):
+    base, paths = save_shelf(tmp_path_factory.mktemp("shelf"), request.param)
+    return SimpleNamespace(base=base, paths=paths, reference=Reference(base, paths))
+
+
+def load(shelf):
+    model = MultiAdapterModel.from_pretrained(shelf.base, dtype="float32", device_map="cpu")
+    for name, path in shelf.paths.items():
+        assert model.load_adapter(path) == name
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(shelf):
+    return load(shelf)
+
+
+@pytest.fixture
+def own_model(shelf):
+    """A model that the test may spoil."""
+    return load(shelf)
+
+
+def rows(count, seed=0):
+    """(prompt, adapter) pairs; every adapter and the bare base come up, prompts differ in length."""
+    draw = random.Random(seed)
+    names = (NAMES * count)[:count]
+    draw.shuffle(names)
+    return [([draw.randrange(2, VOCABULARY) for _ in range(draw.randint(2, 12))], name) for name in names]
+
+
+def run(model, batch, tokens=TOKENS, **settings):
+    settings = {"ignore_eos": True, "return_dict": True, **settings}
+    prompts, names = [prompt for prompt, _ in batch], [name for _, name in batch]
+    return model.generate(prompts, adapter=names, max_new_tokens=tokens, **settings)
+
+
+# --- before all: there is something to tell apart ---
+
+
+def test_base_and_every_adapter_say_different_things(shelf):
+    prompt, _ = rows(1)[0]
+    texts = {name: tuple(shelf.reference(prompt, name, TOKENS)) for name in NAMES if name != "lossless"}
+    assert len(set(texts.values())) == len(texts)
+    assert all(len(set(text)) > 5 for text in texts.values())
+
+
+# --- the heart ---
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_row_of_a_mixed_batch_is_its_own_adapters_plain_text(shelf, model, seed):
+    batch = rows(14, seed)
+    results = run(model, batch)
+    for (prompt, name), result in zip(batch, results, strict=True):
+        assert result["token_ids"] == shelf.reference(prompt, name, TOKENS), name
+        assert result["adapter"] == name
+        assert result["tokens"] == TOKENS
+    calls = {name: sum(r["calls"] for r in results if r["adapter"] == name) for name in NAMES}
+    assert calls[None] == calls[PLAIN] == 2 * TOKENS
+    drafted = [name for name in ("deep", "many", "projected", "lossless") if calls[name] < 2 * TOKENS]
+    assert len(drafted) >= 2, f"hardly any draft was right, so the test shows little: {calls}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neighbours_and_order_change_no_row(model, seed):
+    batch = rows(12, seed + 10)
+    together = run(model, batch)
+    order = list(range(len(batch)))
+    random.Random(seed).shuffle(order)
+    shuffled = run(model, [batch[i] for i in order])
+    facts = ("token_ids", "calls", "accepted", "finish_reason", "adapter", "text")
+    for place, i in enumerate(order):
+        (alone,) = run(model, [batch[i]])
+        for fact in facts:
+            assert together[i][fact] == shuffled[place][fact] == alone[fact]
+
+
+def test_without_speculation_every_row_takes_a_call_per_token(shelf, model):
+    batch = rows(8, 3)
+    for (prompt, name), result in zip(batch, run(model, batch, speculate=False), strict=True):
+        assert result["token_ids"] == shelf.reference(prompt, name, TOKENS)
+        assert result["calls"] == TOKENS
+
+
+class OracleEngine(Engine):
+    """Drafts from the known continuation; wherever the real engine has no draft, this one has none."""
+
+    def __init__(self, hooks, route, texts, drafts):
+        super().__init__(hooks, route, Turn())
+        self.texts, self.drafts = texts, drafts
+
+    def _draft(self, rows, active, states, paths, issued):
+        super()._draft(rows, active, states, paths, issued)
+        for b in active:
+            row, request = rows[b], rows[b].request
+            if len(row.tree) == 1:
+                continue
+            at = len(row.result.token_ids)
+            text = self.texts[tuple(request.prompt)]
+            guesses = []
+            for depth in range(request.depth):
+                right = text[at + depth]
+                lucky = {"never": 0, "sometimes": random.Random(f"{text}/{at}/{depth}").randint(0, 1), "always": 1}
+                wrong = (right + 1) % VOCABULARY
+                guesses.append([right, wrong] if lucky[self.drafts] else [wrong, (right + 2) % VOCABULARY])
+            scores = [[-0.5, -1.0]] * len(guesses)
+            row.tree = grow_tree(issued[b], guesses, scores, request.tree, max_depth=row.budget - at - 1)
+
+
+@pytest.mark.parametrize("drafts", ["never", "sometimes", "always"])
+def test_any_drafts_give_every_row_its_plain_text(shelf, own_model, drafts):
+    batch = rows(12, 5)
+    texts = {tuple(prompt): shelf.reference(prompt, name, TOKENS + 8) for prompt, name in batch}
+    assert len(texts) == len(batch)
+    own_model.engine = OracleEngine(own_model.hooks, own_model.router.use, texts, drafts)
+    for (prompt, name), result in zip(batch, run(own_model, batch), strict=True):
+        assert result["token_ids"] == texts[tuple(prompt)][:TOKENS]
+        gamma = SHELF[name][1].num_streams if name in SHELF else 0
+        if drafts == "never" or not gamma:
+            assert result["calls"] == TOKENS
+        elif drafts == "always":
+            # With streams beside some nodes only, a stop elsewhere costs one pass without a draft.
+            assert result["calls"] <= 1 + -(-(TOKENS - 1) // (gamma + 1)) * (1 if name != "many" else 2)
+        else:
+            assert result["calls"] < TOKENS
+
+
+def test_lossless_rows_say_what_the_base_says_and_draft_with_their_lora(shelf, own_model):
+    """The same adapter with its LoRA taken away drafts something else, so the streams did see it."""
+    batch = [(prompt, "lossless") for prompt, _ in rows(6, 7)]
+    results = run(own_model, batch)
+    for (prompt, _), result in zip(batch, results, strict=True):
+        assert result["token_ids"] == shelf.reference(prompt, None, TOKENS)
+    assert sum(r["calls"] for r in results) < len(batch) * TOKENS
+    adapter = own_model.adapters()["lossless"]
+    for layer in adapter.lora.layers.values():
+        layer.up.zero_()
+    without = run(own_model, batch)
+    assert [r["token_ids"] for r in without] == [r["token_ids"] for r in results]
+    assert [r["accepted"] for r in without] != [r["accepted"] for r in results]
+
+
+# --- switching ---
+
+
+def test_the_active_adapter_serves_calls_that_name_none(shelf, model):
+    prompt, _ = rows(1)[0]
+    assert model.active_adapter is None
+    for name in NAMES:
+        model.set_adapter(name)
+        assert model.active_adapter == name
+        found = model.generate(prompt, max_new_tokens=TOKENS, ignore_eos=True, return_dict=True)
+        assert found["token_ids"] == shelf.reference(prompt, name, TOKENS)
+    model.set_adapter("deep")
+    with model.disable_adapter():
+        found = model.generate(prompt, max_new_tokens=TOKENS, ignore_eos=True, return_dict=True)
+    assert found["token_ids"] == shelf.reference(prompt, None, TOKENS)
+    assert model.active_adapter == "deep"
+
+
+def test_switching_moves_no_tensor(model):
+    def places():
+        return {
+            (name, key): (layer.down.data_ptr(), layer.up.data_ptr())
+            for name, adapter in model.adapters().items()
+            for key, layer in adapter.lora.layers.items()
+        }
+
+    before = places()
+    base = {key: value.data_ptr() for key, value in model.model.state_dict().items()}
+    for name in [*NAMES, *NAMES]:
+        model.set_adapter(name)
+        model.generate([5, 6, 7], max_new_tokens=2)
+    assert places() == before
+    assert {key: value.data_ptr() for key, value in model.model.state_dict().items()} == base
+
+
+def test_base_weights_are_never_touched(shelf, model):
+    untouched = shelf.reference.models[None].state_dict()
+    run(model, rows(7))
+    assert all(torch.equal(value, untouched[key]) for key, value in model.model.state_dict().items())
+
+
+def test_unload_gives_the_base_back(shelf, own_model):
+    prompt, _ = rows(1)[0]
+    own_model.set_adapter("deep")
+    own_model.generate(prompt, max_new_tokens=3)
+    base = own_model.unload()
+    assert base is own_model.model
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in base.modules())
+    base.generation_config.eos_token_id = None
+    ids = torch.tensor([prompt])
+    output = base.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, pad_token_id=0)
+    assert output[0, len(prompt) :].tolist() == shelf.reference(prompt, None, TOKENS)

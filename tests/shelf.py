@@ -1,0 +1,94 @@
+"""A tiny base on disk and a shelf of adapters for it that differ in everything an adapter may differ in."""
+
+import functools
+
+import torch
+from conftest import LAYERS
+from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_base import save_tiny_base
+
+from ssft.adapters.bundle import write_bundle
+from ssft.bases import base_fingerprint, load_base
+from ssft.decoding.config import TreeConfig
+from ssft.streams.config import StreamConfig
+from ssft.streams.modules import attach_streams
+
+ATTENTION = ["q_proj", "v_proj"]
+
+# name: LoRA settings, streams, tree. Trees are wide, so that some drafts of random streams are right.
+SHELF = {
+    "deep": ({"r": 4}, StreamConfig(3, 2), TreeConfig("best_first", 40, 12)),
+    "many": ({"r": 8}, StreamConfig(5, 3, "rotation"), TreeConfig("best_first", 24, 20, max_stream_nodes=5)),
+    "small": ({"r": 2, "target_modules": ATTENTION}, StreamConfig(1, 1), TreeConfig("chain", 9)),
+    "projected": ({"r": 6, "lora_alpha": 3}, StreamConfig(2, 2, "embedding", 3), TreeConfig("k_ary", 31, 5)),
+    "lossless": (
+        {
+            "r": 4,
+            "target_modules": ["q_proj", "k_proj", "v_proj"],
+            "layers_to_transform": [LAYERS - 2, LAYERS - 1],
+            "layers_pattern": "layers",
+        },
+        StreamConfig(4, 2, mode="lossless"),
+        TreeConfig("best_first", 32, 10),
+    ),
+}
+PLAIN = "plain"  # a LoRA without streams, as peft writes it
+
+
+def save_adapter(folder, base, lora=None, streams=None, tree=None, seed=0, scale=0.2):
+    """A bundle with random weights for the base in the folder `base`; without `streams` a plain peft folder."""
+    model, tokenizer = load_base(base, dtype="float32")
+    torch.manual_seed(100 + seed)
+    settings = {"r": 4, "target_modules": "all-linear", **(lora or {})}
+    peft_model = get_peft_model(model, LoraConfig(**{"lora_alpha": 2 * settings["r"], **settings}))
+    for name, parameter in peft_model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=scale / settings["r"] ** 0.5)
+    if streams is None:
+        peft_model.save_pretrained(folder)
+        return folder
+    for parameter in attach_streams(peft_model, streams).parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    fingerprint = base_fingerprint(model, tokenizer, base)
+    return write_bundle(folder, peft_model, tree=tree or TreeConfig(), base=fingerprint).path
+
+
+def save_shelf(folder, architecture="llama"):
+    """(base folder, {name: adapter folder}) with every adapter of `SHELF` and a plain one."""
+    base = save_tiny_base(folder / "base", architecture)
+    paths = {
+        name: save_adapter(folder / name, base, lora, streams, tree, seed)
+        for seed, (name, (lora, streams, tree)) in enumerate(SHELF.items())
+    }
+    paths[PLAIN] = save_adapter(folder / PLAIN, base, seed=len(SHELF))
+    return base, paths
+
+
+class Reference:
+    """What transformers and peft say, one row and one adapter at a time, on models that ssft never touches."""
+
+    def __init__(self, base, paths):
+        self.base, self.paths = base, paths
+        self._text = functools.cache(self._generate)
+
+    def __call__(self, prompt, adapter, tokens, eos=()):
+        """Greedy token ids; a lossless adapter says what the bare base says."""
+        adapter = None if adapter == "lossless" else adapter
+        return self._text(tuple(prompt), adapter, tokens, tuple(sorted(eos)))
+
+    @functools.cached_property
+    def models(self):
+        loaded = {None: load_base(self.base, dtype="float32")[0].eval()}
+        for name, path in self.paths.items():
+            loaded[name] = PeftModel.from_pretrained(load_base(self.base, dtype="float32")[0], str(path)).eval()
+        return loaded
+
+    def _generate(self, prompt, adapter, tokens, eos):
+        model = self.models[adapter]
+        ids = torch.tensor([prompt])
+        # Set on the model: generate() takes an argument None as "look there".
+        model.generation_config.eos_token_id = list(eos) or None
+        output = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
+        )
+        return output[0, len(prompt) :].tolist()
