@@ -1,6 +1,11 @@
 """A tiny base on disk and a shelf of adapters for it that differ in everything an adapter may differ in."""
 
+import atexit
 import functools
+import shutil
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from conftest import LAYERS
@@ -62,6 +67,15 @@ def save_shelf(folder, architecture="llama"):
     }
     paths[PLAIN] = save_adapter(folder / PLAIN, base, seed=len(SHELF))
     return base, paths
+
+
+@functools.cache
+def shared_shelf(architecture="llama"):
+    """One read-only shelf per test process: base, paths {name: folder} and its `Reference`."""
+    folder = Path(tempfile.mkdtemp(prefix="ssft-shelf-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    base, paths = save_shelf(folder, architecture)
+    return SimpleNamespace(base=base, paths=paths, reference=Reference(base, paths))
 
 
 class Reference:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from torch import Tensor
 
 from ssft.data import render_prompt
@@ -40,7 +41,13 @@ def encode_prompt(prompt: Any, tokenizer: Any) -> list[int]:
                 f"a prompt has the keys {', '.join(map(str, prompt))}; it needs `prompt` or `messages`"
             )
         row = dict(prompt)
-        return list(tokenizer(render_prompt(row, tokenizer), add_special_tokens="messages" not in row)["input_ids"])
+        try:
+            text = render_prompt(row, tokenizer)
+        except TemplateError as error:
+            raise GenerationError(
+                f"the base's chat template refuses the messages ({error}); each needs `role` and `content`"
+            ) from error
+        return list(tokenizer(text, add_special_tokens="messages" not in row)["input_ids"])
     if isinstance(prompt, Sequence) and prompt and all(isinstance(message, Mapping) for message in prompt):
         return encode_prompt({"messages": list(prompt)}, tokenizer)
     if isinstance(prompt, Sequence) and _all_ints(prompt):

@@ -5,11 +5,10 @@ hook of ours.
 """
 
 import random
-from types import SimpleNamespace
 
 import pytest
 import torch
-from shelf import PLAIN, SHELF, Reference, save_shelf
+from shelf import PLAIN, SHELF, shared_shelf
 
 from ssft.adapters.multi import MultiAdapterModel
 from ssft.decoding.engine import Engine
@@ -22,9 +21,8 @@ VOCABULARY = 97
 
 
 @pytest.fixture(scope="module", params=["llama", "mistral", "opt"])
-def shelf(request, tmp_path_factory):
-    base, paths = save_shelf(tmp_path_factory.mktemp("shelf"), request.param)
-    return SimpleNamespace(base=base, paths=paths, reference=Reference(base, paths))
+def shelf(request):
+    return shared_shelf(request.param)
 
 
 def load(shelf):

@@ -122,8 +122,9 @@ class Oracle(StreamDecoder):
             if len(rows[b].tree) == 1:
                 continue
             at = len(rows[b].result.token_ids)
-            guesses = [self._candidates(self.rows[rows[b].index], at, stream) for stream in range(rows[b].request.depth)]
-            scores = [[math.log(0.6), math.log(0.3)]] * rows[b].request.depth
+            depth = rows[b].request.depth
+            guesses = [self._candidates(self.rows[rows[b].index], at, stream) for stream in range(depth)]
+            scores = [[math.log(0.6), math.log(0.3)]] * depth
             rows[b].tree = grow_tree(issued[b], guesses, scores, self.tree, max_depth=rows[b].budget - at - 1)
 
     def _candidates(self, row, at, stream):
