@@ -10,11 +10,13 @@ from ssft._version import __version__
 
 if TYPE_CHECKING:
     from ssft.adapters.bundle import read_bundle, write_bundle
+    from ssft.adapters.custom_generate import StreamGenerate
     from ssft.adapters.loader import AdaptedModel, load_adapted
+    from ssft.adapters.multi import MultiAdapterModel
     from ssft.bases import base_fingerprint, load_base
     from ssft.decoding.config import TreeConfig
-    from ssft.decoding.engine import StreamDecoder
-    from ssft.decoding.request import Generation
+    from ssft.decoding.engine import Engine, StreamDecoder
+    from ssft.decoding.request import Generation, Request
     from ssft.errors import SSFTError
     from ssft.streams.config import StreamConfig
     from ssft.streams.insertion import StreamHooks
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdaptedModel": "ssft.adapters.loader",
+    "Engine": "ssft.decoding.engine",
     "Generation": "ssft.decoding.request",
+    "MultiAdapterModel": "ssft.adapters.multi",
+    "Request": "ssft.decoding.request",
     "SSFTError": "ssft.errors",
     "StreamConfig": "ssft.streams.config",
     "StreamDecoder": "ssft.decoding.engine",
+    "StreamGenerate": "ssft.adapters.custom_generate",
     "StreamHooks": "ssft.streams.insertion",
     "StreamSFTConfig": "ssft.training.config",
     "StreamSFTTrainer": "ssft.training.trainer",
@@ -42,10 +48,14 @@ _HOMES = {
 
 __all__ = [
     "AdaptedModel",
+    "Engine",
     "Generation",
+    "MultiAdapterModel",
+    "Request",
     "SSFTError",
     "StreamConfig",
     "StreamDecoder",
+    "StreamGenerate",
     "StreamHooks",
     "StreamSFTConfig",
     "StreamSFTTrainer",

@@ -75,7 +75,8 @@ class AdapterFiles:
                         )
                     if 0 in entry.get_shape():
                         raise BundleError(f"{self.path / name}: {key} has shape {entry.get_shape()} and so no element")
-            tensors = load(self.read(name, max_bytes))
+            # By name: the library's own order differs from process to process.
+            tensors = dict(sorted(load(self.read(name, max_bytes)).items()))
         except (SafetensorError, OSError, ValueError) as error:
             raise BundleError(
                 f"{self.path / name}: no valid safetensors file ({error}); it is truncated or of another kind"

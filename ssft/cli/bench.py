@@ -1,14 +1,15 @@
-"""Compare decoding with streams to plain decoding and to model.generate; cost of a training step; profile of a pass."""
+"""Compare decoding with streams to plain decoding; cost of a training step, of a pass, of many adapters at once."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ssft.cli._adapted import PROMPTS_HELP, adapted_options, load_prompts, open_adapted, tree_option
+from ssft.cli._bench import COMPARE, CompareByDefault, output_option
+from ssft.cli._bench_adapters import adapters_command
 from ssft.cli._options import (
     POSITIVE,
     batch_size_option,
@@ -23,35 +24,6 @@ from ssft.cli._options import (
     table,
     threads_option,
 )
-
-COMPARE = "compare"
-
-
-class CompareByDefault(click.Group):
-    """A group that runs `compare` when the first argument names no command: `ssft bench ADAPTER`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = [COMPARE, *args]
-        return super().parse_args(ctx, args)
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return ["[OPTIONS] ADAPTER | COMMAND [ARGS]..."]
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options of the comparison, since that is what runs without a command."""
-        compare = self.commands[COMPARE]
-        options = [option for option in compare.params if isinstance(option, click.Option)]
-        records = [record for option in options if (record := option.get_help_record(ctx)) is not None]
-        with formatter.section("Options of the comparison"):
-            formatter.write_dl(records)
-        self.format_commands(ctx, formatter)
-
-
-def output_option() -> Any:
-    """`--output`, parameter `output: Path | None`."""
-    kind = click.Path(dir_okay=False, path_type=Path)
-    return click.option("--output", metavar="FILE", type=kind, default=None, help="Write the result to FILE as JSON.")
 
 
 @click.group(cls=CompareByDefault)
@@ -237,3 +209,6 @@ def profile_command(
     totals = (("whole pass", "ms_per_pass"), ("per token", "ms_per_token"), ("prompts' pass", "prompt_ms"))
     rows += [[title, *(c for p in profiles.values() for c in (f"{getattr(p, key):.3f}", ""))] for title, key in totals]
     table(rows, headers)
+
+
+command.add_command(adapters_command)

@@ -130,7 +130,7 @@ def test_a_deleted_adapter_finishes_its_call_and_then_frees_its_bytes(shelf, siz
     model.delete_adapter("deep")
     assert model.active_adapter is None
     assert model.bank.resident_bytes() == sizes["deep"]
-    with pytest.raises(ConfigError, match="adapter 'deep' is not loaded; loaded are: none. Call load_adapter first"):
+    with pytest.raises(ConfigError, match=r"adapter 'deep' is not loaded; loaded are: none. Call load_adapter first"):
         model.set_adapter("deep")
     assert begin + "".join(stream) == expected
     assert model.bank.resident_bytes() == 0
@@ -159,7 +159,7 @@ def test_a_folder_that_changed_after_eviction_is_an_error_not_another_text(shelf
         tmp_path / "other", shelf.base, {"r": 4}, model.adapters()["deep"].bundle.stream_config, seed=9
     )
     shutil.copy(other / "adapter_model.safetensors", folder / "adapter_model.safetensors")
-    with pytest.raises(BundleError, match="changed since 'deep' was loaded from it.*load_adapter it anew"):
+    with pytest.raises(BundleError, match=r"changed since 'deep' was loaded from it.*load_adapter it anew"):
         say(model, "deep")
     assert say(model, "many") == shelf.reference(PROMPT, "many", 6)
     shutil.copy(shelf.paths["deep"] / "adapter_model.safetensors", folder / "adapter_model.safetensors")
@@ -190,14 +190,14 @@ def test_wrong_budgets_are_named(shelf, settings, message):
 
 def test_what_can_never_fit_is_refused_at_loading(shelf, sizes):
     model = fresh(shelf, max_adapter_bytes=sizes["many"] + 8)
-    with pytest.raises(ConfigError, match="adapter 'many' takes .* beside .* of pinned adapters"):
-        model.load_adapter(shelf.paths["small"], pinned=True)
+    model.load_adapter(shelf.paths["small"], pinned=True)
+    with pytest.raises(ConfigError, match=r"adapter 'many' takes .* beside .* of pinned adapters"):
         model.load_adapter(shelf.paths["many"])
     assert list(model.adapters()) == ["small"]
     model.pin_adapter("small", False)
     model.load_adapter(shelf.paths["many"])
     model.pin_adapter("many")
-    with pytest.raises(ConfigError, match="adapter 'small' takes .* beside .* of pinned adapters"):
+    with pytest.raises(ConfigError, match=r"adapter 'small' takes .* beside .* of pinned adapters"):
         model.pin_adapter("small")
 
 

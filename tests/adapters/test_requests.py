@@ -299,5 +299,5 @@ def test_wrong_input_is_named(model, prompts, settings, error, message):
 
 
 def test_merging_is_refused_with_the_reason(model):
-    with pytest.raises(ConfigError, match="would change the text of all others.*4-bit base could not hold it"):
+    with pytest.raises(ConfigError, match=r"would change the text of all others.*4-bit base could not hold it"):
         model.merge_and_unload()

@@ -1,15 +1,19 @@
 """`ssft bench`: the comparison by default, its subcommands, and wrong input."""
 
+import gc
 import json
 
 import pytest
 from click.testing import CliRunner
 from fake_adapted import fake_adapted, save_bundle
+from shelf import SHELF, save_adapter
 from tiny_base import rows, save_rows, save_tiny_base
 
 from ssft.adapters import loader
+from ssft.adapters.multi import MultiAdapterModel
 from ssft.bench.methods import method_names
 from ssft.cli._adapted import override_tree, own_rows
+from ssft.cli._shelf import data_files
 from ssft.cli.main import cli
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, DataError
@@ -97,7 +101,8 @@ def test_train(tmp_path):
 
 def test_help_shows_the_options_of_the_comparison_and_the_commands():
     text = run("--help").stdout
-    assert all(word in text for word in ("--rounds", "--methods", "--tree", "train", "profile", "ADAPTER | COMMAND"))
+    words = ("--rounds", "--methods", "--tree", "train", "profile", "adapters", "ADAPTER | COMMAND")
+    assert all(word in text for word in words)
     assert "compare " not in text.partition("Commands")[2]
 
 
@@ -148,3 +153,128 @@ def test_override_tree_takes_the_last_value_and_leaves_the_original():
         override_tree(tree, ["max_nodes"])
     with pytest.raises(ConfigError, match="unknown key 'qq'; known are kind, max_nodes"):
         override_tree(tree, ["qq=1"])
+
+
+# --- ssft bench adapters ---
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """Two adapters, the second with validation rows of its own, and a plain LoRA that names no base."""
+    folder = tmp_path_factory.mktemp("shelf")
+    base = save_tiny_base(folder / "base")
+    for name in ("deep", "projected"):
+        save_adapter(folder / name, base, *SHELF[name])
+    own = save_rows(folder / "own.jsonl", rows(9))
+    (folder / "projected" / "run.yaml").write_text(f"data:\n  train: quickstart\n  validation: {own}\n")
+    save_adapter(folder / "plain", base)
+    save_rows(folder / "rows.jsonl", rows(3))
+    return folder
+
+
+@pytest.fixture
+def over_base(shelf):
+    """Arguments of a quick run with both adapters; `--base` because a bundle names its base by an id, not by a path."""
+    small = ["--max-new-tokens", 3, "--rounds", 1, "--adapters", 4, "--account-rounds", 5]
+    base = ["--base", shelf / "base", "--dtype", "float32", "--device", "cpu"]
+    return ["adapters", shelf / "deep", shelf / "projected", *base, *small]
+
+
+@pytest.fixture
+def few_objects():
+    """The collector looks at what comes from here on: half a million objects of libraries would cost seconds."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("few_objects")
+def test_adapters_as_json_and_as_a_file(over_base, shelf, tmp_path):
+    output = tmp_path / "results" / "adapters.json"
+    data = ["--data", f"deep={shelf / 'rows.jsonl'}", "--limit", 5]
+    result = run(*over_base, *data, "--seed", 4, "--json", "--output", output)
+    assert result.exit_code == 0, (result.output, result.exception)
+    facts = json.loads(result.stdout)
+    assert facts == json.loads(output.read_text())
+    keys = {"device", "precision", "threads", "adapters", "switch", "load", "memory", "account", "mixed", "batches"}
+    assert keys <= set(facts)
+    assert (facts["precision"], facts["max_new_tokens"], facts["rounds"], facts["seed"]) == ("float32", 3, 1, 4)
+    assert {name: value["prompts"] for name, value in facts["adapters"].items()} == {"deep": 3, "projected": 5}
+    assert [entry["loaded"] for entry in facts["switch"]] == [2, 4]
+    assert facts["load"]["loads"] == facts["memory"]["growth"]["loads"] == 4
+    assert facts["account"]["end"]["round"] == 5
+    assert facts["account"]["tensor_growth"] == 0
+    assert facts["mixed"]["identical"] == facts["mixed"]["rows"] == 16
+    assert facts["mixed"]["routing"]["identical"] == 8
+    assert [entry["comparison"]["identical"] for entry in facts["batches"]] == [8] * 4
+
+
+def test_adapters_as_tables_with_a_difference(over_base, shelf, monkeypatch):
+    generate = MultiAdapterModel.generate
+
+    def wrong(self, prompts, adapter, **settings):
+        results = generate(self, prompts, adapter, **settings)
+        if len(set(adapter)) > 1:
+            results[0]["token_ids"][1] = (results[0]["token_ids"][1] + 1) % 97
+        return results
+
+    monkeypatch.setattr(MultiAdapterModel, "generate", wrong)
+    skip = ["--skip", "load", "--skip", "account", "--skip", "batches"]
+    result = run(*over_base, *skip, "--data", shelf / "rows.jsonl", "--limit", 2)
+    assert result.exit_code == 0, (result.output, result.exception)
+    text = result.stdout
+    assert text.startswith(
+        "deep (2 prompts), projected (2 prompts) over base: at most 3 tokens, 1 rounds, float32 on cpu"
+    )
+    assert "Mixed batches: 14 of 16 rows are what the row gives alone" in text
+    assert "one adapter; four copies" in text
+    assert "7/8" in text
+    assert "Differences" in text
+    assert "Memory" in text
+    assert not any(word in text for word in ("Switching", "Loading", "Account", "Batches of"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["deep", "--data", "none=rows.jsonl"], "no adapter is named 'none'; adapters are deep"),
+        (["deep", "--data", "depe=rows.jsonl"], "no adapter is named 'depe'; did you mean 'deep'?"),
+        (["deep", "--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["deep", "--data", "deep=nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["deep"], "deep does not say on which data it was made; give prompts with --data FILE"),
+        (
+            ["deep", "./deep", "--data", "rows.jsonl"],
+            "deep, deep: adapters are told apart by the names",
+        ),
+        (["nowhere", "--data", "rows.jsonl"], "adapter 'nowhere' is no folder"),
+        (
+            ["plain", "--data", "rows.jsonl"],
+            "plain: nothing says which base the adapters were made",
+        ),
+        (["deep", "--data", "long.jsonl", "--base", "base"], "prompts of deep: row 2: the prompt has 4100 tokens"),
+        (["deep", "--data", "rows.jsonl", "--output", "."], "is a directory"),
+        (["deep", "--skip", "loads"], "Invalid value for '--skip'"),
+        (["deep", "--adapters", "1"], "Invalid value for '--adapters'"),
+        ([], "Missing argument 'ADAPTER...'"),
+    ],
+)
+def test_wrong_input_of_adapters_exits_2(shelf, monkeypatch, arguments, message):
+    monkeypatch.chdir(shelf)
+    save_rows(shelf / "long.jsonl", [{"prompt": "short"}, {"prompt": "x" * 4100}])
+    result = run("adapters", *arguments)
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert message in result.stderr
+
+
+def test_data_files_are_for_one_adapter_or_for_all_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.jsonl").touch()
+    names = ["x", "y", "z"]
+    found = data_files(names, ("y=own.jsonl", "all.jsonl"))
+    assert {name: str(path) for name, path in found.items()} == {"x": "all.jsonl", "y": "own.jsonl", "z": "all.jsonl"}
+    assert data_files(names, ()) == {}
+    assert {str(path) for path in data_files(names, ("a=b.jsonl",)).values()} == {"a=b.jsonl"}
+    with pytest.raises(ConfigError, match=r"--data one and two: give one file for all adapters, or NAME=FILE for each"):
+        data_files(names, ("one", "two"))
+    with pytest.raises(ConfigError, match=r"'x' has a file already, one; give one per adapter"):
+        data_files(names, ("x=one", "x=two"))

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import tiny_llama, with_adapter
 from fake_adapted import save_bundle
+from shelf import SHELF, save_adapter
 from tiny_base import save_tiny_base
 
 from ssft.cli.main import cli
@@ -61,3 +62,90 @@ def test_what_is_no_adapter_exits_2(tmp_path, name, message):
     result = run(tmp_path / name)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_several_adapters(adapter, tmp_path):
+    with_adapter(tiny_llama()).save_pretrained(tmp_path / "lora")
+    facts = json.loads(run(adapter, tmp_path / "lora", "--json").stdout)
+    assert facts == {"adapters": [json.loads(run(path, "--json").stdout) for path in (adapter, tmp_path / "lora")]}
+    text = run(adapter, tmp_path / "lora").stdout
+    assert text == "\n".join(run(path).stdout for path in (adapter, tmp_path / "lora"))
+    result = run(adapter, tmp_path / "nowhere")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+# --- the memory account ---
+
+
+@pytest.fixture(scope="module")
+def small(adapter):
+    return save_adapter(adapter.parent / "small", adapter.parent / "base", *SHELF["small"])
+
+
+def memory(adapter, small, *options):
+    base = ["--base", adapter.parent / "base", "--dtype", "float32", "--device", "cpu"]
+    return run(adapter, small, "--memory", *base, *options)
+
+
+def test_the_memory_account(adapter, small):
+    result = memory(adapter, small, "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    account = json.loads(result.stdout)
+    assert list(account["adapters"]) == ["sql", "small"]
+    for name, entry in account["adapters"].items():
+        files = [path.stat().st_size for path in (adapter.parent / name).glob("*.safetensors")]
+        assert entry["file_bytes"] == sum(files)
+        assert entry["ratio"] == entry["bytes"] / entry["file_bytes"]
+        assert 0.5 < entry["ratio"] < 1
+        assert (entry["tier"], entry["pinned"]) == ("device", False)
+    resident = sum(entry["bytes"] for entry in account["adapters"].values())
+    assert account["adapters_resident"] == resident
+    assert account["total"] == account["base"] + resident
+    assert account["process"] > account["total"]
+    assert account["max_adapter_bytes"] is None
+    text = memory(adapter, small).stdout
+    for line in ("base and adapters", "adapters on the device", "bytes of its files", "sql", "process"):
+        assert line in text
+    assert f"{account['base']:,}" in text
+    assert f"{account['adapters']['sql']['ratio']:.3f}" in text
+    assert "most bytes" not in text
+
+
+def test_a_budget_shows_who_left(adapter, small):
+    account = json.loads(memory(adapter, small, "--json").stdout)
+    sizes = {name: entry["bytes"] for name, entry in account["adapters"].items()}
+    budget = sizes["sql"] + sizes["small"] - 1
+    account = json.loads(memory(adapter, small, "--json", "--max-adapter-bytes", budget).stdout)
+    assert {name: entry["tier"] for name, entry in account["adapters"].items()} == {"sql": "disk", "small": "device"}
+    assert account["adapters_resident"] == sizes["small"]
+    text = memory(adapter, small, "--max-adapter-bytes", budget).stdout
+    assert "most bytes of adapters there" in text
+    assert "disk" in text
+    result = memory(adapter, small, "--max-adapter-bytes", 10)
+    assert result.exit_code == 2
+    assert "max_adapter_bytes is 10; raise it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--base", "x"], "--base is for --memory; without it no base is loaded"),
+        (["--max-adapter-bytes", "5"], "--max-adapter-bytes is for --memory"),
+        (["--memory", "--max-adapter-bytes", "0"], "Invalid value for '--max-adapter-bytes'"),
+    ],
+)
+def test_options_of_the_account_need_it(adapter, options, message):
+    result = run(adapter, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_base_that_no_adapter_names_must_be_given(tmp_path):
+    with_adapter(tiny_llama()).save_pretrained(tmp_path / "lora")
+    result = run(tmp_path / "lora", "--memory")
+    assert result.exit_code == 2
+    assert "nothing says which base the adapters were made for; name it with --base" in result.stderr
+    result = run(tmp_path / "lora", tmp_path / "lora", "--memory")
+    assert result.exit_code == 2
+    assert "adapters are told apart by the names of their folders" in result.stderr

@@ -120,7 +120,6 @@ def test_streams_learn_and_the_decoded_text_stays_the_bases(tmp_path):
     trainer.train()
     history = [e for e in trainer.state.log_history if "loss_stream_1" in e]
     assert history[-1]["loss_stream_1"] < 0.8 * history[0]["loss_stream_1"]
-    # The main stream's loss moves with the batches only: every batch that comes again scores the same.
     base, tokenizer = load_base(tmp_path / "base", dtype="float32")
     fingerprint = base_fingerprint(base, tokenizer, tmp_path / "base")
     bundle = write_bundle(

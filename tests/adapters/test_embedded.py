@@ -1,0 +1,61 @@
+"""The embedded base itself: a mixed batch of 12 rows over three adapters and the bare base, in float32."""
+
+import random
+
+import pytest
+from shelf import Reference, save_adapter
+
+from ssft.adapters.multi import MultiAdapterModel
+from ssft.bases import base_path, is_fetched
+from ssft.decoding.config import TreeConfig
+from ssft.streams.config import StreamConfig
+
+BASE = "smollm2-135m"
+TOKENS = 16
+ADAPTERS = {
+    # LoRA, streams, tree, and how loud the random LoRA is.
+    "a": ({"r": 4}, StreamConfig(3, 4), TreeConfig("best_first", 24, 12), 0.1),
+    "b": ({"r": 8, "target_modules": ["q_proj", "v_proj"]}, StreamConfig(5, 8), TreeConfig("best_first", 16, 6), 2.0),
+    "c": ({"r": 2, "target_modules": ["down_proj"]}, StreamConfig(2, 2, "rotation"), TreeConfig("chain", 3), 0.6),
+}
+PROMPTS = [
+    "The capital of France is",
+    "Write one SQL query that counts the rows of table t.\n\nSQL:\n",
+    "Once upon a time",
+    "def add(a, b):\n    return",
+]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not is_fetched(BASE), reason=f"base {BASE} is not fetched (`ssft bases fetch {BASE}`)"),
+]
+
+
+def test_a_mixed_batch_of_twelve_rows_is_what_each_row_is_alone(tmp_path):
+    base = base_path(BASE)
+    paths = {
+        name: save_adapter(tmp_path / name, base, *settings, seed=seed, scale=scale)
+        for seed, (name, (*settings, scale)) in enumerate(ADAPTERS.items())
+    }
+    model = MultiAdapterModel.from_pretrained(base, dtype="float32", device_map="cpu")
+    for path in paths.values():
+        model.load_adapter(path)
+    reference = Reference(base, paths)
+    batch = [(prompt, name) for prompt in PROMPTS for name in ("a", "b", "c", None)][:-4]
+    batch = [*batch[:6], *[(prompt + " 7", name) for prompt, name in batch[6:]]]
+    assert len(batch) == 12
+    expected = [reference(model.tokenizer(prompt)["input_ids"], name, TOKENS) for prompt, name in batch]
+    first = {name: ids for (prompt, name), ids in zip(batch[:4], expected[:4], strict=True)}
+    assert len({tuple(ids) for ids in first.values()}) == 4, "adapters and base say the same, so the test shows nothing"
+    for seed in (None, 1):
+        order = list(range(12))
+        if seed is not None:
+            random.Random(seed).shuffle(order)
+        results = model.generate(
+            [batch[i][0] for i in order],
+            [batch[i][1] for i in order],
+            max_new_tokens=TOKENS,
+            ignore_eos=True,
+            return_dict=True,
+        )
+        assert [r["token_ids"] for r in results] == [expected[i] for i in order]

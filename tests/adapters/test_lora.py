@@ -1,0 +1,490 @@
+"""`LoraWeights` mean what peft makes of the same folder; what they cannot mean is refused."""
+
+import json
+import warnings
+from contextlib import contextmanager
+from dataclasses import fields
+
+import pytest
+import torch
+from conftest import TINY, VOCABULARY, random_ids, tiny_llama
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from tiny_base import save_tiny_base
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from ssft.adapters import lora as module_under_test
+from ssft.adapters._lora_config import NO_LOW_RANK_SUM
+from ssft.adapters.bundle import read_bundle, write_bundle
+from ssft.adapters.lora import LoraWeights, is_linear
+from ssft.bases import base_fingerprint, load_base
+from ssft.decoding.config import TreeConfig
+from ssft.errors import BundleError
+from ssft.streams.config import StreamConfig
+from ssft.streams.modules import attach_streams
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+MODULE = "model.layers.1.self_attn.q_proj"
+KEY = f"base_model.model.{MODULE}"
+
+
+def peft_folder(folder, model, dtype=torch.float32, **changes):
+    """A folder as peft writes it, of a LoRA that is no identity; `model` is used up."""
+    torch.manual_seed(1)
+    config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    peft_model = get_peft_model(model, LoraConfig(**{**config, **changes}))
+    for name, parameter in peft_model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    peft_model.to(dtype).save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def tiny_gpt2():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=64, initializer_range=0.25)
+    return GPT2LMHeadModel(config).eval()
+
+
+@contextmanager
+def added_by_hand(model, weights):
+    """The sum of the module's docstring, in forward hooks."""
+
+    def hook_of(layer):
+        down, up = layer.down.to(model.dtype), layer.up.to(model.dtype)
+        return lambda _module, args, out: out + (args[0] @ down.T @ up.T) * layer.scaling
+
+    handles = [
+        model.get_submodule(name).register_forward_hook(hook_of(layer)) for name, layer in weights.layers.items()
+    ]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+@torch.no_grad()
+def check_equals_peft(folder, build, atol=1e-5):
+    """Logits with the sum added by hand against PeftModel's; returns the weights."""
+    ids = random_ids(2, 9)
+    model = build()
+    bare = model(input_ids=ids).logits
+    weights = LoraWeights.from_bundle(read_bundle(folder), model)
+    with added_by_hand(model, weights):
+        found = model(input_ids=ids).logits
+    reference = PeftModel.from_pretrained(build(), folder).eval()(input_ids=ids).logits
+    torch.testing.assert_close(found, reference, atol=atol, rtol=0)
+    assert (found - bare).abs().max() > 0.1, "the adapter changes nothing, so the test shows nothing"
+    return weights
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A plain LoRA on every linear layer of the tiny llama."""
+    return peft_folder(tmp_path / "adapter", tiny_llama())
+
+
+CASES = {
+    "plain": {},
+    "patterns": {
+        "rank_pattern": {r"layers\.[01]\..*q_proj": 2, "v_proj": 8, "up_proj|fc1": 3},
+        "alpha_pattern": {r"layers\.\d+\.self_attn\.(k|v)_proj": 3.5, "q_proj": 1},
+    },
+    "rank-stabilised": {"use_rslora": True, "rank_pattern": {"q_proj": 9}},
+    "some modules": {"target_modules": ["q_proj", "v_proj"]},
+    "some layers": {"target_modules": ["q_proj", "k_proj"], "layers_to_transform": [1, 3]},
+    "one layer": {"target_modules": ["q_proj", "k_proj"], "layers_to_transform": 2, "layers_pattern": "layers"},
+    "regular expression": {"target_modules": r".*\.(0|2)\..*(q|k)_proj"},
+    "excluded": {"exclude_modules": ["v_proj"]},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "minor components": {"init_lora_weights": "mica"},
+    "random": {"init_lora_weights": False},
+}
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_the_sum_is_what_peft_computes(architecture, case, tmp_path):
+    folder = peft_folder(tmp_path / "adapter", TINY[architecture](), **CASES[case])
+    check_equals_peft(folder, TINY[architecture])
+
+
+def test_the_sum_is_what_peft_computes_on_conv1d(tmp_path):
+    folder = peft_folder(tmp_path / "adapter", tiny_gpt2(), target_modules=["c_attn"], fan_in_fan_out=True)
+    weights = check_equals_peft(folder, tiny_gpt2)
+    layer = weights.layers["transformer.h.0.attn.c_attn"]
+    assert (layer.down.shape, layer.up.shape) == ((4, 64), (192, 4))
+
+
+def test_conv1d_of_another_shape_is_named(tmp_path):
+    folder = peft_folder(tmp_path / "adapter", tiny_gpt2(), target_modules=["c_attn"], fan_in_fan_out=True)
+    change_tensors(folder, lambda t: {k: v[:64].contiguous() if "lora_B" in k else v for k, v in t.items()})
+    with pytest.raises(BundleError, match=r"c_attn\.lora_B\.weight has shape \(64, 4\), the base needs \(192, 4\)"):
+        read_bundle(folder).check_shapes(tiny_gpt2())
+
+
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+def test_targets_that_peft_fills_in(folder, targets):
+    """peft resolves these when it saves; a config written by hand may still have them."""
+    if targets is None:
+        change_tensors(folder, lambda t: {k: v for k, v in t.items() if "q_proj" in k or "v_proj" in k})
+    change_config(folder, target_modules=targets)
+    weights = check_equals_peft(folder, tiny_llama)
+    assert len(weights.layers) == (8 if targets is None else 28)
+
+
+def test_a_lora_of_another_architecture_is_refused(folder):
+    with pytest.raises(BundleError, match="which the base does not have; the adapter was made for another"):
+        LoraWeights.from_bundle(read_bundle(folder), TINY["opt"]())
+
+
+# -- memory -----------------------------------------------------------------------------------------------------
+
+
+def tensors_of(weights):
+    return [tensor for layer in weights.layers.values() for tensor in (layer.down, layer.up)]
+
+
+def test_all_tensors_of_a_device_share_one_buffer_of_their_own_size(tmp_path):
+    # Rank 3 on 2 kv heads: sizes that are no multiples of 16 bytes are among them.
+    folder = peft_folder(tmp_path / "adapter", tiny_llama(), r=3, rank_pattern={"q_proj": 5})
+    bundle = read_bundle(folder)
+    weights = LoraWeights.from_bundle(bundle, tiny_llama())
+    tensors = tensors_of(weights)
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+    assert weights.nbytes == sum(tensor.nbytes for tensor in tensors) == tensors[0].untyped_storage().nbytes()
+    assert weights.nbytes == 4 * bundle.lora_parameters
+    for name, layer in weights.layers.items():
+        assert torch.equal(layer.down, bundle.lora_weights[f"base_model.model.{name}.lora_A.weight"])
+        assert torch.equal(layer.up, bundle.lora_weights[f"base_model.model.{name}.lora_B.weight"])
+        assert layer.down.is_contiguous()
+        assert layer.up.is_contiguous()
+
+
+def test_tensors_start_at_whole_blocks_wherever_they_can(tmp_path):
+    """bf16 at rank 3: A has 3·64·2 bytes, a multiple of 16; no odd size may stand before it."""
+    folder = peft_folder(
+        tmp_path / "adapter",
+        tiny_llama(intermediate_size=90),
+        torch.bfloat16,
+        r=3,
+        target_modules=["q_proj", "up_proj"],
+    )
+    weights = LoraWeights.from_bundle(read_bundle(folder), tiny_llama(intermediate_size=90).bfloat16())
+    whole = [tensor for tensor in tensors_of(weights) if tensor.nbytes % 16 == 0]
+    assert 0 < len(whole) < len(tensors_of(weights))
+    assert all(tensor.storage_offset() * 2 % 16 == 0 for tensor in whole)
+
+
+def test_nothing_of_the_bundle_is_kept(folder):
+    bundle = read_bundle(folder)
+    weights = LoraWeights.from_bundle(bundle, tiny_llama())
+    before = [tensor.clone() for tensor in tensors_of(weights)]
+    for tensor in bundle.lora_weights.values():
+        tensor.zero_()
+    bundle.release()
+    assert all(torch.equal(a, b) for a, b in zip(tensors_of(weights), before, strict=True))
+    with pytest.raises(BundleError, match="released from memory; read the bundle again"):
+        LoraWeights.from_bundle(bundle, tiny_llama())
+
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("file", "base", "resident"),
+    [(BF16, FP32, BF16), (FP32, BF16, BF16), (FP32, FP32, FP32), (FP16, BF16, BF16), (BF16, BF16, BF16)],
+)
+def test_tensors_take_the_narrower_type(tmp_path, file, base, resident):
+    folder = peft_folder(tmp_path / "adapter", tiny_llama(), file, target_modules=["q_proj"])
+    bundle = read_bundle(folder)
+    weights = LoraWeights.from_bundle(bundle, tiny_llama().to(base))
+    assert {weights.dtype} == {tensor.dtype for tensor in tensors_of(weights)} == {resident}
+    assert weights.nbytes == bundle.lora_parameters * resident.itemsize
+    if file == resident:
+        assert weights.nbytes <= bundle.weights_bytes < weights.nbytes + 4096, "more than the file's header is missing"
+
+
+def test_narrow_tensors_on_a_wide_base_are_what_peft_computes(tmp_path):
+    check_equals_peft(peft_folder(tmp_path / "adapter", tiny_llama(), BF16), tiny_llama)
+
+
+def test_mixed_types_in_one_file_are_kept_as_the_widest(folder):
+    change_tensors(folder, lambda t: {k: v.bfloat16() if "lora_A" in k else v for k, v in t.items()})
+    assert LoraWeights.from_bundle(read_bundle(folder), tiny_llama()).dtype == FP32
+
+
+def test_values_beyond_the_base_s_range_are_refused(folder):
+    change_tensors(folder, lambda t: {k: v * 1e7 for k, v in t.items()})
+    with pytest.raises(BundleError, match=r"beyond the range of torch\.float16.* --dtype bfloat16 or float32"):
+        LoraWeights.from_bundle(read_bundle(folder), tiny_llama().half())
+
+
+def test_four_bit_weights_do_not_decide_the_type(tmp_path):
+    base = save_tiny_base(tmp_path / "base")
+    folder = peft_folder(tmp_path / "adapter", load_base(base, dtype="float32")[0])
+    model, _ = load_base(base, dtype="bfloat16", quantization="4bit", device="cpu")
+    assert model.get_submodule(MODULE).weight.dtype == torch.uint8
+    weights = LoraWeights.from_bundle(read_bundle(folder), model)
+    assert weights.dtype == BF16
+    assert weights.layers[MODULE].down.shape == (4, 64)
+
+
+# -- moving -----------------------------------------------------------------------------------------------------
+
+
+def two_devices(model, name):
+    """Layers from the second half on stand on another device. Meta: it is in every build of torch."""
+    return META if int(name.split(".")[2]) >= 2 else CPU
+
+
+def test_on_the_cpu_moving_is_no_copy(folder):
+    model = tiny_llama()
+    weights = LoraWeights.from_bundle(read_bundle(folder), model)
+    assert weights.to_host() is weights
+    assert weights.to_devices(model) is weights
+
+
+def test_every_device_has_one_buffer(folder, monkeypatch):
+    bundle = read_bundle(folder)
+    monkeypatch.setattr(module_under_test, "device_of", two_devices)
+    weights = LoraWeights.from_bundle(bundle, tiny_llama())
+    for device in (CPU, META):
+        tensors = [
+            tensor
+            for name, layer in weights.layers.items()
+            if two_devices(None, name) == device
+            for tensor in (layer.down, layer.up)
+        ]
+        assert {tensor.device for tensor in tensors} == {device}
+        assert len({tensor.untyped_storage()._cdata for tensor in tensors}) == 1
+    assert weights.nbytes == 4 * bundle.lora_parameters
+    assert sorted(buffer.device.type for buffer in weights.buffers) == ["cpu", "meta"]
+
+
+def test_the_way_to_a_device_and_back_keeps_layout_and_bits(folder, monkeypatch):
+    """Meta holds no numbers, so the copies go from the CPU to the CPU: what `to` returns is made a copy."""
+    model, copies = tiny_llama(), []
+    weights = LoraWeights.from_bundle(read_bundle(folder), model)
+    before = [tensor.clone() for tensor in tensors_of(weights)]
+
+    def copy(self, device):
+        copies.append(self.numel())
+        return self.clone()
+
+    monkeypatch.setattr(torch.Tensor, "to", copy)
+    host = weights.to_host()
+    back = host.to_devices(model)
+    monkeypatch.undo()
+    assert copies == [weights.buffers[0].numel()] * 2, "one copy per buffer, each way"
+    for moved in (host, back):
+        assert moved is not weights
+        assert (moved.nbytes, moved.dtype, list(moved.layers)) == (weights.nbytes, weights.dtype, list(weights.layers))
+        assert all(torch.equal(a, b) for a, b in zip(tensors_of(moved), before, strict=True))
+        assert len({tensor.untyped_storage().data_ptr() for tensor in tensors_of(moved)}) == 1
+        assert moved.layers[MODULE].scaling == weights.layers[MODULE].scaling == 2.0
+    weights.buffers[0].zero_()
+    assert all(torch.equal(a, b) for a, b in zip(tensors_of(back), before, strict=True)), "host and device share memory"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_way_to_a_gpu_and_back_keeps_every_bit(folder):
+    model = tiny_llama().cuda()
+    weights = LoraWeights.from_bundle(read_bundle(folder), model)
+    host = weights.to_host()
+    back = host.to_devices(model)
+    assert {t.device.type for t in tensors_of(weights)} == {t.device.type for t in tensors_of(back)} == {"cuda"}
+    assert {t.device.type for t in tensors_of(host)} == {"cpu"}
+    for a, b, c in zip(*map(tensors_of, (weights, host, back)), strict=True):
+        assert torch.equal(a.cpu(), b)
+        assert torch.equal(a, c)
+
+
+def test_a_model_that_was_spread_anew_gets_new_buffers(folder, monkeypatch):
+    model = tiny_llama()
+    weights = LoraWeights.from_bundle(read_bundle(folder), model)
+    assert len(weights.buffers) == 1
+    monkeypatch.setattr(module_under_test, "device_of", two_devices)
+    spread = weights.to_devices(model)
+    assert len(spread.buffers) == 2
+    assert spread.nbytes == weights.nbytes
+    for name, layer in spread.layers.items():
+        assert layer.down.device == two_devices(None, name)
+        if layer.down.device == CPU:
+            assert torch.equal(layer.down, weights.layers[name].down)
+            assert torch.equal(layer.up, weights.layers[name].up)
+
+
+def test_offloaded_weights_have_the_device_that_they_are_brought_to(folder):
+    from accelerate import cpu_offload
+
+    model = cpu_offload(tiny_llama(), execution_device=CPU)
+    assert model.get_submodule(MODULE).weight.device == META
+    weights = LoraWeights.from_bundle(read_bundle(folder), model)
+    assert {tensor.device for tensor in tensors_of(weights)} == {CPU}
+
+
+def test_a_model_without_weights_is_refused(folder):
+    with torch.device("meta"):
+        model = tiny_llama()
+    with pytest.raises(BundleError, match="has no weights"):
+        LoraWeights.from_bundle(read_bundle(folder), model)
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------
+
+
+def change_config(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_tensors(folder, function):
+    path = folder / "adapter_model.safetensors"
+    save_file(function(load_file(path)), path)
+
+
+REFUSED_CONFIGS = {
+    **{key: ({key: value}, key) for key, value in dict.fromkeys(NO_LOW_RANK_SUM, True).items()},
+    "empty sub-configuration": ({"kasa_config": {}}, r"kasa_config=\{\}"),
+    "bias": ({"bias": "lora_only"}, "bias='lora_only'"),
+    "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'.*a base whose weights it changed"),
+    "pissa_niter_4": ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),
+    "olora": ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
+    "corda": ({"init_lora_weights": "corda"}, "init_lora_weights='corda'"),
+    "loftq": ({"init_lora_weights": "loftq"}, "init_lora_weights='loftq'"),
+    "lora_ga": ({"init_lora_weights": "lora_ga"}, "path_initial_model_for_weight_conversion"),
+    "a start of the future": ({"init_lora_weights": "new"}, "init_lora_weights='new'"),
+    "no such module pattern": ({"layers_pattern": "layers"}, "`layers_to_transform` must also be specified"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED_CONFIGS))
+def test_what_is_no_low_rank_sum_is_refused(folder, name):
+    changes, message = REFUSED_CONFIGS[name]
+    change_config(folder, **changes)
+    with pytest.raises(BundleError, match=rf"adapter_config\.json: .*{message}"):
+        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
+
+
+def test_every_variant_that_peft_knows_is_in_the_list():
+    variants = {f.name for f in fields(LoraConfig) if f.metadata.get("is_lora_variant")}
+    assert "use_dora" in variants
+    assert variants <= NO_LOW_RANK_SUM.keys()
+
+
+def test_what_changes_no_arithmetic_is_ignored(folder):
+    harmless = {"lora_dropout": 0.3, "fan_in_fan_out": True, "ensure_weight_tying": True, "a_field_of_the_future": 1}
+    change_config(folder, **harmless, loftq_config={}, modules_to_save=[], bias="none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft names the field that it does not know
+        check_equals_peft(folder, tiny_llama)
+
+
+REFUSED_FOLDERS = {
+    "DoRA": ({"use_dora": True}, "use_dora=True"),
+    "bias of B": ({"lora_bias": True}, "lora_bias=True"),
+    "saved module": ({"modules_to_save": ["lm_head"]}, "modules_to_save="),
+    "tokens": ({"trainable_token_indices": [3, 4]}, r"trainable_token_indices=\[3, 4\]"),
+    "parameters": (
+        {"target_modules": ["q_proj"], "target_parameters": ["up_proj.weight"]},
+        "target_parameters=",
+    ),
+    "replicated layers": ({"layer_replication": [[0, 3], [1, 4]]}, "layer_replication="),
+    "invocation": ({"alora_invocation_tokens": [5]}, r"alora_invocation_tokens=\[5\]"),
+    "embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, "embedding_[AB] .*a table"),
+    "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
+    "olora": ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")  # of lora_bias over layers without bias
+@pytest.mark.parametrize("name", sorted(REFUSED_FOLDERS))
+def test_what_peft_writes_beyond_a_low_rank_sum_is_refused(tmp_path, name):
+    changes, message = REFUSED_FOLDERS[name]
+    folder = peft_folder(tmp_path / "adapter", tiny_llama(), **changes)
+    with pytest.raises(BundleError, match=message):
+        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
+
+
+def without(part):
+    return lambda tensors: {key: value for key, value in tensors.items() if part not in key}
+
+
+def with_extra(key, shape_a=(4, 64), shape_b=(64, 4)):
+    extra = {f"{key}.lora_A.weight": torch.ones(shape_a), f"{key}.lora_B.weight": torch.ones(shape_b)}
+    return lambda tensors: {**tensors, **extra}
+
+
+def cut(key):
+    return lambda tensors: {k: v[..., :3].contiguous() if k == key else v for k, v in tensors.items()}
+
+
+REFUSED_TENSORS = {
+    "A alone": (without(f"{KEY}.lora_B"), f"{MODULE} has lora_A alone"),
+    "B alone": (without(f"{KEY}.lora_A"), f"{MODULE} has lora_B alone"),
+    "B of another rank": (cut(f"{KEY}.lora_B.weight"), r"lora_B\.weight has shape \(64, 3\).*needs \(64, 4\)"),
+    "A of another width": (cut(f"{KEY}.lora_A.weight"), r"lora_A\.weight has shape \(4, 3\).*needs \(4, 64\)"),
+    "a targeted module without": (without(KEY), f"has no LoRA of {MODULE}, which adapter_config.json targets"),
+    "a module that is not targeted": (
+        with_extra("base_model.model.lm_head", shape_b=(61, 4)),
+        "holds a LoRA of lm_head, which adapter_config.json .* does not target; peft would ignore it",
+    ),
+    "no linear layer": (
+        with_extra("base_model.model.model.norm"),
+        r"a LoRA of model\.norm, a LlamaRMSNorm; only linear",
+    ),
+    "no module": (with_extra("base_model.model.model.layers.9.x"), "which the base does not have"),
+    "magnitude": (
+        lambda t: {**t, f"{KEY}.lora_magnitude_vector": torch.ones(64)},
+        "lora_magnitude_vector is no weight of a LoRA that decodes here: DoRA",
+    ),
+    "bias of B": (lambda t: {**t, f"{KEY}.lora_B.bias": torch.ones(64)}, r"lora_B\.bias is no weight.*trained bias"),
+    "anything else": (lambda t: {**t, f"{KEY}.weight": torch.ones(64)}, "expected lora_A and lora_B only"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED_TENSORS))
+def test_tensors_that_do_not_fit_are_named(folder, name):
+    change, message = REFUSED_TENSORS[name]
+    change_tensors(folder, change)
+    with pytest.raises(BundleError, match=rf"adapter_model\.safetensors: .*{message}"):
+        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
+
+
+def test_the_rank_of_a_pattern_is_the_one_that_counts(folder):
+    change_config(folder, rank_pattern={r"layers\.1\..*q_proj": 2})
+    with pytest.raises(
+        BundleError, match=r"q_proj\.lora_A\.weight has shape \(4, 64\).* needs \(2, 64\) at the rank 2"
+    ):
+        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
+
+
+def test_a_folder_without_any_lora_is_refused(folder):
+    change_tensors(folder, lambda tensors: {})
+    change_config(folder, target_modules=[])
+    with pytest.raises(BundleError, match="holds no LoRA at all"):
+        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
+
+
+def test_what_counts_as_linear():
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    linear = [torch.nn.Linear(2, 2), Linear4bit(2, 2), Linear8bitLt(2, 2), tiny_gpt2().transformer.h[0].attn.c_attn]
+    assert all(map(is_linear, linear))
+    assert not any(map(is_linear, [torch.nn.Embedding(2, 2), torch.nn.Conv1d(2, 2, 1), torch.nn.LayerNorm(2)]))
+
+
+@pytest.mark.parametrize("mode", ["shared", "lossless"])
+def test_the_mode_of_the_streams_is_known(tmp_path, mode):
+    model, tokenizer = load_base(save_tiny_base(tmp_path / "base"), dtype="float32")
+    fingerprint = base_fingerprint(model, tokenizer, "base")
+    peft_model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    attach_streams(peft_model, StreamConfig(num_streams=2, num_msa_layers=1, mode=mode))
+    bundle = write_bundle(tmp_path / "adapter", peft_model, tree=TreeConfig(), base=fingerprint)
+    weights = LoraWeights.from_bundle(bundle, load_base(tmp_path / "base", dtype="float32")[0])
+    assert weights.lossless is (mode == "lossless")
+    assert weights.to_host().lossless is weights.lossless
+
+
+def test_a_plain_lora_is_not_lossless(folder):
+    assert LoraWeights.from_bundle(read_bundle(folder), tiny_llama()).lossless is False
