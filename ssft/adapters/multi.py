@@ -2,55 +2,27 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ssft.adapters.bank import Adapter, AdapterBank
-from ssft.adapters.inputs import as_ids, as_strings, encode_prompt, per_row, split_prompts
+from ssft.adapters.custom_generate import StreamGenerate
+from ssft.adapters.inputs import split_prompts
+from ssft.adapters.jobs import ACTIVE, Active, Job, make_jobs
 from ssft.adapters.memory import memory_account
 from ssft.adapters.routing import LoraRouter
 from ssft.bases import base_fingerprint, load_base
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.engine import Engine
-from ssft.decoding.request import Generation, LogitsProcessor, Request
-from ssft.decoding.stops import StopStrings
+from ssft.decoding.request import Generation
 from ssft.decoding.text import TextPieces
 from ssft.decoding.turn import Turn
 from ssft.errors import ConfigError, GenerationError
 from ssft.streams.insertion import StreamHooks
-
-
-class _Active:
-    """Default of `adapter`: whichever is active. (None already means the bare base.)"""
-
-    def __repr__(self) -> str:
-        return "the active adapter"
-
-
-ACTIVE = _Active()
-
-
-@dataclass
-class _Job:
-    """One row of a call: what it asks for, and how its text is cut."""
-
-    prompt: list[int]
-    adapter: str | None
-    max_new_tokens: int
-    eos: frozenset[int]
-    stop_ids: frozenset[int]
-    stops: StopStrings | None
-    processors: Sequence[LogitsProcessor]
-
-    def text_ids(self, result: Generation) -> list[int]:
-        """Produced ids that are text: a stop token ends the text and is no part of it."""
-        ids = result.token_ids
-        return ids[:-1] if ids and ids[-1] in self.stop_ids | self.eos else ids
 
 
 class MultiAdapterModel:
@@ -223,7 +195,15 @@ class MultiAdapterModel:
             ConfigError: an adapter is not loaded. GenerationError: a prompt or setting cannot be served.
         """
         values, single = split_prompts(prompts)
-        jobs = self._jobs(values, adapter, max_new_tokens, stop, stop_token_ids, ignore_eos, logits_processor)
+        jobs = self._jobs(
+            values,
+            adapter,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            stop_token_ids=stop_token_ids,
+            ignore_eos=ignore_eos,
+            logits_processor=logits_processor,
+        )
         if streamer is not None and len(jobs) != 1:
             raise GenerationError(f"streamer: one prompt can be streamed, {len(jobs)} were given; call once per prompt")
         if batch_size is not None and batch_size < 1:
@@ -233,7 +213,8 @@ class MultiAdapterModel:
         for begin in range(0, len(jobs), size):
             batch = jobs[begin : begin + size]
             for job, result in zip(batch, self._run(batch, speculate, streamer, cancel), strict=True):
-                outputs.append(self._output(job, result, return_dict))
+                output = job.output(result, self._decode)
+                outputs.append(output if return_dict else output["text"])
         return outputs[0] if single else outputs
 
     def stream(
@@ -255,59 +236,67 @@ class MultiAdapterModel:
         values, single = split_prompts(prompt)
         if not single:
             raise GenerationError(f"stream takes one prompt, {len(values)} were given; call it once per prompt")
-        (job,) = self._jobs(values, adapter, max_new_tokens, stop, stop_token_ids, ignore_eos, logits_processor)
+        (job,) = self._jobs(
+            values,
+            adapter,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            stop_token_ids=stop_token_ids,
+            ignore_eos=ignore_eos,
+            logits_processor=logits_processor,
+        )
         return self._pieces(job, speculate)
 
-    def _pieces(self, job: _Job, speculate: bool) -> Iterator[str]:
+    def _pieces(self, job: Job, speculate: bool) -> Iterator[str]:
         pieces = TextPieces(self._decode, job.stops)
         for (result,) in self._passes([job], speculate):
             piece = pieces.push(job.text_ids(result), last=bool(result.finish_reason))
             if piece:
                 yield piece
 
+    def custom_generate(self, adapter: Any = ACTIVE) -> Callable[..., Any]:
+        """For transformers' own call: `model.model.generate(**inputs, custom_generate=model.custom_generate())`.
+
+        Decodes every row with `adapter` and its streams; see `StreamGenerate` for what such a call may ask for.
+        """
+        name = self._active if isinstance(adapter, Active) else adapter
+        if name is not None:
+            self.bank.get(name)
+
+        # generate() reads the signature: it hands over what is named here.
+        def generate(
+            model: Any,
+            input_ids: torch.Tensor,
+            logits_processor: Any = None,
+            stopping_criteria: Any = None,
+            generation_config: Any = None,
+            text_streamer: Any = None,
+            **rest: Any,
+        ) -> Any:
+            with self.bank.in_use([] if name is None else [name]) as held:
+                call = StreamGenerate(self.hooks, None)
+                if name is not None:
+                    own = held[name]
+                    call = StreamGenerate(self.hooks, own.streams, own.tree, self.router.use, own.lora)
+                call.engine.turn = self.engine.turn
+                return call(
+                    model, input_ids, logits_processor, stopping_criteria, generation_config, text_streamer, **rest
+                )
+
+        return generate
+
     # -- a call, step by step -----------------------------------------------------------------------------------
 
-    def _jobs(
-        self,
-        prompts: list[Any],
-        adapter: Any,
-        max_new_tokens: Any,
-        stop: Any,
-        stop_token_ids: Any,
-        ignore_eos: bool,
-        logits_processor: Any,
-    ) -> list[_Job]:
-        """Every row with its own settings."""
-        count = len(prompts)
-        names = per_row("adapter", self._active if adapter is ACTIVE else adapter, count, _is_adapter)
-        for name in names:
-            if not _is_adapter(name):
-                raise GenerationError(f"adapter={name!r}: expected a name, None for the bare base, or a list of those")
-            if name is not None:
-                self.bank.get(name)
-        limits = per_row("max_new_tokens", max_new_tokens, count, lambda v: isinstance(v, int))
-        stops = per_row("stop", stop, count, lambda v: v is None or isinstance(v, list | tuple))
-        ids = per_row("stop_token_ids", stop_token_ids, count, lambda v: v is None or isinstance(v, list | tuple | set))
-        processors = per_row("logits_processor", logits_processor, count, lambda v: v is None or isinstance(v, list))
-        jobs = []
-        for i, prompt in enumerate(prompts):
-            strings = as_strings("stop", stops[i])
-            jobs.append(
-                _Job(
-                    prompt=encode_prompt(prompt, self.tokenizer),
-                    adapter=names[i],
-                    max_new_tokens=limits[i],
-                    eos=frozenset() if ignore_eos else frozenset(self.eos_token_ids),
-                    stop_ids=as_ids("stop_token_ids", ids[i]),
-                    stops=StopStrings(strings, self._decode) if strings else None,
-                    processors=processors[i] or (),
-                )
-            )
+    def _jobs(self, prompts: list[Any], adapter: Any, **settings: Any) -> list[Job]:
+        """Every row with its own settings, checked."""
+        adapter = self._active if isinstance(adapter, Active) else adapter
+        jobs = make_jobs(prompts, adapter, self.tokenizer, self._decode, self.eos_token_ids, **settings)
+        for job in jobs:
+            if job.adapter is not None:
+                self.bank.get(job.adapter)
         return jobs
 
-    def _run(
-        self, jobs: list[_Job], speculate: bool, streamer: Any, cancel: threading.Event | None
-    ) -> list[Generation]:
+    def _run(self, jobs: list[Job], speculate: bool, streamer: Any, cancel: threading.Event | None) -> list[Generation]:
         """One batch to its end, or to its cancellation."""
         begin = time.perf_counter()
         shown = 0
@@ -331,54 +320,19 @@ class MultiAdapterModel:
                 result.finish_reason, result.seconds = "cancelled", time.perf_counter() - begin
         return results
 
-    def _passes(self, jobs: list[_Job], speculate: bool) -> Any:
+    def _passes(self, jobs: list[Job], speculate: bool) -> Any:
         """A generator over the passes of one batch: every job's `Generation`, in the jobs' order."""
         names = [job.adapter for job in jobs if job.adapter is not None]
         with self.bank.in_use(names) as held:
             # Rows with one adapter stand side by side, so that its low-rank product is one.
             order = sorted(range(len(jobs)), key=lambda i: jobs[i].adapter or "")
-            requests = [_request(jobs[i], held, speculate) for i in order]
+            requests = [jobs[i].request(held.get(jobs[i].adapter or ""), speculate) for i in order]
             place = {job: b for b, job in enumerate(order)}
             for results in self.engine.decode(requests):
                 yield [results[place[i]] for i in range(len(jobs))]
 
-    def _output(self, job: _Job, result: Generation, return_dict: bool) -> Any:
-        text = self._decode(job.text_ids(result))
-        text = text if job.stops is None else job.stops.cut(text)
-        if not return_dict:
-            return text
-        return {
-            "text": text,
-            "token_ids": result.token_ids,
-            "tokens": len(result.token_ids),
-            "calls": result.calls,
-            "accepted": result.accepted,
-            "seconds": result.seconds,
-            "finish_reason": result.finish_reason,
-            "adapter": job.adapter,
-        }
-
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def _request(job: _Job, held: dict[str, Adapter], speculate: bool) -> Request:
-    adapter = None if job.adapter is None else held[job.adapter]
-    return Request(
-        prompt=job.prompt,
-        max_new_tokens=job.max_new_tokens,
-        streams=adapter.streams if adapter is not None and speculate else None,
-        tree=TreeConfig() if adapter is None else adapter.tree,
-        adapter=None if adapter is None else adapter.lora,
-        eos_token_ids=job.eos,
-        stop_token_ids=job.stop_ids,
-        stop=job.stops,
-        processors=job.processors,
-    )
-
-
-def _is_adapter(value: Any) -> bool:
-    return value is None or isinstance(value, str)
 
 
 def _eos_of(model: Any, tokenizer: Any) -> set[int]:

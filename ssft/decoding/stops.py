@@ -25,13 +25,12 @@ class StopStrings:
                 f"stop strings {list(self.strings)!r} hold an empty one, which would end every text before its first "
                 "token; leave it out of stop"
             )
-        self.decode = decode
         self._growing = GrowingText(decode)
 
     def __call__(self, token_ids: list[int]) -> bool:
         """Whether the text of the produced tokens holds a stop string."""
-        # Only what ends a sequence is worth decoding all of it.
-        return self._found(self._growing.read(token_ids)) and self._found(self.decode(token_ids))
+        text = self._growing.read(token_ids)
+        return any(string in text for string in self.strings)
 
     def cut(self, text: str) -> str:
         """Text before the stop string that begins first; all of it if there is none."""
@@ -46,6 +45,3 @@ class StopStrings:
             if any(len(string) > length and string.startswith(end) for string in self.strings):
                 return length
         return 0
-
-    def _found(self, text: str) -> bool:
-        return any(string in text for string in self.strings)

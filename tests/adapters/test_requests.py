@@ -301,3 +301,29 @@ def test_wrong_input_is_named(model, prompts, settings, error, message):
 def test_merging_is_refused_with_the_reason(model):
     with pytest.raises(ConfigError, match=r"would change the text of all others.*4-bit base could not hold it"):
         model.merge_and_unload()
+
+
+def test_transformers_own_generate_decodes_with_an_adapter_and_its_streams(shelf, model):
+    rows = [ids(model, prompt) for prompt in PROMPTS[:2]]
+    width = max(map(len, rows))
+    batch = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    for name in ("deep", "lossless", None):
+        model.set_adapter(name)
+        generate = model.custom_generate()
+        model.set_adapter("many")
+        output = model.model.generate(
+            input_ids=batch,
+            attention_mask=mask,
+            custom_generate=generate,
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=[96],
+            pad_token_id=0,
+        )
+        for row, found in zip(rows, output[:, width:].tolist(), strict=True):
+            expected = shelf.reference(row, name, 12, (96,))
+            assert found[: len(expected)] == expected
+    with pytest.raises(ConfigError, match="adapter 'nobody' is not loaded"):
+        model.custom_generate("nobody")
+    model.set_adapter(None)
