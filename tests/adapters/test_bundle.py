@@ -387,6 +387,15 @@ def test_a_snapshot_links_to_nothing_but_its_blobs(written, tmp_path, place):
         read_bundle(snapshot)
 
 
+def test_only_a_repository_of_the_cache_shares_blobs(written, tmp_path):
+    """Somebody's own folder `snapshots` says nothing about the folder `blobs` beside its parent."""
+    _, folder = written
+    in_hub_cache(tmp_path / "hub", folder, shared=True)
+    (tmp_path / "hub" / "models--owner--name").rename(tmp_path / "hub" / "photos")
+    with pytest.raises(BundleError, match="outside the adapter folder"):
+        read_bundle(tmp_path / "hub" / "photos" / "snapshots" / "0123abcd" / "adapters" / "a")
+
+
 def test_a_broken_link_is_a_missing_file_not_a_plain_lora(written):
     _, folder = written
     for name in ("ssft_config.json", "streams.safetensors"):
