@@ -69,9 +69,10 @@ class AdapterBank:
     def __contains__(self, name: str) -> bool:
         return name in self._adapters
 
-    def names(self) -> list[str]:
-        """Names of all loaded adapters, in the order of loading."""
-        return list(self._adapters)
+    def all(self) -> dict[str, Adapter]:
+        """All loaded adapters by name, in the order of loading."""
+        with self._changed:
+            return dict(self._adapters)
 
     def get(self, name: str) -> Adapter:
         """The adapter of that name, wherever its tensors are."""
@@ -150,7 +151,8 @@ class AdapterBank:
 
     def resident_bytes(self) -> int:
         """Bytes of adapters on the device, those that were deleted during a call and still run included."""
-        return sum(a.nbytes for a in [*self._adapters.values(), *self._departed] if a.lora is not None)
+        with self._changed:
+            return sum(a.nbytes for a in [*self._adapters.values(), *self._departed] if a.lora is not None)
 
     def _acquire(self, names: list[str]) -> list[Adapter]:
         """All or none at once, so that two calls never wait for each other's halves."""

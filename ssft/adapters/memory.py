@@ -27,7 +27,7 @@ def memory_account(model: Any, bank: AdapterBank) -> dict[str, Any]:
                 "tier": adapter.tier,
                 "pinned": adapter.pinned,
             }
-            for name, adapter in ((name, bank.get(name)) for name in bank.names())
+            for name, adapter in bank.all().items()
         },
         "adapters_resident": bank.resident_bytes(),
         "max_adapter_bytes": bank.max_bytes,

@@ -122,7 +122,7 @@ class MultiAdapterModel:
 
     def adapters(self) -> dict[str, Adapter]:
         """Loaded adapters by name, in the order of loading, with where each one is (`tier`) and what it takes."""
-        return {name: self.bank.get(name) for name in self.bank.names()}
+        return self.bank.all()
 
     def pin_adapter(self, name: str, pinned: bool = True) -> None:
         """Keep an adapter on the device whatever the byte budget, or let it go again."""
@@ -135,7 +135,8 @@ class MultiAdapterModel:
         try:
             yield
         finally:
-            self._active = before
+            # It may have been deleted meanwhile.
+            self._active = before if before is not None and before in self.bank else None
 
     def merge_and_unload(self) -> None:
         """Refused: see the message."""

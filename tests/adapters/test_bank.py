@@ -166,6 +166,15 @@ def test_a_folder_that_changed_after_eviction_is_an_error_not_another_text(shelf
     assert say(model, "deep") == shelf.reference(PROMPT, "deep", 6)
 
 
+def test_an_adapter_deleted_while_disabled_is_not_active_again(shelf):
+    model = fresh_with(shelf, ["deep"])
+    model.set_adapter("deep")
+    with model.disable_adapter():
+        model.delete_adapter("deep")
+    assert model.active_adapter is None
+    assert say(model, None) == shelf.reference(PROMPT, None, 6)
+
+
 def test_loading_again_under_another_name_and_tree(shelf):
     model = fresh_with(shelf, ["deep"])
     with pytest.raises(ConfigError, match="an adapter named 'deep' is loaded already; delete_adapter it first or give"):

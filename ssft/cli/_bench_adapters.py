@@ -1,0 +1,128 @@
+"""`ssft bench adapters`: what many adapters over one base cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ssft.cli._bench import output_option
+from ssft.cli._options import (
+    POSITIVE,
+    base_option,
+    data_option,
+    device_option,
+    dtype_option,
+    json_option,
+    limit_option,
+    max_new_tokens_option,
+    print_json,
+    quantization_option,
+    seed_option,
+    set_threads,
+    table,
+    threads_option,
+)
+from ssft.cli._shelf import adapter_names, adapter_rows, encode_prompts, shared_base
+
+
+@click.command("adapters")
+@click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER...")
+@data_option(
+    type=str,
+    multiple=True,
+    metavar="[NAME=]FILE",
+    default=(),
+    help="Prompts of the adapter NAME (its folder's name), or of all adapters; as JSONL or .jsonl.gz with `prompt` or "
+    "`messages` in every row. Without it an adapter's own validation rows.",
+)
+@limit_option(default=8, help="Prompts per adapter; repeated where they do not fill batches of 8.")
+@max_new_tokens_option(default=64)
+@click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Paired rounds of every comparison.")
+@click.option(
+    "--adapters",
+    "loads",
+    metavar="N",
+    type=click.IntRange(min=2),
+    default=100,
+    show_default=True,
+    help="Load the given folders again and again, until N are loaded, to time loading and switching.",
+)
+@click.option(
+    "--account-rounds",
+    metavar="N",
+    type=click.IntRange(min=3),
+    default=1000,
+    show_default=True,
+    help="Rounds of load, set, generate, delete, of which the memory account is kept.",
+)
+@click.option(
+    "--skip",
+    type=click.Choice(["load", "account", "mixed", "batches"]),
+    multiple=True,
+    help="Leave a section out; load is switching and the growth of the process too. Repeatable.",
+)
+@seed_option(help="Order within the rounds, and the bootstrap.")
+@base_option(default=None, help="Base model: an alias, a folder or a hub id; without it the first adapter's own.")
+@quantization_option()
+@dtype_option()
+@device_option()
+@threads_option()
+@output_option()
+@json_option()
+def adapters_command(
+    adapters: tuple[str, ...],
+    data: tuple[str, ...],
+    limit: int,
+    max_new_tokens: int,
+    rounds: int,
+    loads: int,
+    account_rounds: int,
+    skip: tuple[str, ...],
+    seed: int,
+    base: str | None,
+    quantization: str,
+    dtype: str,
+    device: str | None,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure what many adapters over one base cost: switching, loading, memory, mixed batches, batches of one.
+
+    A ratio is the speed of the second way of running the same rows over that of the first, median of paired rounds
+    with a bootstrap 95 % interval; 1 is no cost. Ctrl-C after a finished section reports what is there.
+    """
+    paths = adapter_names(adapters)
+    from ssft.adapters.multi import MultiAdapterModel
+    from ssft.bench.adapters import measure_adapters
+    from ssft.bench.adapters_report import heading, tables
+    from ssft.bench.report import check_output, write_json
+
+    if output is not None:
+        check_output(output)
+    name = shared_base(paths, base)
+    rows = adapter_rows(paths, data, limit)
+    set_threads(threads)
+    model = MultiAdapterModel.from_pretrained(name, quantization=quantization, dtype=dtype, device_map=device)
+    result = measure_adapters(
+        model,
+        paths,
+        encode_prompts(model, rows),
+        precision="4bit" if quantization == "4bit" else str(model.model.dtype).removeprefix("torch."),
+        max_new_tokens=max_new_tokens,
+        rounds=rounds,
+        seed=seed,
+        loads=loads,
+        account_rounds=account_rounds,
+        skip=skip,
+    )
+    if output is not None:
+        write_json(output, result)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(heading(result))
+    for title, headers, lines in tables(result):
+        click.echo(f"\n{title}")
+        table(lines, headers)
