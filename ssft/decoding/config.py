@@ -33,6 +33,18 @@ class TreeConfig:
         },
     )
 
+    max_batch_nodes: int = field(
+        default=0,
+        metadata={
+            "help": "nodes of all rows of a batch together; 0: no limit. Rows share a pass's cost, so what pays for "
+            "one row may not for eight; each row keeps at least two nodes, and gets more as others end"
+        },
+    )
+
+    def nodes_in_batch(self, rows: int) -> int:
+        """Node budget of one row's tree while `rows` rows share a pass."""
+        return min(self.max_nodes, max(2, self.max_batch_nodes // rows)) if self.max_batch_nodes else self.max_nodes
+
     def check_tree(self) -> None:
         """Raise `ConfigError` if a field is out of range."""
         if self.kind not in TREE_KINDS:
@@ -45,6 +57,8 @@ class TreeConfig:
             raise ConfigError(f"tree.max_depth={self.max_depth}: 0 (as deep as the streams) or a positive depth")
         if self.max_stream_nodes < 0:
             raise ConfigError(f"tree.max_stream_nodes={self.max_stream_nodes}: 0 (all nodes) or a positive number")
+        if self.max_batch_nodes < 0:
+            raise ConfigError(f"tree.max_batch_nodes={self.max_batch_nodes}: 0 (no limit) or a positive number")
 
     def tree_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

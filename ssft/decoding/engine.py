@@ -245,7 +245,8 @@ class Engine:
         for b, guesses, values in zip(stops, tokens.tolist(), best.tolist(), strict=True):
             request, depth = rows[b].request, rows[b].request.depth
             left = rows[b].budget - len(rows[b].result.token_ids)
-            rows[b].tree = grow_tree(issued[b], guesses[:depth], values[:depth], request.tree, max_depth=left - 1)
+            nodes = request.tree.nodes_in_batch(len(active))
+            rows[b].tree = grow_tree(issued[b], guesses[:depth], values[:depth], request.tree, left - 1, nodes)
 
     # -- set-up -------------------------------------------------------------------------------------------------
 

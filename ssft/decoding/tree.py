@@ -42,7 +42,12 @@ class DraftTree:
 
 
 def grow_tree(
-    root: int, guesses: list[list[int]], scores: list[list[float]], config: TreeConfig, max_depth: int
+    root: int,
+    guesses: list[list[int]],
+    scores: list[list[float]],
+    config: TreeConfig,
+    max_depth: int,
+    max_nodes: int | None = None,
 ) -> DraftTree:
     """The draft under `root`.
 
@@ -52,16 +57,18 @@ def grow_tree(
         scores: [γ][k] their log-probabilities.
         config: kind, node budget, tokens per stream.
         max_depth: deepest useful node, for example because only that many tokens may still be produced.
+        max_nodes: node budget in place of the config's.
     """
+    budget = config.max_nodes if max_nodes is None else max_nodes
     tree = DraftTree([root])
     depth = min(len(guesses), max_depth, config.max_depth or len(guesses))
     if depth <= 0:
         return tree
     if config.kind == "best_first":
-        _grow_best_first(tree, guesses, scores, config, depth)
+        _grow_best_first(tree, guesses, scores, budget, config.top_k, depth)
     else:
         width = 1 if config.kind == "chain" else config.top_k
-        _grow_levels(tree, guesses, scores, config.max_nodes, width, depth)
+        _grow_levels(tree, guesses, scores, budget, width, depth)
     return tree
 
 
@@ -81,16 +88,16 @@ def _grow_levels(
 
 
 def _grow_best_first(
-    tree: DraftTree, guesses: list[list[int]], scores: list[list[float]], config: TreeConfig, depth: int
+    tree: DraftTree, guesses: list[list[int]], scores: list[list[float]], budget: int, top_k: int, depth: int
 ) -> None:
     """Take the likeliest path of all not yet taken until the node budget is spent.
 
     A node's rivals enter the heap only when it is taken: its next sibling and its first child, so the heap stays small
     and the order is exact, since neither can be likelier than the node itself.
     """
-    width = [min(config.top_k, len(row)) for row in guesses]
+    width = [min(top_k, len(row)) for row in guesses]
     heap = [(-scores[0][0], 0, 0)]  # negative joint log-probability, parent, rank among the parent's children
-    while heap and len(tree) < config.max_nodes:
+    while heap and len(tree) < budget:
         negative, parent, rank = heapq.heappop(heap)
         stream = tree.depths[parent]
         node = tree.add(guesses[stream][rank], parent, -negative)

@@ -1,20 +1,13 @@
-"""`LoraWeights` mean what peft makes of the same folder; what they cannot mean is refused."""
-
-import json
-import warnings
-from contextlib import contextmanager
-from dataclasses import fields
+"""`LoraWeights` mean what peft makes of the same folder, in one buffer per device."""
 
 import pytest
 import torch
-from conftest import TINY, VOCABULARY, random_ids, tiny_llama
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from adapter_folders import change_config, change_tensors, check_equals_peft, peft_folder, tiny_gpt2
+from conftest import TINY, tiny_llama
+from peft import LoraConfig, get_peft_model
 from tiny_base import save_tiny_base
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from ssft.adapters import lora as module_under_test
-from ssft.adapters._lora_config import NO_LOW_RANK_SUM
 from ssft.adapters.bundle import read_bundle, write_bundle
 from ssft.adapters.lora import LoraWeights, is_linear
 from ssft.bases import base_fingerprint, load_base
@@ -25,62 +18,6 @@ from ssft.streams.modules import attach_streams
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 MODULE = "model.layers.1.self_attn.q_proj"
-KEY = f"base_model.model.{MODULE}"
-
-
-def peft_folder(folder, model, dtype=torch.float32, **changes):
-    """A folder as peft writes it, of a LoRA that is no identity; `model` is used up."""
-    torch.manual_seed(1)
-    config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    peft_model = get_peft_model(model, LoraConfig(**{**config, **changes}))
-    for name, parameter in peft_model.named_parameters():
-        if "lora_A" in name or "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    peft_model.to(dtype).save_pretrained(folder, save_embedding_layers=False)
-    return folder
-
-
-def tiny_gpt2():
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=64, initializer_range=0.25)
-    return GPT2LMHeadModel(config).eval()
-
-
-@contextmanager
-def added_by_hand(model, weights):
-    """The sum of the module's docstring, in forward hooks."""
-
-    def hook_of(layer):
-        down, up = layer.down.to(model.dtype), layer.up.to(model.dtype)
-        return lambda _module, args, out: out + (args[0] @ down.T @ up.T) * layer.scaling
-
-    handles = [
-        model.get_submodule(name).register_forward_hook(hook_of(layer)) for name, layer in weights.layers.items()
-    ]
-    yield
-    for handle in handles:
-        handle.remove()
-
-
-@torch.no_grad()
-def check_equals_peft(folder, build, atol=1e-5):
-    """Logits with the sum added by hand against PeftModel's; returns the weights."""
-    ids = random_ids(2, 9)
-    model = build()
-    bare = model(input_ids=ids).logits
-    weights = LoraWeights.from_bundle(read_bundle(folder), model)
-    with added_by_hand(model, weights):
-        found = model(input_ids=ids).logits
-    reference = PeftModel.from_pretrained(build(), folder).eval()(input_ids=ids).logits
-    torch.testing.assert_close(found, reference, atol=atol, rtol=0)
-    assert (found - bare).abs().max() > 0.1, "the adapter changes nothing, so the test shows nothing"
-    return weights
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A plain LoRA on every linear layer of the tiny llama."""
-    return peft_folder(tmp_path / "adapter", tiny_llama())
 
 
 CASES = {
@@ -328,142 +265,6 @@ def test_a_model_without_weights_is_refused(folder):
         model = tiny_llama()
     with pytest.raises(BundleError, match="has no weights"):
         LoraWeights.from_bundle(read_bundle(folder), model)
-
-
-# -- refusals ---------------------------------------------------------------------------------------------------
-
-
-def change_config(folder, **changes):
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def change_tensors(folder, function):
-    path = folder / "adapter_model.safetensors"
-    save_file(function(load_file(path)), path)
-
-
-REFUSED_CONFIGS = {
-    **{key: ({key: value}, key) for key, value in dict.fromkeys(NO_LOW_RANK_SUM, True).items()},
-    "empty sub-configuration": ({"kasa_config": {}}, r"kasa_config=\{\}"),
-    "bias": ({"bias": "lora_only"}, "bias='lora_only'"),
-    "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'.*a base whose weights it changed"),
-    "pissa_niter_4": ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),
-    "olora": ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
-    "corda": ({"init_lora_weights": "corda"}, "init_lora_weights='corda'"),
-    "loftq": ({"init_lora_weights": "loftq"}, "init_lora_weights='loftq'"),
-    "lora_ga": ({"init_lora_weights": "lora_ga"}, "path_initial_model_for_weight_conversion"),
-    "a start of the future": ({"init_lora_weights": "new"}, "init_lora_weights='new'"),
-    "no such module pattern": ({"layers_pattern": "layers"}, "`layers_to_transform` must also be specified"),
-}
-
-
-@pytest.mark.parametrize("name", sorted(REFUSED_CONFIGS))
-def test_what_is_no_low_rank_sum_is_refused(folder, name):
-    changes, message = REFUSED_CONFIGS[name]
-    change_config(folder, **changes)
-    with pytest.raises(BundleError, match=rf"adapter_config\.json: .*{message}"):
-        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
-
-
-def test_every_variant_that_peft_knows_is_in_the_list():
-    variants = {f.name for f in fields(LoraConfig) if f.metadata.get("is_lora_variant")}
-    assert "use_dora" in variants
-    assert variants <= NO_LOW_RANK_SUM.keys()
-
-
-def test_what_changes_no_arithmetic_is_ignored(folder):
-    harmless = {"lora_dropout": 0.3, "fan_in_fan_out": True, "ensure_weight_tying": True, "a_field_of_the_future": 1}
-    change_config(folder, **harmless, loftq_config={}, modules_to_save=[], bias="none")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft names the field that it does not know
-        check_equals_peft(folder, tiny_llama)
-
-
-REFUSED_FOLDERS = {
-    "DoRA": ({"use_dora": True}, "use_dora=True"),
-    "bias of B": ({"lora_bias": True}, "lora_bias=True"),
-    "saved module": ({"modules_to_save": ["lm_head"]}, "modules_to_save="),
-    "tokens": ({"trainable_token_indices": [3, 4]}, r"trainable_token_indices=\[3, 4\]"),
-    "parameters": (
-        {"target_modules": ["q_proj"], "target_parameters": ["up_proj.weight"]},
-        "target_parameters=",
-    ),
-    "replicated layers": ({"layer_replication": [[0, 3], [1, 4]]}, "layer_replication="),
-    "invocation": ({"alora_invocation_tokens": [5]}, r"alora_invocation_tokens=\[5\]"),
-    "embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, "embedding_[AB] .*a table"),
-    "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
-    "olora": ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
-}
-
-
-@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")  # of lora_bias over layers without bias
-@pytest.mark.parametrize("name", sorted(REFUSED_FOLDERS))
-def test_what_peft_writes_beyond_a_low_rank_sum_is_refused(tmp_path, name):
-    changes, message = REFUSED_FOLDERS[name]
-    folder = peft_folder(tmp_path / "adapter", tiny_llama(), **changes)
-    with pytest.raises(BundleError, match=message):
-        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
-
-
-def without(part):
-    return lambda tensors: {key: value for key, value in tensors.items() if part not in key}
-
-
-def with_extra(key, shape_a=(4, 64), shape_b=(64, 4)):
-    extra = {f"{key}.lora_A.weight": torch.ones(shape_a), f"{key}.lora_B.weight": torch.ones(shape_b)}
-    return lambda tensors: {**tensors, **extra}
-
-
-def cut(key):
-    return lambda tensors: {k: v[..., :3].contiguous() if k == key else v for k, v in tensors.items()}
-
-
-REFUSED_TENSORS = {
-    "A alone": (without(f"{KEY}.lora_B"), f"{MODULE} has lora_A alone"),
-    "B alone": (without(f"{KEY}.lora_A"), f"{MODULE} has lora_B alone"),
-    "B of another rank": (cut(f"{KEY}.lora_B.weight"), r"lora_B\.weight has shape \(64, 3\).*needs \(64, 4\)"),
-    "A of another width": (cut(f"{KEY}.lora_A.weight"), r"lora_A\.weight has shape \(4, 3\).*needs \(4, 64\)"),
-    "a targeted module without": (without(KEY), f"has no LoRA of {MODULE}, which adapter_config.json targets"),
-    "a module that is not targeted": (
-        with_extra("base_model.model.lm_head", shape_b=(61, 4)),
-        "holds a LoRA of lm_head, which adapter_config.json .* does not target; peft would ignore it",
-    ),
-    "no linear layer": (
-        with_extra("base_model.model.model.norm"),
-        r"a LoRA of model\.norm, a LlamaRMSNorm; only linear",
-    ),
-    "no module": (with_extra("base_model.model.model.layers.9.x"), "which the base does not have"),
-    "magnitude": (
-        lambda t: {**t, f"{KEY}.lora_magnitude_vector": torch.ones(64)},
-        "lora_magnitude_vector is no weight of a LoRA that decodes here: DoRA",
-    ),
-    "bias of B": (lambda t: {**t, f"{KEY}.lora_B.bias": torch.ones(64)}, r"lora_B\.bias is no weight.*trained bias"),
-    "anything else": (lambda t: {**t, f"{KEY}.weight": torch.ones(64)}, "expected lora_A and lora_B only"),
-}
-
-
-@pytest.mark.parametrize("name", sorted(REFUSED_TENSORS))
-def test_tensors_that_do_not_fit_are_named(folder, name):
-    change, message = REFUSED_TENSORS[name]
-    change_tensors(folder, change)
-    with pytest.raises(BundleError, match=rf"adapter_model\.safetensors: .*{message}"):
-        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
-
-
-def test_the_rank_of_a_pattern_is_the_one_that_counts(folder):
-    change_config(folder, rank_pattern={r"layers\.1\..*q_proj": 2})
-    with pytest.raises(
-        BundleError, match=r"q_proj\.lora_A\.weight has shape \(4, 64\).* needs \(2, 64\) at the rank 2"
-    ):
-        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
-
-
-def test_a_folder_without_any_lora_is_refused(folder):
-    change_tensors(folder, lambda tensors: {})
-    change_config(folder, target_modules=[])
-    with pytest.raises(BundleError, match="holds no LoRA at all"):
-        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
 
 
 def test_what_counts_as_linear():

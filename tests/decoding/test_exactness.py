@@ -370,6 +370,25 @@ def test_no_draft_is_deeper_than_max_depth(subject, kind, depth):
         assert len(result.accepted) <= reach + 1
 
 
+@pytest.mark.parametrize("together", [3, 9, 14])
+def test_a_budget_for_the_batch_is_shared_and_costs_no_token(subject, kind, together, monkeypatch):
+    sizes = []
+    tree = TreeConfig(kind, 16, 8, max_batch_nodes=together)
+    decoder = StreamDecoder(subject.hooks, subject.streams, tree)
+    real = StreamDecoder._tree_pass
+
+    def tree_pass(self, rows, cache):
+        sizes.append((len(rows), max(len(row.tree) for row in rows)))
+        return real(self, rows, cache)
+
+    monkeypatch.setattr(StreamDecoder, "_tree_pass", tree_pass)
+    eos = late_eos(subject)
+    for row, result in zip(ALL, decode(decoder, ALL, eos=eos), strict=True):
+        assert (result.token_ids, result.finish_reason) == cut(subject.texts[row], TOKENS, eos)
+    assert all(largest <= max(2, together // count) for count, largest in sizes)
+    assert len({count for count, _ in sizes}) > 1, "no row ended early, so the budget was never shared anew"
+
+
 @pytest.mark.parametrize("max_nodes", [1, 2, 5])
 def test_small_budgets_give_the_plain_text(subject, kind, max_nodes):
     results = decode(Oracle(subject, TreeConfig(kind, max_nodes, TOP_K), "sometimes", ALL), ALL)

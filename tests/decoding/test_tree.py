@@ -181,6 +181,7 @@ def test_a_lone_root_stops_at_itself():
         ({"max_nodes": MAX_NODES + 1}, f"tree.max_nodes={MAX_NODES + 1}: must lie between"),
         ({"top_k": 0}, "tree.top_k=0: at least one"),
         ({"max_depth": -1}, "tree.max_depth=-1: 0 "),
+        ({"max_batch_nodes": -1}, "tree.max_batch_nodes=-1: 0 "),
         ({"max_stream_nodes": -1}, "tree.max_stream_nodes=-1: 0 "),
     ],
 )
