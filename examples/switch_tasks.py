@@ -17,8 +17,8 @@ from ssft.errors import SSFTError
 # One for each recipe, in the form that it was trained with.
 PROMPTS = {
     "sql": "Write one SQL query that answers the question.\n\n"
-    "Schema:\nCREATE TABLE employees (name VARCHAR, city VARCHAR, salary INTEGER)\n\n"
-    "Question: How many employees in Oslo earn more than 5000?\n\nSQL:\n",
+    "Schema:\nCREATE TABLE table_1_1500_2 (player VARCHAR, country VARCHAR, points INTEGER)\n\n"
+    "Question: Which player from Norway has more than 20 points?\n\nSQL:\n",
     "e2e_nlg": "Describe the restaurant in one or two sentences.\n\n"
     "name[The Golden Curry], eatType[restaurant], food[Indian], priceRange[cheap], area[riverside]\n\nDescription:\n",
     "dialogsum": "Summarize the dialogue.\n\n"

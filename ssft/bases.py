@@ -31,6 +31,7 @@ __all__ = [
     "base_fingerprint",
     "base_path",
     "cache_dir",
+    "eos_token_ids",
     "fetch",
     "is_fetched",
     "load_base",
@@ -152,6 +153,13 @@ def load_base(
             f"device={device}: {type(error).__name__}: {error}\n{knob}; then --dtype, --quantization and --device."
         ) from error
     return model, tokenizer
+
+
+def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:
+    """The end-of-sequence tokens of a model's generation settings, else the tokenizer's."""
+    eos = model.generation_config.eos_token_id if model.generation_config is not None else None
+    eos = tokenizer.eos_token_id if eos is None else eos
+    return set(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
 
 # What decides the shapes and the arithmetic of the common decoder families; not how a copy is stored or run.

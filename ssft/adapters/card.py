@@ -6,6 +6,18 @@ import yaml
 
 from ssft.adapters.bundle import CARD, RUN, Bundle
 
+_PEFT = {
+    "shared": (
+        "Plain peft loads the same folder as an ordinary LoRA and decodes the same greedy text:",
+        "`PeftModel.from_pretrained(base, folder)`.",
+    ),
+    "lossless": (
+        "The adapter is lossless: its LoRA acts on the streams alone, and the text is the base's own. Decode it with",
+        "ssft; plain peft would apply the LoRA to the text too.",
+    ),
+}
+"""What plain peft makes of the folder, by the mode of its streams."""
+
 
 def write_card(bundle: Bundle) -> None:
     """Write `README.md` into the bundle's folder."""
@@ -37,8 +49,7 @@ def card_text(bundle: Bundle) -> str:
         f"ssft generate {bundle.path.name} --prompt '...'        # drafts and verifies in one pass",
         "```",
         "",
-        "Plain peft loads the same folder as an ordinary LoRA and decodes the same greedy text:",
-        "`PeftModel.from_pretrained(base, folder)`.",
+        *_PEFT[streams.mode],
         "",
         "| | |",
         "|---|---|",

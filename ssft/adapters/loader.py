@@ -12,7 +12,7 @@ from peft import PeftModel
 from ssft.adapters.bundle import Bundle, load_stream_modules, read_bundle
 from ssft.adapters.lora import LoraWeights
 from ssft.adapters.routing import LoraRouter
-from ssft.bases import base_fingerprint, load_base
+from ssft.bases import base_fingerprint, eos_token_ids, load_base
 from ssft.data import render_prompt
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.engine import StreamDecoder
@@ -83,6 +83,11 @@ def load_adapted(
             "leave out --merge or take --quantization none"
         )
     bundle = None if adapter is None else read_bundle(adapter)
+    if merge and bundle is not None and bundle.stream_config is not None and bundle.stream_config.mode == "lossless":
+        raise ConfigError(
+            f"{bundle.path}: merge: the adapter is lossless, its LoRA acts on the streams alone; in the base's weights "
+            "it would change the text. Leave out --merge"
+        )
     name = base or (bundle.base.get("id") if bundle is not None else None)
     if name is None:
         raise ConfigError(
@@ -103,8 +108,6 @@ def load_adapted(
             lora, router = LoraWeights.from_bundle(bundle, model), LoraRouter(model)
         bundle.release()
     model.eval()
-    eos = model.generation_config.eos_token_id if model.generation_config is not None else None
-    eos = tokenizer.eos_token_id if eos is None else eos
     return AdaptedModel(
         model=model,
         tokenizer=tokenizer,
@@ -112,7 +115,7 @@ def load_adapted(
         streams=streams,
         tree=TreeConfig() if bundle is None else bundle.tree,
         name=Path(adapter).resolve().name if adapter is not None else "base",
-        eos_token_ids=set(eos if isinstance(eos, list) else [] if eos is None else [eos]),
+        eos_token_ids=eos_token_ids(model, tokenizer),
         precision="4bit" if quantization == "4bit" else str(model.dtype).removeprefix("torch."),
         device=describe_device(model.device),
         bundle=bundle,
@@ -123,11 +126,6 @@ def load_adapted(
 
 def _merged(model: Any, bundle: Bundle) -> Any:
     """The base with the LoRA added into its weights."""
-    if bundle.stream_config is not None and bundle.stream_config.mode == "lossless":
-        raise ConfigError(
-            f"{bundle.path}: merge: the adapter is lossless, its LoRA acts on the streams alone; in the base's weights "
-            "it would change the text. Leave out --merge"
-        )
     model = PeftModel.from_pretrained(model, str(bundle.path), autocast_adapter_dtype=False)
     return model.merge_and_unload()
 

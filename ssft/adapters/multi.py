@@ -15,7 +15,7 @@ from ssft.adapters.inputs import split_prompts
 from ssft.adapters.jobs import ACTIVE, Active, Job, make_jobs
 from ssft.adapters.memory import memory_account
 from ssft.adapters.routing import LoraRouter
-from ssft.bases import base_fingerprint, load_base
+from ssft.bases import base_fingerprint, eos_token_ids, load_base
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.engine import Engine
 from ssft.decoding.request import Generation
@@ -60,7 +60,7 @@ class MultiAdapterModel:
         self.hooks = StreamHooks(model)
         self.router = LoraRouter(model)
         self.engine = Engine(self.hooks, self.router.use, Turn())
-        self.eos_token_ids = _eos_of(model, tokenizer)
+        self.eos_token_ids = eos_token_ids(model, tokenizer)
         self._active: str | None = None
 
     @classmethod
@@ -334,10 +334,3 @@ class MultiAdapterModel:
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def _eos_of(model: Any, tokenizer: Any) -> set[int]:
-    """The model's end-of-sequence tokens, else the tokenizer's."""
-    eos = model.generation_config.eos_token_id if model.generation_config is not None else None
-    eos = tokenizer.eos_token_id if eos is None else eos
-    return set(eos if isinstance(eos, list) else [] if eos is None else [eos])

@@ -7,6 +7,8 @@ from peft import LoraConfig
 from tiny_base import rows, save_tiny_base, tiny_tokenizer
 
 from ssft.adapters.bundle import write_bundle
+from ssft.adapters.card import card_text
+from ssft.adapters.loader import load_adapted
 from ssft.adapters.multi import MultiAdapterModel
 from ssft.bases import base_fingerprint, load_base
 from ssft.decoding.config import TreeConfig
@@ -139,3 +141,25 @@ def test_a_lora_where_no_stream_is_gets_refused(tmp_path):
         make_trainer(tmp_path, lora={"target_modules": ["q_proj"]})
     trainer = make_trainer(tmp_path, lora={"target_modules": ["q_proj"], "layers_to_transform": [2, 3]})
     assert sum("lora_A" in name for name, _ in trainer.model.named_parameters()) == 2
+
+
+def test_the_card_does_not_send_a_lossless_adapter_to_peft(tmp_path):
+    trainer = make_trainer(tmp_path)
+    base, tokenizer = load_base(tmp_path / "base", dtype="float32")
+    fingerprint = base_fingerprint(base, tokenizer, tmp_path / "base")
+    bundle = write_bundle(tmp_path / "adapter", trainer.model, tree=TreeConfig(), base=fingerprint)
+    assert "plain peft would apply the LoRA to the text too" in card_text(bundle)
+    assert "decodes the same greedy text" not in card_text(bundle)
+
+
+def test_merging_a_lossless_adapter_is_refused_before_its_base_is_loaded(tmp_path):
+    trainer = make_trainer(tmp_path)
+    base, tokenizer = load_base(tmp_path / "base", dtype="float32")
+    fingerprint = base_fingerprint(base, tokenizer, tmp_path / "base")
+    write_bundle(tmp_path / "adapter", trainer.model, tree=TreeConfig(), base=fingerprint)
+    with pytest.raises(ConfigError, match=r"the adapter is lossless.*Leave out --merge"):
+        load_adapted(tmp_path / "adapter", "no/such-base", merge=True)
+    adapted = load_adapted(tmp_path / "adapter", str(tmp_path / "base"), dtype="float32")
+    prompt = [adapted.encode({"prompt": "say 7:"})]
+    bare = load_adapted(None, str(tmp_path / "base"), dtype="float32")
+    assert adapted.decoder().generate(prompt, 12)[0].token_ids == bare.decoder().generate(prompt, 12)[0].token_ids
