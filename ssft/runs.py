@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 
 from ssft._version import __version__
@@ -119,8 +120,14 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Bundle | None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     seconds = time.time() - begin
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
-    if not trainer.is_world_process_zero():
-        return None
+    bundle = _write(run, trainer, metrics, seconds, output) if trainer.is_world_process_zero() else None
+    # A launcher ends all processes when one of them is gone: none leaves before the bundle is whole.
+    trainer.accelerator.wait_for_everyone()
+    return bundle
+
+
+def _write(run: PreparedRun, trainer: Any, metrics: dict[str, float], seconds: float, output: Path) -> Bundle:
+    """Write the bundle and its card, then remove the checkpoints."""
     provenance = _provenance(run, trainer, metrics, seconds)
     bundle = write_bundle(
         output,
@@ -132,8 +139,14 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Bundle | None
     )
     write_card(bundle)
     # The bundle is whole: the checkpoints have done their work.
-    shutil.rmtree(folder)
+    shutil.rmtree(run_folder(output))
     return bundle
+
+
+def leave_process_group() -> None:
+    """End this process's part of a run of several; exiting inside the group may abort in the group's own threads."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _trl_columns(rows: Dataset) -> Dataset:

@@ -44,6 +44,7 @@ def command(
         run = runs.prepare(resolved, target, device)
         facts = runs.describe(run) if dry_run else {}
         bundle = None if dry_run else runs.train(run, target, resume)
+    runs.leave_process_group()
     if dry_run:
         print_json(facts) if as_json else _show(facts)
     if bundle is None:
