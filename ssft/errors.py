@@ -29,5 +29,9 @@ class BundleError(SSFTError, RuntimeError):
     """An adapter folder is damaged, incomplete, of a wrong version or made for another base."""
 
 
+class HubError(SSFTError, RuntimeError):
+    """A repository of the hub cannot be found, read or written: name, token, network, HF_ENDPOINT or revision."""
+
+
 class GenerationError(SSFTError, ValueError):
     """A prompt or a decoding setting cannot be served."""

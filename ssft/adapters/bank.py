@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssft.adapters.bundle import Bundle, load_stream_modules, read_bundle
+from ssft.adapters.hub import resolve_adapter
 from ssft.adapters.lora import LoraWeights
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError, GenerationError
@@ -83,9 +84,9 @@ class AdapterBank:
         return adapter
 
     def add(self, name: str, path: Any, *, pinned: bool, tree: TreeConfig | None) -> Adapter:
-        """Read, check and keep the adapter in the folder `path`; nothing changes if anything is wrong with it."""
+        """Read, check and keep the adapter at `path` (folder or owner/name); nothing changes if anything is wrong."""
         self._check_free(name)
-        bundle = read_bundle(path)
+        bundle = read_bundle(resolve_adapter(path))
         bundle.check_base(self.model, self.fingerprint)
         streams = None
         if bundle.stream_config is not None:

@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 
 from ssft.adapters.bundle import Bundle, load_stream_modules, read_bundle
+from ssft.adapters.hub import resolve_adapter
 from ssft.adapters.lora import LoraWeights
 from ssft.adapters.routing import LoraRouter
 from ssft.bases import base_fingerprint, eos_token_ids, load_base
@@ -73,7 +74,8 @@ def load_adapted(
 ) -> AdaptedModel:
     """Load a base and put one adapter over it; `adapter` None decodes the bare base.
 
-    The bundle is read and checked before the base is loaded. `base` defaults to the one the bundle was made for.
+    `adapter` is a folder, or else a repository of the hub as owner/name, fetched into the hub's cache. The bundle is
+    read and checked before the base is loaded. `base` defaults to the one the bundle was made for.
     `merge` adds the LoRA into the base's weights: main stream and streams share it (paper §3.2.4, shared mode), so the
     streams stay right, and no pass pays for the low-rank products. The adapter can then not be taken off again.
     """
@@ -82,7 +84,7 @@ def load_adapted(
             "merge: 4-bit weights cannot hold a LoRA without being quantised anew, which would change the model; "
             "leave out --merge or take --quantization none"
         )
-    bundle = None if adapter is None else read_bundle(adapter)
+    bundle = None if adapter is None else read_bundle(resolve_adapter(adapter))
     if merge and bundle is not None and bundle.stream_config is not None and bundle.stream_config.mode == "lossless":
         raise ConfigError(
             f"{bundle.path}: merge: the adapter is lossless, its LoRA acts on the streams alone; in the base's weights "

@@ -92,10 +92,11 @@ class MultiAdapterModel:
     def load_adapter(
         self, path: str | Path, name: str | None = None, *, pinned: bool = False, tree: TreeConfig | None = None
     ) -> str:
-        """Load an adapter folder under `name` (default: the folder's) and return the name.
+        """Load an adapter under `name` (default: the folder's, or the part after the owner) and return the name.
 
-        The folder is checked whole first; if anything is wrong with it, nothing has changed. A plain peft LoRA loads
-        too and decodes without streams. `pinned` keeps it on the device; `tree` replaces its own draft tree.
+        `path` is a folder, or else a repository of the hub as owner/name, fetched into the hub's cache. The adapter is
+        checked whole first; if anything is wrong with it, nothing has changed. A plain peft LoRA loads too and decodes
+        without streams. `pinned` keeps it on the device; `tree` replaces its own draft tree.
         """
         name = name or Path(path).resolve().name
         if tree is not None:

@@ -1,0 +1,200 @@
+"""Measure an adapter's quality: exact match, normalised SQL match, or ROUGE."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ssft.bench.quality import METRICS
+from ssft.cli._adapted import adapted_options, encode_rows, open_adapted, tree_option
+from ssft.cli._options import (
+    batch_size_option,
+    data_option,
+    json_option,
+    limit_option,
+    max_new_tokens_option,
+    print_json,
+    set_threads,
+    table,
+)
+
+if TYPE_CHECKING:
+    from ssft.adapters.loader import AdaptedModel
+    from ssft.decoding.request import Generation
+
+
+DATA_HELP = (
+    "JSONL or .jsonl.gz file with `prompt` or `messages`, and `completion` (the assistant's message) or a list of "
+    "`references`, which then counts instead."
+)
+METRIC_HELP = (
+    "exact: the text equals a reference; where all references are SQL, also up to spacing, case, kind of quotes and "
+    "order of AND-ed conditions. rouge: ROUGE-1, 2, L and Lsum F-measures, of the best reference. auto: rouge if any "
+    "row has several references, else exact."
+)
+
+
+@click.command()
+@click.argument("adapter", required=False)
+@data_option(required=True, help=DATA_HELP)
+@limit_option()
+@click.option("--metric", type=click.Choice(METRICS), default="auto", show_default=True, help=METRIC_HELP)
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Also write JSONL, a row per prompt with its metrics, to FILE; the file appears when all is done.",
+)
+@click.option("--plain", is_flag=True, help="Decode without streams; the text is the same.")
+@max_new_tokens_option()
+@batch_size_option()
+@tree_option()
+@adapted_options
+@json_option()
+def command(
+    adapter: str | None,
+    data: Path,
+    limit: int | None,
+    metric: str,
+    output: Path | None,
+    plain: bool,
+    max_new_tokens: int,
+    batch_size: int,
+    tree: tuple[str, ...],
+    base: str | None,
+    quantization: str,
+    dtype: str,
+    device: str | None,
+    threads: int | None,
+    merge: bool,
+    as_json: bool,
+) -> None:
+    """Decode greedily with ADAPTER and compare the texts with the references of --data, in percent.
+
+    Without ADAPTER, --base alone measures the bare base. Intervals are 95 % bootstrap intervals over the rows. The
+    package rouge-score computes ROUGE, with its stemmer.
+    """
+    if adapter is None and base is None:
+        raise click.UsageError("no model: give an adapter folder, or --base NAME for the bare base")
+    from ssft.bench.quality import choose_metric, is_sql, row_references, summarise
+    from ssft.bench.report import check_output
+    from ssft.data import load_rows
+
+    if output is not None:
+        check_output(output)
+    rows = load_rows(data, limit, need_completion=False)
+    references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
+    chosen = choose_metric(metric, references)
+    sql = chosen == "exact" and all(is_sql(text) for texts in references for text in texts)
+    set_threads(threads)
+    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
+    results = _decode(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
+    texts = [adapted.decode(result.token_ids) for result in results]
+    scores = _score(texts, references, chosen, sql)
+    if output is not None:
+        _write(output, adapted, rows, references, results, texts, scores)
+    metrics, intervals = summarise(scores)
+    tokens, calls = sum(len(result.token_ids) for result in results), sum(result.calls for result in results)
+    cut_off = sum(result.finish_reason == "length" for result in results)
+    if as_json:
+        print_json(
+            {
+                "rows": len(rows),
+                "metric": chosen,
+                "metrics": metrics,
+                "intervals": intervals,
+                "tokens": tokens,
+                "calls": calls,
+                "tokens_per_call": tokens / calls,
+                "cut_off": cut_off,
+                "adapter": adapted.name if adapter is not None else None,
+                "streaming": not plain and adapted.streams is not None,
+                "tree": adapted.tree,
+                "batch_size": batch_size,
+                "max_new_tokens": max_new_tokens,
+                "precision": adapted.precision,
+                "device": adapted.device,
+            }
+        )
+        return
+    click.echo(f"{adapted.name}: {len(rows):,} rows, {_title(metric, chosen)}, {adapted.precision} on {adapted.device}")
+    table(
+        [[name, f"{metrics[name]:.2f}", "{:.2f} - {:.2f}".format(*intervals[name])] for name in metrics],
+        ["metric", "%", "95 % interval"],
+    )
+    click.echo(f"{tokens:,} tokens in {calls:,} calls, {tokens / calls:.2f} tokens per call")
+    if cut_off:
+        click.echo(
+            f"{cut_off:,} of {len(rows):,} completions were cut off at their longest; raise --max-new-tokens "
+            f"({max_new_tokens}) if the task needs more"
+        )
+
+
+def _title(metric: str, chosen: str) -> str:
+    """Which metric it is, and where `auto` chose it, why."""
+    if metric != "auto":
+        return f"metric {chosen}"
+    if chosen == "rouge":
+        return "metric rouge (auto: there are rows with several references)"
+    return "metric exact (auto: no row has several references; --metric rouge compares texts)"
+
+
+def _decode(
+    adapted: AdaptedModel, prompts: list[list[int]], streaming: bool, max_new_tokens: int, batch_size: int
+) -> list[Generation]:
+    """Completions in the prompts' order; prompts of like length are decoded together."""
+    from tqdm import tqdm
+
+    from ssft.bench.batching import length_batches
+
+    decoder = adapted.decoder(streaming=streaming, tree=adapted.tree)
+    results: dict[int, Generation] = {}
+    with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:
+        for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
+            done = decoder.generate([prompts[index] for index in batch], max_new_tokens, adapted.eos_token_ids)
+            results.update(zip(batch, done, strict=True))
+            bar.update(len(batch))
+    return [results[index] for index in range(len(prompts))]
+
+
+def _score(texts: list[str], references: list[list[str]], metric: str, sql: bool) -> list[dict[str, float]]:
+    """Metrics of every row."""
+    from tqdm import tqdm
+
+    from ssft.bench.quality import score_row
+
+    pairs = zip(texts, references, strict=True)
+    bar = tqdm(pairs, total=len(texts), desc="scoring", unit="row", delay=2, disable=None, leave=False)
+    return [score_row(text, expected, metric, sql) for text, expected in bar]
+
+
+def _write(
+    output: Path,
+    adapted: AdaptedModel,
+    rows: list[dict[str, Any]],
+    references: list[list[str]],
+    results: list[Generation],
+    texts: list[str],
+    scores: list[dict[str, float]],
+) -> None:
+    """The per-row file, whole or not at all."""
+    from ssft.bench.report import write_text
+    from ssft.data import render_prompt
+
+    lines = []
+    for row, expected, result, text, score in zip(rows, references, results, texts, scores, strict=True):
+        record = {
+            "prompt": render_prompt(row, adapted.tokenizer),
+            "completion": text,
+            "references": expected,
+            "metrics": {name: round(value, 4) for name, value in score.items()},
+            "tokens": len(result.token_ids),
+            "calls": result.calls,
+            "finish_reason": result.finish_reason,
+        }
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    write_text(output, "".join(lines))

@@ -1,0 +1,54 @@
+"""Download an adapter from the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ssft.cli._options import json_option, print_json
+
+
+@click.command()
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--revision", default=None, help="Branch, tag or commit; default: main.")
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder to write; a bundle there is replaced. Default: adapters/NAME.",
+)
+@json_option()
+def command(repo: str, revision: str | None, output: Path | None, as_json: bool) -> None:
+    """Download the adapter of the repository OWNER/NAME, check it, and put it into a folder.
+
+    Only a bundle's own files are fetched. The folder appears whole or not at all; after an interruption the same
+    command goes on with the files that are missing. A plain peft LoRA is pulled too. A private repository needs
+    HF_TOKEN or `hf auth login`; HF_ENDPOINT names another hub.
+    """
+    from ssft.adapters.hub import pull
+
+    pulled = pull(repo, output, revision)
+    streams = pulled.bundle.stream_config
+    total = sum(pulled.files.values())
+    if as_json:
+        print_json(
+            {
+                "repo": pulled.repo,
+                "revision": pulled.revision,
+                "commit": pulled.commit,
+                "path": pulled.path,
+                "base": pulled.base,
+                "streams": None if streams is None else streams.stream_dict(),
+                "files": pulled.files,
+                "bytes": total,
+            }
+        )
+        return
+    click.echo(f"pulled {pulled.repo} ({pulled.revision}, commit {pulled.commit[:12]}) to {pulled.path}")
+    click.echo(f"{len(pulled.files)} files, {total:,} bytes; base {pulled.base or 'not named'}")
+    if streams is None:
+        click.echo("It has no streams: a plain LoRA, decoded one token per pass. Name its base with --base.")
+    else:
+        click.echo(f"{streams.num_streams} streams in the top {streams.num_msa_layers} layers")

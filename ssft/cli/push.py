@@ -1,0 +1,46 @@
+"""Upload an adapter to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import click
+
+from ssft.cli._options import json_option, print_json
+
+
+@click.command()
+@click.argument("adapter")
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--private", is_flag=True, help="Make the repository private; an error if it exists and is public.")
+@click.option("--revision", metavar="BRANCH", default=None, help="Branch, made if there is none; default: main.")
+@click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing to the main branch.")
+@json_option()
+def command(adapter: str, repo: str, private: bool, revision: str | None, create_pr: bool, as_json: bool) -> None:
+    """Check the folder ADAPTER and upload its own files, nothing else, to the repository OWNER/NAME in one commit.
+
+    The repository is made if there is none. The token is that of HF_TOKEN or of `hf auth login`; HF_ENDPOINT names
+    another hub. After an interruption the same command goes on: large files that arrived are not sent again.
+    """
+    from ssft.adapters.hub import push
+
+    pushed = push(adapter, repo, private=private, revision=revision, create_pr=create_pr)
+    total = sum(pushed.files.values())
+    if as_json:
+        print_json(
+            {
+                "repo": pushed.repo,
+                "revision": pushed.revision,
+                "commit": pushed.commit,
+                "url": pushed.url,
+                "pull_request": pushed.pull_request,
+                "changed": pushed.changed,
+                "path": adapter,
+                "files": pushed.files,
+                "bytes": total,
+            }
+        )
+        return
+    if pushed.changed:
+        click.echo(f"pushed {len(pushed.files)} files, {total:,} bytes, to {pushed.repo} ({pushed.revision})")
+    else:
+        click.echo(f"{pushed.repo} ({pushed.revision}) holds these files already")
+    click.echo(pushed.pull_request or pushed.url)
