@@ -3,6 +3,7 @@
 import copy
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,14 +82,15 @@ class StreamGenerate:
         tree: TreeConfig | None = None,
         route: Route | None = None,
         adapter: Any = None,
+        turn: AbstractContextManager[Any] | None = None,
     ) -> None:
-        """`hooks` are on the model; `streams` None decodes plainly; `adapter` is what `route` applies to every row."""
+        """See `Engine` for `hooks`, `route` and `turn`; `streams` None decodes plainly; every row has `adapter`."""
         self.hooks = hooks
         self.streams = streams
         self.tree = tree or TreeConfig()
         self.tree.check_tree()
         self.adapter = adapter
-        self.engine = Engine(hooks, route)
+        self.engine = Engine(hooks, route, turn)
         self.last: list[Generation] = []
 
     @classmethod

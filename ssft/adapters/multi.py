@@ -276,11 +276,12 @@ class MultiAdapterModel:
             **rest: Any,
         ) -> Any:
             with self.bank.in_use([] if name is None else [name]) as held:
-                call = StreamGenerate(self.hooks, None)
+                call = StreamGenerate(self.hooks, None, turn=self.engine.turn)
                 if name is not None:
                     own = held[name]
-                    call = StreamGenerate(self.hooks, own.streams, own.tree, self.router.use, own.lora)
-                call.engine.turn = self.engine.turn
+                    call = StreamGenerate(
+                        self.hooks, own.streams, own.tree, self.router.use, own.lora, self.engine.turn
+                    )
                 return call(
                     model, input_ids, logits_processor, stopping_criteria, generation_config, text_streamer, **rest
                 )

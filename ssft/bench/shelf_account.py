@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def measure_shelf(
     few: list[SwitchTime] = []
     before = _point(model, 0)
     with tqdm(total=loads, unit="adapter", delay=2, disable=None if progress else True, leave=False) as bar:
-        for number, (name, path) in zip(range(loads), cycle(paths.items()), strict=False):
+        for number, (name, path) in enumerate(islice(cycle(paths.items()), loads)):
             begin = time.perf_counter()
             names.append(model.load_adapter(path, f"{name}#{number}"))
             _synchronize(model)
@@ -175,7 +175,7 @@ def measure_account(
     at = {warm, (warm + rounds) // 2, rounds}
     points = []
     with tqdm(total=rounds, unit="round", delay=2, disable=None if progress else True, leave=False) as bar:
-        for number, (name, path) in zip(range(1, rounds + 1), cycle(paths.items()), strict=False):
+        for number, (name, path) in enumerate(islice(cycle(paths.items()), rounds), start=1):
             _life(model, name, path, list(prompts[name][:SHORT]))
             if number in at:
                 points.append(_point(model, number))

@@ -15,6 +15,7 @@ from ssft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ssft.adapters.loader import AdaptedModel
+    from ssft.decoding.request import Generation
 
 
 PROMPTS_HELP = (
@@ -119,6 +120,24 @@ def encode_rows(adapted: AdaptedModel, rows: list[dict[str, Any]]) -> list[list[
                 f"context of {context}; shorten or remove the row"
             )
     return prompts
+
+
+def decode_prompts(
+    adapted: AdaptedModel, prompts: list[list[int]], streaming: bool, max_new_tokens: int, batch_size: int
+) -> list[Generation]:
+    """Completions in the prompts' order; prompts of like length are decoded together."""
+    from tqdm import tqdm
+
+    from ssft.bench.batching import length_batches
+
+    decoder = adapted.decoder(streaming=streaming, tree=adapted.tree)
+    results: dict[int, Generation] = {}
+    with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:
+        for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
+            done = decoder.generate([prompts[index] for index in batch], max_new_tokens, adapted.eos_token_ids)
+            results.update(zip(batch, done, strict=True))
+            bar.update(len(batch))
+    return [results[index] for index in range(len(prompts))]
 
 
 def own_rows(adapter: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssft.bench.quality import METRICS
-from ssft.cli._adapted import adapted_options, encode_rows, open_adapted, tree_option
+from ssft.cli._adapted import adapted_options, decode_prompts, encode_rows, open_adapted, tree_option
 from ssft.cli._options import (
     batch_size_option,
     data_option,
@@ -92,7 +92,7 @@ def command(
     sql = chosen == "exact" and all(is_sql(text) for texts in references for text in texts)
     set_threads(threads)
     adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
-    results = _decode(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
+    results = decode_prompts(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
     texts = [adapted.decode(result.token_ids) for result in results]
     scores = _score(texts, references, chosen, sql)
     if output is not None:
@@ -141,24 +141,6 @@ def _title(metric: str, chosen: str) -> str:
     if chosen == "rouge":
         return "metric rouge (auto: there are rows with several references)"
     return "metric exact (auto: no row has several references; --metric rouge compares texts)"
-
-
-def _decode(
-    adapted: AdaptedModel, prompts: list[list[int]], streaming: bool, max_new_tokens: int, batch_size: int
-) -> list[Generation]:
-    """Completions in the prompts' order; prompts of like length are decoded together."""
-    from tqdm import tqdm
-
-    from ssft.bench.batching import length_batches
-
-    decoder = adapted.decoder(streaming=streaming, tree=adapted.tree)
-    results: dict[int, Generation] = {}
-    with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:
-        for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
-            done = decoder.generate([prompts[index] for index in batch], max_new_tokens, adapted.eos_token_ids)
-            results.update(zip(batch, done, strict=True))
-            bar.update(len(batch))
-    return [results[index] for index in range(len(prompts))]
 
 
 def _score(texts: list[str], references: list[list[str]], metric: str, sql: bool) -> list[dict[str, float]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssft.cli._adapted import adapted_options, encode_rows, open_adapted, tree_option
+from ssft.cli._adapted import adapted_options, decode_prompts, encode_rows, open_adapted, tree_option
 from ssft.cli._options import (
     batch_size_option,
     data_option,
@@ -20,8 +20,7 @@ from ssft.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from ssft.adapters.loader import AdaptedModel
-    from ssft.decoding.request import Generation
+    pass
 
 
 @click.command()
@@ -76,7 +75,7 @@ def command(
         rows = load_rows(data, limit, need_completion=False)
     set_threads(threads)
     adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
-    results = _decode(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
+    results = decode_prompts(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
     records = [
         {
             "prompt": render_prompt(row, adapted.tokenizer),
@@ -118,24 +117,6 @@ def _check_usage(
         raise click.UsageError(
             "--json prints one object for one --prompt; --data gives JSONL already, leave --json out"
         )
-
-
-def _decode(
-    adapted: AdaptedModel, prompts: list[list[int]], streaming: bool, max_new_tokens: int, batch_size: int
-) -> list[Generation]:
-    """Completions in the prompts' order; prompts of like length are decoded together."""
-    from tqdm import tqdm
-
-    from ssft.bench.batching import length_batches
-
-    decoder = adapted.decoder(streaming=streaming, tree=adapted.tree)
-    results: dict[int, Generation] = {}
-    with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:
-        for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
-            done = decoder.generate([prompts[index] for index in batch], max_new_tokens, adapted.eos_token_ids)
-            results.update(zip(batch, done, strict=True))
-            bar.update(len(batch))
-    return [results[index] for index in range(len(prompts))]
 
 
 def _statistics(records: list[dict[str, Any]]) -> str:

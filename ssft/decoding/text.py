@@ -79,6 +79,7 @@ class TextPieces:
         if last:
             text = self.decode(token_ids)
             final = text if self.stops is None else self.stops.cut(text)
+            # The shorter of the two ends the common beginning, so their lengths may differ.
             same = takewhile(lambda pair: pair[0] == pair[1], zip(self._given, final, strict=False))
             piece = final[sum(1 for _ in same) :]
         else:
