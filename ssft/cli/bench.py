@@ -76,7 +76,7 @@ def compare_command(
 ) -> None:
     """Compare decoding methods with ADAPTER on the same prompts."""
     from ssft.bench.measure import measure
-    from ssft.bench.methods import build_methods, parse_methods
+    from ssft.bench.methods import Setting, build_methods, parse_methods
     from ssft.bench.report import HEADERS, check_output, heading, remarks, table_rows, write_json
 
     names = parse_methods(methods)
@@ -84,7 +84,7 @@ def compare_command(
         check_output(output)
     set_threads(threads)
     adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
-    built = build_methods(names, adapted, max_new_tokens, batch_size)
+    built = build_methods(names, Setting(adapted, max_new_tokens, batch_size))
     prompts = load_prompts(adapted, adapter, data, limit)
     result = measure(
         adapted, prompts, built, max_new_tokens=max_new_tokens, batch_size=batch_size, rounds=rounds, seed=seed

@@ -63,13 +63,13 @@ def command(
 
     from ssft.bench.batching import length_batches
     from ssft.bench.compare import differences_with_margins
-    from ssft.bench.methods import build_methods
+    from ssft.bench.methods import Setting, build_methods
 
     set_threads(threads)
     adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
     need_streams(adapted, "verify")
     prompts = load_prompts(adapted, adapter, data, limit)
-    methods = build_methods([against, "streaming"], adapted, max_new_tokens, batch_size)
+    methods = build_methods([against, "streaming"], Setting(adapted, max_new_tokens, batch_size))
     outputs: dict[str, dict[int, list[int]]] = {name: {} for name in methods}
     calls = 0
     with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:

@@ -213,7 +213,9 @@ class Engine:
         """Append the accepted nodes and the issued token up to the first at which the row ends."""
         result = row.result
         result.calls += 1
-        if not prompt_pass:
+        if prompt_pass:
+            result.prompt_seconds = time.perf_counter() - begin
+        else:
             depth = len(path) - 1
             result.accepted += [0] * (depth + 1 - len(result.accepted))
             result.accepted[depth] += 1
@@ -227,26 +229,39 @@ class Engine:
     def _draft(
         self, rows: list[_Row], active: list[int], states: _States, paths: list[list[int]], issued: list[int]
     ) -> None:
-        """Grow the next tree of every active row from the streams of the node where its verification stopped."""
+        """Grow the next tree of every active row from the guesses for the tokens after the one just issued."""
         for b in active:
             rows[b].tree = DraftTree([issued[b]])
-        if states.streams is None:
+        depths, scores = self._guesses(rows, active, states, paths)
+        if scores is None:
             return
-        # Where verification stopped at a node without streams, the next pass has no draft.
-        stops = {b: paths[b][-1] for b in active if rows[b].request.depth and paths[b][-1] in states.sources[b]}
-        if not stops:
-            return
-        picked = torch.stack([states.streams[b, states.sources[b].index(node)] for b, node in stops.items()])
-        with self._routed([rows[b] for b in stops]):
-            scores = self.backbone.logits(self.backbone.finish(picked)).float()
-        width = max(rows[b].request.tree.top_k for b in stops)
+        width = max(rows[b].request.tree.top_k for b in depths)
         best, tokens = scores.topk(min(width, scores.shape[-1]), dim=-1)
         best = best - scores.logsumexp(dim=-1, keepdim=True)
-        for b, guesses, values in zip(stops, tokens.tolist(), best.tolist(), strict=True):
-            request, depth = rows[b].request, rows[b].request.depth
+        for (b, depth), guesses, values in zip(depths.items(), tokens.tolist(), best.tolist(), strict=True):
+            request = rows[b].request
             left = rows[b].budget - len(rows[b].result.token_ids)
             nodes = request.tree.nodes_in_batch(len(active))
             rows[b].tree = grow_tree(issued[b], guesses[:depth], values[:depth], request.tree, left - 1, nodes)
+
+    def _guesses(
+        self, rows: list[_Row], active: list[int], states: _States, paths: list[list[int]]
+    ) -> tuple[dict[int, int], Tensor | None]:
+        """Logits for the tokens after the issued one, from the streams of the node where verification stopped.
+
+        Returns:
+            The d rows that get a draft, each with how many of its guesses it uses, and logits [d, g, V] in float32.
+        """
+        if states.streams is None:
+            return {}, None
+        # Where verification stopped at a node without streams, the next pass has no draft.
+        stops = {b: paths[b][-1] for b in active if rows[b].request.depth and paths[b][-1] in states.sources[b]}
+        if not stops:
+            return {}, None
+        picked = torch.stack([states.streams[b, states.sources[b].index(node)] for b, node in stops.items()])
+        with self._routed([rows[b] for b in stops]):
+            scores = self.backbone.logits(self.backbone.finish(picked)).float()
+        return {b: rows[b].request.depth for b in stops}, scores
 
     # -- set-up -------------------------------------------------------------------------------------------------
 

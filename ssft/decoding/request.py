@@ -50,7 +50,8 @@ class Generation:
     token_ids: produced tokens, the EOS or stop token included if it came. calls: passes of the model, the prompt's
     included, so plain decoding has calls == len(token_ids). accepted: [depth] passes after the prompt's that accepted
     that deep (index 0: none). finish_reason: "eos", "stop" (a stop string or token), "length" or "cancelled"; empty
-    while it runs. seconds: wall clock from the call until the row ended.
+    while it runs. seconds: wall clock from the call until the row ended. prompt_seconds: until its first token was
+    there.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -58,3 +59,4 @@ class Generation:
     accepted: list[int] = field(default_factory=list)
     finish_reason: str = ""
     seconds: float = 0.0
+    prompt_seconds: float = 0.0

@@ -5,7 +5,7 @@ import torch
 from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench.compare import compare_outputs, differences_with_margins, first_difference, top_margin
-from ssft.bench.methods import method_module
+from ssft.bench.methods import Setting, method_module
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def outputs(adapted, prompts):
-    return [result.token_ids for result in method_module("plain").Method(adapted, 10, 1).run(prompts)]
+    return [result.token_ids for result in method_module("plain").Method(Setting(adapted, 10, 1)).run(prompts)]
 
 
 @pytest.mark.parametrize(

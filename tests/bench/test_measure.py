@@ -9,7 +9,7 @@ from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench import report
 from ssft.bench.measure import measure
-from ssft.bench.methods import build_methods, method_names
+from ssft.bench.methods import Setting, build_methods, method_names
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
 
@@ -59,7 +59,7 @@ def scripted(**changes):
 
 def test_three_methods_agree_and_count(adapted):
     prompts = random_prompts(4)
-    built = build_methods(method_names(), adapted, 10, 2)
+    built = build_methods(method_names(), Setting(adapted, 10, 2))
     result = measure(adapted, prompts, built, max_new_tokens=10, batch_size=2, rounds=2, progress=False)
     assert list(result.methods) == method_names()
     plain, streaming = result.methods["plain"], result.methods["streaming"]

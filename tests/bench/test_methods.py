@@ -8,13 +8,13 @@ from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench import methods
 from ssft.bench.batching import length_batches
-from ssft.bench.methods import build_methods, method_module, method_names, parse_methods
+from ssft.bench.methods import Setting, build_methods, method_module, method_names, parse_methods
 from ssft.bench.methods.generate import truncate
 from ssft.errors import ConfigError, GenerationError
 
 
 def run(adapted, name, prompts, max_new_tokens=12, batch_size=1):
-    return method_module(name).Method(adapted, max_new_tokens, batch_size).run(prompts)
+    return method_module(name).Method(Setting(adapted, max_new_tokens, batch_size)).run(prompts)
 
 
 def ids(results):
@@ -33,7 +33,7 @@ def test_every_method_keeps_to_the_interface(name):
     assert name == module.NAME
     assert module.DESCRIPTION
     assert isinstance(module.LOSSLESS, bool)
-    assert module.Method(fake_adapted(), 4, 1).extra_parameters() >= 0
+    assert module.Method(Setting(fake_adapted(), 4, 1)).extra_parameters() >= 0
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -119,7 +119,7 @@ def test_a_prompt_without_tokens_or_room_is_an_error(name, length):
 
 def test_streaming_needs_streams():
     with pytest.raises(GenerationError, match=r"no streams.*--methods plain,generate"):
-        method_module("streaming").Method(fake_adapted(streams=False), 4, 1)
+        method_module("streaming").Method(Setting(fake_adapted(streams=False), 4, 1))
 
 
 def test_extra_parameters_are_those_of_the_streams():

@@ -4,16 +4,18 @@ A method's module holds
 
 - `NAME`: its name on the command line and in results,
 - `DESCRIPTION`: one line,
+- `KIND`: "plain" (one token per pass), "speculative" (drafts and verifies), or "yardstick" (another program on another
+  build of the base: its tokens per second are shown, its text is compared with nothing),
 - `LOSSLESS`: whether it promises the tokens of plain greedy decoding,
-- `class Method` with `__init__(adapted, max_new_tokens, batch_size)`, `run(prompts) -> list[Generation]` (greedy, in
-  the prompts' order) and `extra_parameters() -> int` (beside base and LoRA).
+- `class Method` as `DecodingMethod` says.
 
-`Method.__init__` raises `GenerationError` where the adapter cannot serve the method.
+Files that start with `_` are helpers.
 """
 
 import difflib
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,19 +23,38 @@ from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
 
 BASELINE = "plain"
-"""The method that every speed-up is measured against."""
+"""The method whose text is the reference, and which always runs."""
+
+KINDS = ("plain", "speculative", "yardstick")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method gets to work with.
+
+    adapted: the `AdaptedModel`. max_new_tokens: longest completion. batch_size: most prompts at a time. peers: folder
+    with what other methods were trained to for this adapter (`medusa/`, `draft/`), or None.
+    """
+
+    adapted: Any
+    max_new_tokens: int
+    batch_size: int = 1
+    peers: Path | None = None
 
 
 class DecodingMethod(Protocol):
-    """What a method's `Method` class offers."""
+    """What a method's `Method` class offers; `__init__` raises an `SSFTError` where the method cannot serve."""
 
-    def __init__(self, adapted: Any, max_new_tokens: int, batch_size: int) -> None: ...
+    def __init__(self, setting: Setting) -> None: ...
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
-        """Greedy continuation of each prompt (token ids), in order."""
+        """Greedy continuation of each prompt (token ids), in order, `calls` being passes of the adapted model."""
 
     def extra_parameters(self) -> int:
         """Parameters that the method needs beside base and LoRA."""
+
+    def extra_bytes(self) -> int:
+        """Bytes on disk that the method needs beside base and LoRA."""
 
 
 def method_names() -> list[str]:
@@ -61,6 +82,6 @@ def parse_methods(text: str) -> list[str]:
     return list(dict.fromkeys([BASELINE, *given]))
 
 
-def build_methods(names: Sequence[str], adapted: Any, max_new_tokens: int, batch_size: int) -> dict[str, Any]:
+def build_methods(names: Sequence[str], setting: Setting) -> dict[str, Any]:
     """Name -> method ready to run, in the order of `names`."""
-    return {name: method_module(name).Method(adapted, max_new_tokens, batch_size) for name in names}
+    return {name: method_module(name).Method(setting) for name in names}

@@ -2,17 +2,18 @@
 
 import time
 from collections import defaultdict
-from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
 from ssft.bench.batching import length_batches
+from ssft.bench.methods import Setting
 from ssft.decoding.request import Generation
 from ssft.errors import GenerationError
 
 NAME = "generate"
 DESCRIPTION = "model.generate of transformers, greedy, dynamic cache"
+KIND = "plain"
 LOSSLESS = True
 
 
@@ -26,11 +27,11 @@ def truncate(ids: list[int], budget: int, eos: set[int]) -> tuple[list[int], str
 class Method:
     """Greedy search of transformers over the same model, with the same low-rank products as the other methods."""
 
-    def __init__(self, adapted: Any, max_new_tokens: int, batch_size: int) -> None:
-        self.adapted = adapted
-        self.max_new_tokens = max_new_tokens
-        self.batch_size = batch_size
-        self.context = adapted.hooks.backbone.context_length
+    def __init__(self, setting: Setting) -> None:
+        self.adapted = setting.adapted
+        self.max_new_tokens = setting.max_new_tokens
+        self.batch_size = setting.batch_size
+        self.context = self.adapted.hooks.backbone.context_length
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
         """Greedy continuation of each prompt, in order; calls == tokens.
@@ -52,6 +53,10 @@ class Method:
         return [results[index] for index in range(len(prompts))]
 
     def extra_parameters(self) -> int:
+        """None."""
+        return 0
+
+    def extra_bytes(self) -> int:
         """None."""
         return 0
 

@@ -1,12 +1,12 @@
 """Plain greedy decoding: the engine of the streams with a draft of nothing, so that only speculation differs."""
 
-from typing import Any
-
 from ssft.bench.batching import length_batches
+from ssft.bench.methods import Setting
 from ssft.decoding.request import Generation
 
 NAME = "plain"
 DESCRIPTION = "greedy decoding, one token per pass, in the engine that also decodes with streams"
+KIND = "plain"
 LOSSLESS = True
 
 
@@ -15,11 +15,11 @@ class Method:
 
     streaming = False
 
-    def __init__(self, adapted: Any, max_new_tokens: int, batch_size: int) -> None:
-        self.adapted = adapted
-        self.max_new_tokens = max_new_tokens
-        self.batch_size = batch_size
-        self.decoder = adapted.decoder(streaming=self.streaming, tree=adapted.tree)
+    def __init__(self, setting: Setting) -> None:
+        self.adapted = setting.adapted
+        self.max_new_tokens = setting.max_new_tokens
+        self.batch_size = setting.batch_size
+        self.decoder = self.adapted.decoder(streaming=self.streaming, tree=self.adapted.tree)
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
         """Greedy continuation of each prompt, in order."""
@@ -32,5 +32,9 @@ class Method:
         return [results[index] for index in range(len(prompts))]
 
     def extra_parameters(self) -> int:
+        """None."""
+        return 0
+
+    def extra_bytes(self) -> int:
         """None."""
         return 0

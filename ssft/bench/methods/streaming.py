@@ -1,12 +1,12 @@
 """Speculative streaming with the adapter's own streams and tree."""
 
-from typing import Any
-
-from ssft.bench.methods import plain
+from ssft.adapters.bundle import STREAM_WEIGHTS
+from ssft.bench.methods import Setting, plain
 from ssft.errors import GenerationError
 
 NAME = "streaming"
 DESCRIPTION = "speculative streams of the adapter, verified in a tree (arXiv 2402.11131)"
+KIND = "speculative"
 LOSSLESS = True
 
 
@@ -15,14 +15,19 @@ class Method(plain.Method):
 
     streaming = True
 
-    def __init__(self, adapted: Any, max_new_tokens: int, batch_size: int) -> None:
-        if adapted.streams is None:
+    def __init__(self, setting: Setting) -> None:
+        if setting.adapted.streams is None:
             raise GenerationError(
-                f"{adapted.name!r} has no streams, so it decodes plainly; train an adapter with `ssft train`, or leave "
-                "the method streaming out (--methods plain,generate)"
+                f"{setting.adapted.name!r} has no streams, so it decodes plainly; train an adapter with `ssft train`, "
+                "or leave the method streaming out (--methods plain,generate)"
             )
-        super().__init__(adapted, max_new_tokens, batch_size)
+        super().__init__(setting)
 
     def extra_parameters(self) -> int:
         """P_j and f_η."""
         return int(self.adapted.streams.count())
+
+    def extra_bytes(self) -> int:
+        """The bundle's file of stream weights; nothing for streams that were never saved."""
+        bundle = self.adapted.bundle
+        return 0 if bundle is None else (bundle.path / STREAM_WEIGHTS).stat().st_size

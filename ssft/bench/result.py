@@ -1,0 +1,143 @@
+"""What a comparison found, as dataclasses whose fields are the keys of its JSON.
+
+SuiteResult            `ssft bench tasks`: one run over several adapters
+  TaskResult           one adapter on its prompts
+    BenchResult        `ssft bench ADAPTER`: its methods, side by side
+      MethodResult     one method
+    QualityResult      the adapter's answers and its plain-LoRA twin's, scored
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ssft.bench.compare import Difference
+
+FORMAT = 1
+"""Version of the JSON that `--compare` reads."""
+
+
+@dataclass
+class CategoryResult:
+    """One method on the prompts of one category; the fields mean what they mean in `MethodResult`."""
+
+    rows: int
+    tokens: int
+    calls: int
+    tokens_per_call: float
+    seconds: float
+    speedup: float
+    speedup_interval: tuple[float, float]
+
+
+@dataclass
+class MethodResult:
+    """What one method did. Tokens, calls and accepted are one round's; seconds are medians over the rounds.
+
+    kind, lossless: the method module's. seconds: all prompts of a round, of which prompt_seconds until each prompt's
+    first token; decode_seconds is the rest. tokens_per_call: tokens, the target's own included, per pass of the target.
+
+    speedup: median over the rounds of the paired ratio baseline seconds / method seconds; speedup_interval: its
+    bootstrap 95 % interval over rounds and prompts; speedup_mean, speedup_spread: mean and standard deviation of the
+    rounds' ratios. decode_speedup: the same median with decode seconds. None of them exists for a yardstick (None).
+
+    identical: prompts whose ids equal plain's in every round (a missing output counts as different); differences: the
+    first of each prompt that is not. accepted: [depth] passes that accepted so deep, for methods that draft a tree.
+
+    extra_parameters, extra_bytes: beside base and LoRA, in memory and on disk. peak_bytes: most memory that tensors
+    took during one batch, above what was there before it; None where the device does not tell.
+    """
+
+    kind: str
+    lossless: bool
+    tokens: int
+    calls: int
+    tokens_per_call: float
+    seconds: float
+    prompt_seconds: float
+    decode_seconds: float
+    seconds_per_round: list[float]
+    tokens_per_second: float
+    speedup: float | None
+    speedup_interval: tuple[float, float] | None
+    speedup_mean: float | None
+    speedup_spread: float | None
+    decode_speedup: float | None
+    identical: int | None
+    extra_parameters: int
+    extra_bytes: int
+    peak_bytes: int | None = None
+    accepted: list[int] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    categories: dict[str, CategoryResult] = field(default_factory=dict)
+
+
+@dataclass
+class BenchResult:
+    """A comparison with all that it depends on; its fields are the keys of `ssft bench --json`.
+
+    baseline: the method that speed-ups are measured against: of kind "plain" and the fastest of those that ran.
+    left_out: method -> why it did not run. outputs: plain's token ids, [rows][tokens], so that two results can be
+    compared text by text.
+    """
+
+    adapter: str
+    device: str
+    precision: str
+    threads: int
+    rows: int
+    batch_size: int
+    max_new_tokens: int
+    rounds: int
+    interrupted: bool
+    seed: int
+    tree: dict[str, Any]
+    versions: dict[str, str]
+    methods: dict[str, MethodResult]
+    baseline: str = "plain"
+    left_out: dict[str, str] = field(default_factory=dict)
+    outputs: list[list[int]] = field(default_factory=list)
+
+
+@dataclass
+class QualityResult:
+    """Answers of the adapter and of its twin (the same training without streams) on the same rows, in percent.
+
+    adapter, twin: metric -> mean; adapter_intervals, twin_intervals: their bootstrap 95 % intervals. differences:
+    metric -> adapter minus twin, with difference_intervals over the rows, paired. The twin's fields are empty where
+    there is none.
+    """
+
+    rows: int
+    metric: str
+    adapter: dict[str, float]
+    adapter_intervals: dict[str, tuple[float, float]]
+    twin: dict[str, float] = field(default_factory=dict)
+    twin_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    differences: dict[str, float] = field(default_factory=dict)
+    difference_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass
+class TaskResult:
+    """One adapter: its methods side by side, and how good its answers are (None where rows have no references)."""
+
+    bench: BenchResult
+    quality: QualityResult | None = None
+
+
+@dataclass
+class SuiteResult:
+    """One run over several adapters, by name; also what is there after an interruption.
+
+    command: the arguments that made it, without paths' folders. created: UTC, ISO 8601.
+    """
+
+    tasks: dict[str, TaskResult]
+    device: str
+    precision: str
+    threads: int
+    versions: dict[str, str]
+    interrupted: bool
+    created: str
+    command: str
+    format: int = FORMAT
