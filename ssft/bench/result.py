@@ -77,7 +77,8 @@ class BenchResult:
 
     baseline: the method that speed-ups are measured against: of kind "plain" and the fastest of those that ran.
     left_out: method -> why it did not run. outputs: plain's token ids, [rows][tokens], so that two results can be
-    compared text by text.
+    compared text by text. adapter_sha256: the bundle's `weights_sha256`, so that a result can be told from another
+    adapter's of the same name. command: what made it.
     """
 
     adapter: str
@@ -96,6 +97,8 @@ class BenchResult:
     baseline: str = "plain"
     left_out: dict[str, str] = field(default_factory=dict)
     outputs: list[list[int]] = field(default_factory=list)
+    adapter_sha256: str = ""
+    command: str = ""
 
 
 @dataclass
