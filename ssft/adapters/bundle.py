@@ -3,7 +3,8 @@
     adapter_config.json, adapter_model.safetensors   exactly what peft writes
     ssft_config.json                                 format version, streams, tree, fingerprint of the base
     streams.safetensors                              P_j (and f_η where used)
-    run.yaml, provenance.json                        what reproduces it; README.md is the card
+    run.yaml, provenance.json                        what reproduces it
+    README.md, results.json, training.png            the card, the measurements it shows, its picture (optional)
 
 safetensors and JSON only: nothing in a bundle is ever executed. Everything is checked before a model is touched; what
 a foreign folder must not do to the reader (`_files.py`) included.
@@ -17,11 +18,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssft.adapters._files import MAX_WEIGHTS, AdapterFiles, stamp
-from ssft.adapters._lora_config import check_types, lora_rank
+from ssft.adapters._files import MAX_WEIGHTS, AdapterFiles, all_finite, stamp
+from ssft.adapters._lora_config import check_patterns, check_types, lora_rank
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError
 from ssft.streams.config import StreamConfig
@@ -30,8 +32,9 @@ from ssft.streams.modules import CONTAINER, StreamModules, streams_of
 FORMAT_VERSION = 1
 LORA_CONFIG, LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SSFT_CONFIG, STREAM_WEIGHTS = "ssft_config.json", "streams.safetensors"
-RUN, PROVENANCE, CARD = "run.yaml", "provenance.json", "README.md"
-BUNDLE_FILES = (LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, RUN, PROVENANCE, CARD)
+RUN, PROVENANCE = "run.yaml", "provenance.json"
+CARD, RESULTS, CURVE = "README.md", "results.json", "training.png"
+BUNDLE_FILES = (LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, RUN, PROVENANCE, CARD, RESULTS, CURVE)
 LORA_PREFIX = "base_model.model."
 MAX_HIDDEN = 65_536
 """Widest base that the size limit of `streams.safetensors` allows for."""
@@ -117,6 +120,7 @@ class Bundle:
                     f"({str(self.base.get(key))[:16]}) is not that of {fingerprint['id']!r} ({fingerprint[key][:16]}); "
                     f"give --base {self.base.get('id')} or train an adapter for this base"
                 )
+        check_patterns(self.path / LORA_CONFIG, self.lora, [name for name, _ in model.named_modules()])
         self.check_shapes(model)
 
     def check_shapes(self, model: Any) -> None:
@@ -164,19 +168,25 @@ def lora_target(path: Path, key: str) -> tuple[str, str]:
 # -- reading ----------------------------------------------------------------------------------------------------
 
 
-def read_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Read and check an adapter folder; raises `BundleError` naming the file and what is wrong with it."""
+def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundle:
+    """Read and check an adapter folder; raises `BundleError` naming the file and what is wrong with it.
+
+    With `outline` no weights are read: the tensors are on the device "meta", with the shapes and types of the headers,
+    and the hash is that of the configs alone. `check_base` and `check_streams` then tell what cannot fit a base before
+    any memory is taken for it.
+    """
     files = AdapterFiles(path)
+    tensors = files.shapes if outline else files.tensors
     folder = files.path
     lora = files.json(LORA_CONFIG)
     check_types(folder / LORA_CONFIG, lora)
     # A plain peft folder has none of our files; half of them is damage.
     if not files.exists(SSFT_CONFIG) and not files.exists(STREAM_WEIGHTS):
-        weights = files.tensors(LORA_WEIGHTS)
+        weights = tensors(LORA_WEIGHTS)
         return Bundle(folder, 0, None, TreeConfig(), {}, lora, weights, {}, **_state(files))
     settings = files.json(SSFT_CONFIG)
     version = settings.get("format_version")
-    if version != FORMAT_VERSION:
+    if version != FORMAT_VERSION or type(version) is not int:  # True == 1.0 == 1
         raise BundleError(
             f"{folder / SSFT_CONFIG}: format_version is {version!r}, this ssft reads {FORMAT_VERSION}; "
             "a newer bundle needs a newer ssft"
@@ -192,36 +202,51 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     needed = ("id", "architecture", "config_sha256", "tokenizer_sha256")
     if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in needed):
         raise BundleError(f"{folder / SSFT_CONFIG}: 'base' must hold the strings {', '.join(needed)}")
-    weights = files.tensors(LORA_WEIGHTS)
     rank = streams.projection_rank
     # P [γ, h] and f_η [2, η, h] in float64 at the widest, and a header.
     limit = (streams.num_streams + 2 * min(rank, MAX_HIDDEN)) * MAX_HIDDEN * 8 + 2**20
-    stream_weights = files.tensors(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
-    # Otherwise a config alone could have modules of any size built before their shapes are compared.
-    if rank and not any(rank in tensor.shape for tensor in stream_weights.values()):
+    shapes = files.shapes(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
+    if rank and not any(rank in tensor.shape for tensor in shapes.values()):
         raise BundleError(f"{folder / STREAM_WEIGHTS}: no tensor has the side projection_rank={rank} of {SSFT_CONFIG}")
+    weights = tensors(LORA_WEIGHTS)
+    stream_weights = tensors(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
     provenance = files.json(PROVENANCE, hashed=False) if files.exists(PROVENANCE) else {}
     return Bundle(folder, version, streams, tree, base, lora, weights, stream_weights, provenance, **_state(files))
 
 
-def load_stream_modules(bundle: Bundle, hidden_size: int) -> StreamModules:
-    """The stream parameters of a checked bundle as a module for a base of width h = `hidden_size`."""
+def check_streams(bundle: Bundle, hidden_size: int) -> StreamModules:
+    """The modules that the bundle's streams need over a base of width `hidden_size`, on the device "meta".
+
+    Raises `BundleError` unless the bundle's tensors have their names and shapes.
+    """
     assert bundle.stream_config is not None
     bundle.check_held()
-    modules = StreamModules(bundle.stream_config, hidden_size)
+    # On no device: a config alone must not have modules of any size built.
+    with torch.device("meta"):
+        modules = StreamModules(bundle.stream_config, hidden_size)
     expected = {key: tuple(value.shape) for key, value in modules.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in bundle.stream_weights.items()}
     if expected != found:
+        shown = dict(list(found.items())[:8])
         raise BundleError(
-            f"{bundle.path / STREAM_WEIGHTS}: holds {found}, but {SSFT_CONFIG} and the base need {expected}"
+            f"{bundle.path / STREAM_WEIGHTS}: holds {shown}, but {SSFT_CONFIG} and the base need {expected}"
         )
-    modules.load_state_dict(bundle.stream_weights)
+    return modules
+
+
+def load_stream_modules(bundle: Bundle, hidden_size: int) -> StreamModules:
+    """The stream parameters of a checked bundle as a module for a base of width h = `hidden_size`."""
+    modules = check_streams(bundle, hidden_size)
+    weights = {key: value.to(torch.float32, copy=True) for key, value in bundle.stream_weights.items()}
+    if not all(map(all_finite, weights.values())):
+        raise BundleError(f"{bundle.path / STREAM_WEIGHTS}: holds values beyond the range of float32")
+    modules.load_state_dict(weights, assign=True)
     return modules.requires_grad_(False).eval()
 
 
 def _state(files: AdapterFiles) -> dict[str, Any]:
     sizes = {name: size for name, (size, *_) in files.stamps.items()}
-    weights_bytes = sizes[LORA_WEIGHTS] + sizes.get(STREAM_WEIGHTS, 0)
+    weights_bytes = sizes.get(LORA_WEIGHTS, 0) + sizes.get(STREAM_WEIGHTS, 0)
     return {"weights_sha256": files.sha256, "weights_bytes": weights_bytes, "stamps": files.stamps}
 
 
@@ -233,9 +258,12 @@ def _read_section(folder: Path, settings: dict[str, Any], name: str, kind: Any) 
     types = {f.name: type(f.default) for f in fields(kind)}
     for key, value in section.items():
         if key not in types:
-            raise BundleError(f"{folder / SSFT_CONFIG}: {name}.{key} is unknown to this version of ssft")
+            shown = key if key.isidentifier() and len(key) <= 60 else f"{key[:60]!r}..."
+            raise BundleError(f"{folder / SSFT_CONFIG}: {name}.{shown} is unknown to this version of ssft")
         if type(value) is not types[key]:
-            raise BundleError(f"{folder / SSFT_CONFIG}: {name}.{key}={value!r}, expected {types[key].__name__}")
+            raise BundleError(
+                f"{folder / SSFT_CONFIG}: {name}.{key}={repr(value)[:80]}, expected {types[key].__name__}"
+            )
     return kind(**section)
 
 

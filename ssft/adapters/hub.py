@@ -27,6 +27,7 @@ from ssft.adapters.bundle import (
     is_bundle,
     read_bundle,
 )
+from ssft.adapters.card import write_card
 from ssft.errors import BundleError, ConfigError, HubError
 
 _TIMEOUT = 30.0
@@ -75,12 +76,13 @@ def push(
 ) -> Pushed:
     """Upload the bundle in the folder `path` as one commit; the repository is made if there is none.
 
-    The bundle is checked first. Files of a bundle that the repository has and the folder has not are deleted there, so
+    The bundle is checked first, and its card written anew from the other files (`card.py`; a plain LoRA's stays as it
+    is). Files of a bundle that the repository has and the folder has not are deleted there, so
     that no mixture of two adapters results; other files of the repository stay. Large files that an interrupted call
     has uploaded are not uploaded again.
 
     Args:
-        path: adapter folder; its README.md becomes the card as it is.
+        path: adapter folder.
         repo: "owner/name".
         private: make the repository private; an error if it is public already.
         revision: branch, made if there is none; default: main.
@@ -104,6 +106,8 @@ def push(
                 f"{repo} on {constants.ENDPOINT}: no token was found, and uploading needs one with write access; set "
                 "HF_TOKEN or run `hf auth login`"
             )
+        if bundle.stream_config is not None:
+            write_card(bundle)
         additions = _additions(bundle)
         api = _api()
         patiently(api.create_repo, repo, private=private or None, exist_ok=True)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from ssft.adapters.bundle import Bundle, load_stream_modules, read_bundle
+from ssft.adapters._lora_config import check_low_rank
+from ssft.adapters.bundle import LORA_CONFIG, Bundle, load_stream_modules, read_bundle
 from ssft.adapters.hub import resolve_adapter
 from ssft.adapters.lora import LoraWeights
 from ssft.adapters.routing import LoraRouter
@@ -90,6 +91,9 @@ def load_adapted(
             f"{bundle.path}: merge: the adapter is lossless, its LoRA acts on the streams alone; in the base's weights "
             "it would change the text. Leave out --merge"
         )
+    if merge and bundle is not None:
+        # peft merges by itself whatever the config asks for, be it modules that it has to import.
+        check_low_rank(bundle.path / LORA_CONFIG, bundle.lora)
     name = base or (bundle.base.get("id") if bundle is not None else None)
     if name is None:
         raise ConfigError(

@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from ssft._write import write_bytes
 from ssft.bases import DTYPES, QUANTIZATIONS
 
 Decorator = Callable[[Any], Any]
@@ -133,7 +134,16 @@ def _plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(_as_json(value))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write what `print_json` prints to a file, whole or not at all."""
+    write_bytes(path, (_as_json(value) + "\n").encode())
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], stderr: bool = False) -> None:

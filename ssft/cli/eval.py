@@ -19,7 +19,9 @@ from ssft.cli._options import (
     print_json,
     set_threads,
     table,
+    write_json,
 )
+from ssft.cli._result import result_facts
 
 if TYPE_CHECKING:
     from ssft.adapters.loader import AdaptedModel
@@ -49,6 +51,13 @@ METRIC_HELP = (
     default=None,
     help="Also write JSONL, a row per prompt with its metrics, to FILE; the file appears when all is done.",
 )
+@click.option(
+    "--facts",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Also write what --json prints to FILE; `ssft card` shows it.",
+)
 @click.option("--plain", is_flag=True, help="Decode without streams; the text is the same.")
 @max_new_tokens_option()
 @batch_size_option()
@@ -61,6 +70,7 @@ def command(
     limit: int | None,
     metric: str,
     output: Path | None,
+    facts: Path | None,
     plain: bool,
     max_new_tokens: int,
     batch_size: int,
@@ -80,12 +90,13 @@ def command(
     """
     if adapter is None and base is None:
         raise click.UsageError("no model: give an adapter folder, or --base NAME for the bare base")
+    from ssft._write import check_target
     from ssft.bench.quality import choose_metric, is_sql, row_references, summarise
-    from ssft.bench.report import check_output
     from ssft.data import load_rows
 
-    if output is not None:
-        check_output(output)
+    for path, option in ((output, "--output"), (facts, "--facts")):
+        if path is not None:
+            check_target(path, option)
     rows = load_rows(data, limit, need_completion=False)
     references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
     chosen = choose_metric(metric, references)
@@ -100,26 +111,25 @@ def command(
     metrics, intervals = summarise(scores)
     tokens, calls = sum(len(result.token_ids) for result in results), sum(result.calls for result in results)
     cut_off = sum(result.finish_reason == "length" for result in results)
+    result = {
+        **result_facts("eval", adapted, data),
+        "adapter": adapted.name if adapter is not None else None,
+        "rows": len(rows),
+        "metric": chosen,
+        "metrics": metrics,
+        "intervals": intervals,
+        "tokens": tokens,
+        "calls": calls,
+        "tokens_per_call": tokens / calls,
+        "cut_off": cut_off,
+        "streaming": not plain and adapted.streams is not None,
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+    }
+    if facts is not None:
+        write_json(facts, result)
     if as_json:
-        print_json(
-            {
-                "rows": len(rows),
-                "metric": chosen,
-                "metrics": metrics,
-                "intervals": intervals,
-                "tokens": tokens,
-                "calls": calls,
-                "tokens_per_call": tokens / calls,
-                "cut_off": cut_off,
-                "adapter": adapted.name if adapter is not None else None,
-                "streaming": not plain and adapted.streams is not None,
-                "tree": adapted.tree,
-                "batch_size": batch_size,
-                "max_new_tokens": max_new_tokens,
-                "precision": adapted.precision,
-                "device": adapted.device,
-            }
-        )
+        print_json(result)
         return
     click.echo(f"{adapted.name}: {len(rows):,} rows, {_title(metric, chosen)}, {adapted.precision} on {adapted.device}")
     table(
@@ -164,7 +174,7 @@ def _write(
     scores: list[dict[str, float]],
 ) -> None:
     """The per-row file, whole or not at all."""
-    from ssft.bench.report import write_text
+    from ssft._write import write_bytes
     from ssft.data import render_prompt
 
     lines = []
@@ -179,4 +189,4 @@ def _write(
             "finish_reason": result.finish_reason,
         }
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    write_text(output, "".join(lines))
+    write_bytes(output, "".join(lines).encode())

@@ -16,7 +16,9 @@ from ssft.cli._options import (
     print_json,
     set_threads,
     table,
+    write_json,
 )
+from ssft.cli._result import result_facts
 
 
 @click.command()
@@ -34,6 +36,13 @@ from ssft.cli._options import (
 )
 @tree_option()
 @adapted_options
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Write the result to FILE as JSON; `ssft card` shows it.",
+)
 @json_option()
 @click.pass_context
 def command(
@@ -51,6 +60,7 @@ def command(
     device: str | None,
     threads: int | None,
     merge: bool,
+    output: Path | None,
     as_json: bool,
 ) -> None:
     """Check that decoding with ADAPTER's streams gives the tokens of plain greedy decoding, prompt by prompt.
@@ -61,10 +71,13 @@ def command(
     """
     from tqdm import tqdm
 
+    from ssft._write import check_target
     from ssft.bench.batching import length_batches
     from ssft.bench.compare import differences_with_margins
     from ssft.bench.methods import Setting, build_methods
 
+    if output is not None:
+        check_target(output)
     set_threads(threads)
     adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
     need_streams(adapted, "verify")
@@ -83,23 +96,21 @@ def command(
     differences = differences_with_margins(adapted, prompts, expected, got)
     identical = len(prompts) - len(differences)
     tokens = sum(map(len, got))
+    facts = {
+        **result_facts("verify", adapted, data),
+        "rows": len(prompts),
+        "identical": identical,
+        "differences": differences,
+        "against": against,
+        "tokens": tokens,
+        "calls": calls,
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+    }
+    if output is not None:
+        write_json(output, facts)
     if as_json:
-        print_json(
-            {
-                "rows": len(prompts),
-                "identical": identical,
-                "differences": differences,
-                "against": against,
-                "adapter": adapted.name,
-                "tokens": tokens,
-                "calls": calls,
-                "tree": adapted.tree,
-                "batch_size": batch_size,
-                "max_new_tokens": max_new_tokens,
-                "precision": adapted.precision,
-                "device": adapted.device,
-            }
-        )
+        print_json(facts)
     else:
         click.echo(
             f"{identical} of {len(prompts)} outputs are the same as {against}'s, {tokens:,} tokens in {calls:,} passes "

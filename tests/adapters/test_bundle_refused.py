@@ -1,169 +1,16 @@
-"""Adapter folders that are damaged or mean harm: each is named before a model is touched."""
+"""Which links of an adapter folder are followed, and what one of another shape is told; see also test_hostile.py."""
 
-import json
 import os
 import shutil
 
 import pytest
 import torch
-from adapter_folders import change_json, change_tensor
+from adapter_folders import change_tensor
 
 from ssft.adapters._files import all_finite
-from ssft.adapters.bundle import BUNDLE_FILES, read_bundle
+from ssft.adapters.bundle import HASHED, PROVENANCE, read_bundle
 from ssft.adapters.loader import load_adapted
 from ssft.errors import BundleError
-
-
-def truncate(folder, name):
-    data = (folder / name).read_bytes()
-    (folder / name).write_bytes(data[: len(data) // 2])
-
-
-def enlarge(folder, name, size):
-    """A hole behind the content: takes no disk."""
-    with (folder / name).open("r+b") as file:
-        file.truncate(size)
-
-
-def write_safetensors(folder, entries, data=b"", name="streams.safetensors"):
-    """A safetensors file with a header of one's own."""
-    header = json.dumps(entries).encode()
-    (folder / name).write_bytes(len(header).to_bytes(8, "little") + header + data)
-
-
-def write_entry(folder, dtype, shape, size, data=b""):
-    write_safetensors(folder, {"stream_embeddings": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}, data)
-
-
-def change_lora(**changes):
-    return lambda folder: change_json(folder, "adapter_config.json", **changes)
-
-
-DAMAGE = {
-    "missing weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "adapter_model.safetensors: missing"),
-    "missing streams": (lambda f: (f / "streams.safetensors").unlink(), "streams.safetensors: missing"),
-    "missing settings": (lambda f: (f / "ssft_config.json").unlink(), "ssft_config.json: missing"),
-    "missing peft settings": (lambda f: (f / "adapter_config.json").unlink(), "adapter_config.json: missing"),
-    "truncated weights": (lambda f: truncate(f, "adapter_model.safetensors"), "truncated or of another kind"),
-    "truncated streams": (lambda f: truncate(f, "streams.safetensors"), "truncated or of another kind"),
-    "truncated settings": (lambda f: truncate(f, "ssft_config.json"), "not readable as JSON"),
-    "pickle": (lambda f: torch.save({}, f / "streams.safetensors"), "no valid safetensors file"),
-    "newer format": (lambda f: change_json(f, "ssft_config.json", format_version=2), "format_version is 2"),
-    "unknown field": (
-        lambda f: change_json(f, "ssft_config.json", tree={"colour": 1}),
-        "tree.colour is unknown to this version",
-    ),
-    "wrong type": (
-        lambda f: change_json(f, "ssft_config.json", streams={"num_streams": "3"}),
-        "streams.num_streams='3', expected int",
-    ),
-    "gamma out of range": (
-        lambda f: change_json(f, "ssft_config.json", streams={"num_streams": 99}),
-        "γ must lie between",
-    ),
-    "NaN": (
-        lambda f: change_tensor(f, "adapter_model.safetensors", lambda t: t * float("nan")),
-        "NaN or infinite",
-    ),
-    "integers": (lambda f: change_tensor(f, "streams.safetensors", lambda t: t.long()), "expected a floating-point"),
-    "not a LoRA": (lambda f: change_json(f, "adapter_config.json", peft_type="IA3"), "only LoRA adapters decode"),
-    "one NaN": (
-        lambda f: change_tensor(
-            f, "adapter_model.safetensors", lambda t: t.index_fill(1, torch.tensor(2), float("nan"))
-        ),
-        "NaN or infinite",
-    ),
-    "one infinity": (
-        lambda f: change_tensor(f, "streams.safetensors", lambda t: t.index_fill(1, torch.tensor(2), float("-inf"))),
-        "NaN or infinite",
-    ),
-    "key twice": (
-        lambda f: (f / "ssft_config.json").write_text('{"format_version": 1, "tree": {}, "tree": {}}'),
-        r"not readable as JSON \(key 'tree' stands twice\)",
-    ),
-    "key twice inside": (
-        lambda f: (f / "adapter_config.json").write_text('{"alpha_pattern": {"a": 1, "b": 2, "a": 3}}'),
-        "key 'a' stands twice",
-    ),
-    "nested without end": (
-        lambda f: (f / "adapter_config.json").write_text('{"a":' + "[" * 10**6),
-        "adapter_config.json: not readable as JSON",
-    ),
-    "no UTF-8": (lambda f: (f / "adapter_config.json").write_bytes(b'{"\xff": 1}'), "not readable as JSON"),
-    "no object": (lambda f: (f / "adapter_config.json").write_text("[1]"), "holds a list, expected an object"),
-    "large JSON": (lambda f: enlarge(f, "ssft_config.json", 2**24 + 1), "ssft_config.json: 16,777,217 bytes, but no"),
-    "large streams": (lambda f: enlarge(f, "streams.safetensors", 2**23), "streams.safetensors: 8,388,608 bytes, but"),
-    "large weights": (
-        lambda f: enlarge(f, "adapter_model.safetensors", 2**34 + 1),
-        "adapter_model.*17,179,869,185 bytes",
-    ),
-    "header beyond the file": (
-        lambda f: (f / "streams.safetensors").write_bytes((2**63).to_bytes(8, "little") + b"{}"),
-        "streams.safetensors: no valid safetensors file .*header too large",
-    ),
-    "bytes beyond the file": (lambda f: write_entry(f, "F32", [3, 64], 768, b"\0" * 96), "no valid safetensors file"),
-    "shape beyond the file": (
-        lambda f: write_entry(f, "F32", [2**40, 64], 768, b"\0" * 768),
-        "no valid safetensors file",
-    ),
-    "shape beyond integers": (lambda f: write_entry(f, "F32", [2**62, 64], 768, b"\0" * 768), "overflow"),
-    "no element": (
-        lambda f: write_entry(f, "F32", [0, 64], 0),
-        r"stream_embeddings has shape \[0, 64\] and so no element",
-    ),
-    "eight-bit floats": (
-        lambda f: write_entry(f, "F8_E4M3", [3, 64], 192, b"\0" * 192),
-        "has dtype F8_E4M3, expected a",
-    ),
-    "four-bit floats": (lambda f: write_entry(f, "F4", [4, 64], 128, b"\0" * 128), "has dtype F4, expected a"),
-    "projection of another rank": (
-        lambda f: change_json(
-            f, "ssft_config.json", streams={"num_streams": 3, "num_msa_layers": 2, "projection_rank": 10**12}
-        ),
-        "streams.safetensors: no tensor has the side projection_rank=1000000000000",
-    ),
-    "rank zero": (change_lora(r=0), "adapter_config.json: r=0, expected a positive integer"),
-    "rank true": (change_lora(r=True), "r=True, expected a positive integer"),
-    "rank text": (change_lora(r="4"), "r='4', expected a positive integer"),
-    "rank missing": (change_lora(r=None), "r=None, expected a positive integer"),
-    "alpha text": (change_lora(lora_alpha="8"), "lora_alpha='8', expected a finite number"),
-    "alpha true": (change_lora(lora_alpha=True), "lora_alpha=True, expected a finite number"),
-    "alpha NaN": (change_lora(lora_alpha=float("nan")), "lora_alpha=nan, expected a finite number"),
-    "alpha infinite": (change_lora(lora_alpha=float("inf")), "lora_alpha=inf, expected a finite number"),
-    "alpha beyond floats": (change_lora(lora_alpha=10**400), r"lora_alpha=10+\.\.\., expected a finite number"),
-    "rslora text": (change_lora(use_rslora="no"), "use_rslora='no', expected true or false"),
-    "rank pattern list": (change_lora(rank_pattern=[4]), r"rank_pattern=\[4\], expected an object"),
-    "rank pattern zero": (change_lora(rank_pattern={"q_proj": 0}), r"rank_pattern\['q_proj'\]=0, expected a positive"),
-    "alpha pattern text": (
-        change_lora(alpha_pattern={"q": "8"}),
-        r"alpha_pattern\['q'\]='8', expected a finite number",
-    ),
-    "no expression": (change_lora(rank_pattern={"(": 4}), r"rank_pattern='\(' is no regular expression"),
-    "no expression in place": (
-        change_lora(alpha_pattern={"(?i)q_proj": 4}),
-        "alpha_pattern=.* is no regular expression",
-    ),
-    "targets number": (change_lora(target_modules=3), "target_modules=3, expected a list of strings or a string"),
-    "targets numbers": (change_lora(target_modules=["q_proj", 3]), "target_modules=.*, expected a list of strings"),
-    "targets object": (change_lora(target_modules={"q_proj": 1}), "target_modules=.*, expected a list of strings"),
-    "targets no expression": (change_lora(target_modules="*_proj"), r"target_modules='\*_proj' is no regular"),
-    "excluded number": (change_lora(exclude_modules=3), "exclude_modules=3, expected a list of strings or a string"),
-    "layers text": (change_lora(layers_to_transform="1"), "layers_to_transform='1', expected an integer"),
-    "layers pattern": (
-        change_lora(layers_pattern=["(?P<idx>h)"], layers_to_transform=[1]),
-        "layers_pattern=.* is no regular expression",
-    ),
-    "base without hash": (lambda f: change_json(f, "ssft_config.json", base={"id": "x"}), "'base' must hold"),
-}
-
-
-@pytest.mark.parametrize("name", sorted(DAMAGE))
-def test_damage_is_named_before_any_model_is_loaded(written, name):
-    _, folder = written
-    damage, message = DAMAGE[name]
-    damage(folder)
-    with pytest.raises(BundleError, match=message):
-        read_bundle(folder)
 
 
 def test_wrong_shapes_are_named(written):
@@ -183,7 +30,7 @@ def test_wrong_lora_shape_is_named(written):
 # -- links ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in BUNDLE_FILES if name.endswith(("json", "safetensors"))])
+@pytest.mark.parametrize("name", [*HASHED, PROVENANCE])
 def test_a_link_out_of_the_folder_is_refused(written, name):
     _, folder = written
     (folder / name).rename(folder.parent / "elsewhere")

@@ -13,6 +13,7 @@ from ssft.adapters.bundle import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, SSFT_C
 from ssft.adapters.hub import pull, push, resolve_adapter
 from ssft.adapters.loader import load_adapted
 from ssft.adapters.multi import MultiAdapterModel
+from ssft.adapters.results import About, Results, read_results, write_results
 from ssft.errors import BundleError, ConfigError, HubError
 
 # huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.
@@ -30,7 +31,7 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture
 def adapter(tmp_path):
     """A copy of the shelf's bundle "deep" to change."""
-    return copy_of("deep", tmp_path / "mine")
+    return copy_of("deep", tmp_path / "deep")  # its name stands in its card
 
 
 def copy_of(name, target):
@@ -136,6 +137,28 @@ def test_a_damaged_bundle_is_not_pushed(hub, adapter):
     weights.write_bytes(weights.read_bytes()[:-7])
     with pytest.raises(BundleError, match="no valid safetensors"):
         push(adapter, REPO)
+    assert hub.log == []
+
+
+def test_the_card_is_written_anew_before_it_travels_and_stays_as_it_was_pulled(hub, adapter):
+    (adapter / "README.md").unlink()
+    results = Results(read_bundle(adapter).weights_sha256, About("mit"))
+    write_results(read_bundle(adapter), results)
+    pushed = push(adapter, REPO)
+    assert {"README.md", "results.json"} <= set(pushed.files)
+    text = (adapter / "README.md").read_text()
+    assert "license: mit" in text
+    assert hub.files(REPO)["README.md"].decode() == text
+    pulled = pull(REPO)
+    assert (pulled.path / "README.md").read_text() == text
+    assert read_results(pulled.bundle) == results
+
+
+def test_a_card_by_another_hand_is_neither_lost_nor_pushed(hub, adapter):
+    (adapter / "README.md").write_text("# by hand\n")
+    with pytest.raises(BundleError, match=r"README.md: not written by ssft"):
+        push(adapter, REPO)
+    assert (adapter / "README.md").read_text() == "# by hand\n"
     assert hub.log == []
 
 

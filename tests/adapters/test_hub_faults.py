@@ -39,7 +39,7 @@ def no_sleep(monkeypatch):
 @pytest.fixture
 def adapter(tmp_path):
     """A copy of the shelf's bundle "deep" to change."""
-    return copy_of("deep", tmp_path / "mine")
+    return copy_of("deep", tmp_path / "deep")  # its name stands in its card
 
 
 def copy_of(name, target):

@@ -1,6 +1,8 @@
 """`ssft eval`: metrics on a tiny base, the table, the JSON, the file of rows, and wrong input."""
 
+import hashlib
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -8,6 +10,7 @@ from fake_adapted import fake_adapted, save_bundle
 from tiny_base import save_rows, save_tiny_base
 
 from ssft.adapters import loader
+from ssft.adapters.bundle import read_bundle
 from ssft.bench.quality import ROUGE_TYPES, mean_interval, rouge
 from ssft.cli.main import cli
 
@@ -91,6 +94,19 @@ def test_exact_match_of_completions_in_the_files_order(adapter, base, data, comp
     assert [sum(record[key] for record in records) for key in ("tokens", "calls")] == [48, facts["calls"]]
     assert {record["finish_reason"] for record in records} == {"length"}
     assert [path.name for path in output.parent.iterdir()] == ["out.jsonl"]
+
+
+def test_the_facts_go_to_a_file_with_whose_they_are(adapter, base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ssft", "eval", "adapter", "--limit", "2"])
+    path = tmp_path / "new" / "facts.json"
+    facts = facts_of(adapter, "--base", base, "--data", data, "--limit", "2", "--facts", path)
+    assert json.loads(path.read_text()) == facts
+    assert (facts["kind"], facts["command"]) == ("eval", "ssft eval adapter --limit 2")
+    assert facts["adapter_sha256"] == read_bundle(adapter).weights_sha256
+    assert facts["data"] == {"name": "rows.jsonl", "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
+    assert facts["tree"]["max_nodes"] == 48
+    bare = facts_of("--base", base, "--data", data, "--limit", "1")
+    assert (bare["adapter"], bare["adapter_sha256"]) == (None, None)
 
 
 def test_plain_and_a_tree_give_the_same_texts(adapter, base, data):
@@ -180,6 +196,11 @@ def test_a_failure_leaves_the_old_output(canned, tmp_path):
         ({"completion": "5"}, ["any"], "line 2: no `prompt`"),
         ({"prompt": "5", "completion": "x"}, [], "no model: give an adapter folder, or --base NAME"),
         ({"prompt": "5", "completion": "x"}, ["any", "--output", "rows.jsonl/out"], "its folder cannot be made"),
+        (
+            {"prompt": "5", "completion": "x"},
+            ["any", "--facts", "rows.jsonl/x"],
+            "--facts rows.jsonl/x: its folder cannot",
+        ),
         ({"prompt": "5", "completion": "x"}, ["any", "--metric", "bleu"], "'bleu' is not one of"),
         ({"prompt": "5", "completion": "x"}, ["any", "--tree", "max_node=3"], "did you mean max_nodes?"),
     ],

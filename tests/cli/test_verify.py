@@ -1,6 +1,8 @@
 """`ssft verify`: exit codes, the JSON, and a planted difference."""
 
+import hashlib
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -53,6 +55,8 @@ def test_equal_outputs_exit_0(adapted, data, against, batch_size):
     facts = json.loads(result.stdout)
     assert (facts["rows"], facts["identical"], facts["differences"]) == (4, 4, [])
     assert (facts["precision"], facts["device"], facts["against"]) == ("float32", "cpu: test, 1 threads", against)
+    assert (facts["kind"], facts["adapter"], facts["adapter_sha256"]) == ("verify", "tiny", None)
+    assert facts["data"] == {"name": "rows.jsonl", "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
     assert facts["calls"] < facts["tokens"] == 40
     text = run("any", "--data", data, "--against", against).stdout
     assert f"4 of 4 outputs are the same as {against}'s" in text
@@ -62,6 +66,29 @@ def test_the_limit_and_the_tree_count(adapted, data):
     facts = json.loads(run("any", "--data", data, "--json", "--limit", "2", "--tree", "max_nodes=5").stdout)
     assert facts["rows"] == 2
     assert facts["tree"]["max_nodes"] == 5
+
+
+@pytest.mark.usefixtures("adapted")
+def test_the_result_goes_to_a_file_with_its_command(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ssft", "verify", "any", "--data", str(data)])
+    output = tmp_path / "new" / "verify.json"
+    result = run("any", "--data", data, "--json", "--output", output)
+    assert json.loads(output.read_text()) == json.loads(result.stdout)
+    assert json.loads(output.read_text())["command"] == "ssft verify any --data rows.jsonl"
+    assert [path.name for path in output.parent.iterdir()] == ["verify.json"]
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_base_is_loaded(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: pytest.fail("loaded"))
+    result = run("any", "--data", data, "--output", data / "verify.json")
+    assert result.exit_code == 2
+    assert "verify.json: its folder cannot be made" in result.stderr
+
+
+@pytest.mark.usefixtures("planted")
+def test_differences_are_written_too(adapted, data, tmp_path):
+    assert run("any", "--data", data, "--output", tmp_path / "v.json").exit_code == 1
+    assert json.loads((tmp_path / "v.json").read_text())["identical"] == 2
 
 
 @pytest.mark.usefixtures("planted")
@@ -94,4 +121,5 @@ def test_without_data_the_adapters_own_validation_rows_are_taken(tmp_path):
     assert "give prompts with --data FILE" in result.stderr
     save_rows(tmp_path / "own.jsonl", [{"prompt": "5 6 7", "completion": "8"}] * 3)
     (tmp_path / "run.yaml").write_text(f"data:\n  train: quickstart\n  validation: {tmp_path / 'own.jsonl'}\n")
-    assert json.loads(run(tmp_path, "--json").stdout)["rows"] == 3
+    facts = json.loads(run(tmp_path, "--json").stdout)
+    assert (facts["rows"], facts["data"]) == (3, None)

@@ -1,0 +1,37 @@
+"""Files that appear whole or not at all: written under another name first, then renamed."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from ssft.errors import ConfigError
+
+
+def check_target(path: Path, option: str = "--output") -> None:
+    """Raise `ConfigError` if a file at `path` cannot be written, before hours are spent on what goes into it.
+
+    The folder is made where it is missing; `option` is the one that the message names.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{option} {path} is a folder; give a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: its folder cannot be made ({error.strerror or error})") from error
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{option} {path}: its folder is not writable; choose another place")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, with the permissions of a new file; raises `OSError`."""
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(scratch, 0o666 & ~mask)  # mkstemp makes it the owner's alone
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise

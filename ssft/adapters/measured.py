@@ -1,0 +1,271 @@
+"""From the result files of `ssft verify`, `bench`, `bench tasks` and `eval` to the rows of a card."""
+
+import hashlib
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from ssft.adapters._files import MAX_JSON
+from ssft.adapters.bundle import Bundle
+from ssft.adapters.results import OWN_ROWS, QualityRow, SpeedRow
+from ssft.errors import ConfigError
+
+Rows = tuple[list[SpeedRow], list[QualityRow]]
+
+
+def describe_data(path: Path | None) -> dict[str, str] | None:
+    """A data file's name and hash, as result files keep it; None stands for the adapter's own validation rows."""
+    return None if path is None else {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def measured(path: Path, bundle: Bundle) -> Rows:
+    """The rows of one result file.
+
+    Raises:
+        ConfigError: the file is missing, cut off, of no known kind, or of another adapter.
+    """
+    value = _read(path)
+    if value.get("kind") in ("verify", "eval"):
+        _check_adapter(path, bundle, {value.get("adapter"): value.get("adapter_sha256")})
+        make = _of_verify if value["kind"] == "verify" else _of_eval
+        return make(_Facts(path, value), bundle)
+    from ssft.bench.reading import read_result
+    from ssft.bench.result import BenchResult
+
+    result = read_result(path)
+    if isinstance(result, BenchResult):
+        _check_adapter(path, bundle, {result.adapter: result.adapter_sha256})
+        return _of_bench(path, result), []
+    _check_adapter(path, bundle, {name: task.bench.adapter_sha256 for name, task in result.tasks.items()})
+    speed: list[SpeedRow] = []
+    quality: list[QualityRow] = []
+    for task in result.tasks.values():
+        if task.bench.adapter_sha256 == bundle.weights_sha256:
+            bench = replace(task.bench, command=task.bench.command or result.command)
+            speed += _of_bench(path, bench, several=len(result.tasks) > 1)
+            if task.quality is not None:
+                quality += _of_quality(bench, task.quality, several=len(result.tasks) > 1)
+    return speed, quality
+
+
+def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle) -> list[QualityRow]:
+    """`quality` with the twin's metrics from its `ssft eval` beside those of the adapter, where all else is the same.
+
+    Raises:
+        ConfigError: the file is none of `ssft eval`, or there is no measurement of the adapter that it compares to.
+    """
+    value = _read(path)
+    if value.get("kind") != "eval":
+        raise ConfigError(f"{path}: no result of `ssft eval --facts`; the twin's quality is measured by that")
+    if value.get("adapter_sha256") == bundle.weights_sha256:
+        raise ConfigError(f"{path}: measured with {bundle.path} itself; give the result of its twin")
+    twins = {row.metric: row for row in _of_eval(_Facts(path, value), bundle)[1]}
+
+    def same(row: QualityRow) -> bool:
+        twin = twins.get(row.metric)
+        names = ("source", "data_sha256", "rows", "precision", "device", "max_new_tokens")
+        return twin is not None and all(getattr(row, name) == getattr(twin, name) for name in names)
+
+    if not any(same(row) for row in quality):
+        raise ConfigError(
+            f"{path}: there is no `ssft eval` of {bundle.path} with the same data, rows, metric, --max-new-tokens, "
+            "precision and device; measure both alike and give the adapter's result too"
+        )
+    return [_beside(row, twins[row.metric]) if same(row) else row for row in quality]
+
+
+def _beside(row: QualityRow, twin: QualityRow) -> QualityRow:
+    return replace(row, twin=twin.value, twin_low=twin.low, twin_high=twin.high, twin_command=twin.command)
+
+
+class _Facts:
+    """The JSON of `ssft verify` or `ssft eval`, read key by key."""
+
+    def __init__(self, path: Path, value: dict[str, Any]) -> None:
+        self.path, self.value = path, value
+
+    def __call__(self, key: str, *kinds: type) -> Any:
+        item = self.value.get(key)
+        if type(item) not in kinds:
+            raise ConfigError(
+                f"{self.path}: {key}={str(item)[:60]!r}, expected {' or '.join(kind.__name__ for kind in kinds)}; the "
+                "file was changed by hand or written by another version of ssft, measure again"
+            )
+        return item
+
+    def numbers(self, key: str, count: int) -> dict[str, tuple[float, ...]]:
+        """metric -> its number (count 1) or its numbers."""
+        entries = {}
+        for metric, item in self(key, dict).items():
+            values = item if type(item) is list else [item]
+            if len(values) != count or not all(type(number) in (int, float) for number in values):
+                raise ConfigError(f"{self.path}: {key}.{metric}={item!r}, expected {count} numbers; measure again")
+            entries[metric] = tuple(map(float, values))
+        return entries
+
+    def common(self, bundle: Bundle) -> dict[str, Any]:
+        """What every row tells of itself."""
+        return {
+            "source": self("kind", str),
+            "command": self("command", str),
+            "device": self("device", str),
+            "precision": self("precision", str),
+            "data": _data(self("data", dict, type(None)), bundle),
+            "rows": self("rows", int),
+            "batch_size": self("batch_size", int),
+            "max_new_tokens": self("max_new_tokens", int),
+            "tree": _tree(self("tree", dict)),
+        }
+
+
+def _of_verify(facts: _Facts, bundle: Bundle) -> Rows:
+    row = SpeedRow(
+        method="streaming",
+        tokens=facts("tokens", int),
+        calls=facts("calls", int),
+        reference=facts("against", str),
+        identical=facts("identical", int),
+        **facts.common(bundle),
+    )
+    return [row], []
+
+
+def _of_eval(facts: _Facts, bundle: Bundle) -> Rows:
+    intervals = facts.numbers("intervals", 2)
+    source = facts("data", dict, type(None)) or {}
+    rows = [
+        QualityRow(
+            metric=metric,
+            value=value,
+            low=intervals[metric][0],
+            high=intervals[metric][1],
+            data_sha256=str(source.get("sha256", "")),
+            **facts.common(bundle),
+        )
+        for metric, (value,) in facts.numbers("metrics", 1).items()
+        if metric in intervals
+    ]
+    if not facts("streaming", bool):
+        return [], rows
+    tokens, calls = facts("tokens", int), facts("calls", int)
+    return [SpeedRow(method="streaming", tokens=tokens, calls=calls, **facts.common(bundle))], rows
+
+
+def _of_bench(path: Path, bench: Any, several: bool = False) -> list[SpeedRow]:
+    """One row per method of a `BenchResult`."""
+    if not bench.command:
+        raise ConfigError(f"{path}: does not say which command made it; measure again with this version of ssft")
+    rows = []
+    common = _common_of_bench(bench, several)
+    for name, method in bench.methods.items():
+        low, high = method.speedup_interval or (None, None)
+        rows.append(
+            SpeedRow(
+                method=name,
+                tokens=method.tokens,
+                calls=method.calls,
+                rounds=bench.rounds,
+                baseline=bench.baseline,
+                speedup=method.speedup,
+                speedup_low=low,
+                speedup_high=high,
+                reference="plain",
+                identical=method.identical if name != "plain" else None,
+                **{**common, "tree": common["tree"] if method.accepted else ""},
+            )
+        )
+    return rows
+
+
+def _of_quality(bench: Any, quality: Any, several: bool) -> list[QualityRow]:
+    """One row per metric of a `QualityResult`."""
+    rows = []
+    for metric, value in quality.adapter.items():
+        low, high = quality.adapter_intervals[metric]
+        twin_low, twin_high = quality.twin_intervals.get(metric, (None, None))
+        difference_low, difference_high = quality.difference_intervals.get(metric, (None, None))
+        row = QualityRow(
+            metric=metric,
+            value=value,
+            low=low,
+            high=high,
+            twin=quality.twin.get(metric),
+            twin_low=twin_low,
+            twin_high=twin_high,
+            difference=quality.differences.get(metric),
+            difference_low=difference_low,
+            difference_high=difference_high,
+            **_common_of_bench(bench, several),
+        )
+        rows.append(replace(row, rows=quality.rows))
+    return rows
+
+
+def _common_of_bench(bench: Any, several: bool) -> dict[str, Any]:
+    return {
+        "source": "bench",
+        "command": bench.command,
+        "device": bench.device,
+        "precision": bench.precision,
+        "data": _data_of_command(bench.command, several),
+        "rows": bench.rows,
+        "batch_size": bench.batch_size,
+        "max_new_tokens": bench.max_new_tokens,
+        "tree": _tree(bench.tree),
+    }
+
+
+def _data_of_command(command: str, several: bool) -> str:
+    """A comparison's result does not name its data, its command does; with several adapters it cannot be told whose
+    a file is."""
+    words = shlex.split(command)
+    given = [
+        word.partition("=")[2] or words[place + 1]
+        for place, word in enumerate(words)
+        if word.partition("=")[0] in ("--data", "--spec-bench") and ("=" in word or place + 1 < len(words))
+    ]
+    if not given:
+        return OWN_ROWS
+    return "" if several else PurePath(given[0]).name
+
+
+def _data(source: dict[str, Any] | None, bundle: Bundle) -> str:
+    """`OWN_ROWS` if the file is the training's validation file, else the file's name."""
+    if source is None:
+        return OWN_ROWS
+    own = bundle.provenance.get("data")
+    validation = own.get("validation") if isinstance(own, dict) else None
+    if isinstance(validation, dict) and validation.get("sha256", "") == source.get("sha256"):
+        return OWN_ROWS
+    return str(source.get("name", ""))
+
+
+def _tree(tree: dict[str, Any]) -> str:
+    return f"{tree.get('kind')}, {tree.get('max_nodes')} nodes"
+
+
+def _check_adapter(path: Path, bundle: Bundle, hashes: dict[Any, Any]) -> None:
+    """Raise `ConfigError` unless a measured adapter, name -> `weights_sha256`, is this bundle."""
+    if bundle.weights_sha256 in hashes.values():
+        return
+    found = ", ".join(f"{name} ({str(sha256 or 'no hash')[:12]})" for name, sha256 in hashes.items())
+    raise ConfigError(
+        f"{path}: measured with {found}, not with {bundle.path} as it is now ({bundle.weights_sha256[:12]}); its "
+        "weights or settings are others, measure again"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > 16 * MAX_JSON:
+            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes are no result file; give one that ssft wrote")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give a result's JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: no whole JSON ({error}); the file is cut off or of another kind") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: holds a {type(value).__name__}, expected a result of verify, bench or eval")
+    return value

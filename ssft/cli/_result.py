@@ -1,0 +1,28 @@
+"""What the results of `ssft verify` and `ssft eval` have in common, so that `ssft card` can tell whose they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssft.cli._command_line import command_line
+
+if TYPE_CHECKING:
+    from ssft.adapters.loader import AdaptedModel
+
+
+def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[str, Any]:
+    """Kind, command, adapter with its hash (None for the bare base), data with its hash (None: the adapter's own
+    validation rows), device, precision and tree."""
+    from ssft.adapters.measured import describe_data
+
+    return {
+        "kind": kind,
+        "command": command_line(),
+        "adapter": adapted.name,
+        "adapter_sha256": adapted.bundle.weights_sha256 if adapted.bundle is not None else None,
+        "data": describe_data(data),
+        "device": adapted.device,
+        "precision": adapted.precision,
+        "tree": adapted.tree,
+    }

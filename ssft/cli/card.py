@@ -1,0 +1,88 @@
+"""Write an adapter's card (README.md) from its own files and from results of verify, bench and eval."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from ssft.cli._options import json_option, print_json
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("adapter")
+@click.argument("results", nargs=-1, metavar="[RESULT.json]...", type=_FILE)
+@click.option(
+    "--twin",
+    metavar="RESULT.json",
+    type=_FILE,
+    multiple=True,
+    help="`ssft eval --facts` of the same training without streams, on the same rows; repeatable.",
+)
+@click.option("--license", "license_id", metavar="ID", default=None, help="Licence of the adapter, as the hub's id.")
+@click.option("--dataset", metavar="ID", multiple=True, help="Dataset it was trained on, owner/name; repeatable.")
+@click.option("--data-license", metavar="TEXT", default=None, help="Licence of the data, as a note in the card.")
+@json_option()
+def command(
+    adapter: str,
+    results: tuple[Path, ...],
+    twin: tuple[Path, ...],
+    license_id: str | None,
+    dataset: tuple[str, ...],
+    data_license: str | None,
+    as_json: bool,
+) -> None:
+    """Write README.md into the folder ADAPTER, with the hub's front matter.
+
+    The results are files of `ssft verify --output`, `ssft bench --output`, `ssft bench tasks` and `ssft eval --facts`.
+    What the card shows of them is kept in the folder (results.json), so later calls, `ssft push` among them, show it
+    too; a result of other weights is an error, a later one of the same command takes the place of the earlier. Licence
+    and datasets are kept as well; an empty text removes one. What stands in README.md below its last comment line
+    stays.
+    """
+    from ssft.adapters.bundle import CARD, RESULTS, read_bundle
+    from ssft.adapters.card import check_card, write_card
+    from ssft.adapters.measured import measured, with_twin
+    from ssft.adapters.results import read_results, write_results
+
+    bundle = read_bundle(adapter)
+    bundle.release()
+    check_card(bundle)
+    kept = read_results(bundle)
+    dropped, kept.stale = kept.stale, False
+    about = kept.about
+    if license_id is not None:
+        about = replace(about, license=license_id)
+    if dataset:
+        about = replace(about, datasets=[name for name in dataset if name])
+    if data_license is not None:
+        about = replace(about, data_license=data_license)
+    about.check()
+    changed, kept.about = about != kept.about, about
+    for path in results:
+        kept.add(*measured(path, bundle))
+    for path in twin:
+        kept.quality = with_twin(path, kept.quality, bundle)
+    if changed or dropped or results or twin:
+        write_results(bundle, kept)
+    written = write_card(bundle)
+    if dropped:
+        click.echo(f"results of an earlier state of {adapter} were taken out of {RESULTS}; measure again", err=True)
+    if as_json:
+        print_json(
+            {
+                "path": bundle.path / CARD,
+                "changed": written,
+                "speed": kept.speed,
+                "quality": kept.quality,
+                "about": kept.about,
+            }
+        )
+        return
+    click.echo(
+        f"{bundle.path / CARD}: {len(kept.speed)} rows of speed, {len(kept.quality)} of quality"
+        + ("" if written else "; it was up to date")
+    )

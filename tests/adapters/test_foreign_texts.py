@@ -1,0 +1,168 @@
+"""What else lies in a foreign folder (card, recipe, results, picture): bounded, plain data, never followed outside."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+from hostile import header, pickled
+from shelf import shared_shelf
+
+from ssft.adapters._files import MAX_JSON, AdapterFiles
+from ssft.adapters.bundle import read_bundle
+from ssft.adapters.card import write_card
+from ssft.adapters.results import read_results
+from ssft.errors import BundleError, SSFTError
+from ssft.recipes import load_recipe
+
+HISTORY = [{"step": step, "loss_main": 3.0 - step / 10} for step in range(1, 5)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A good bundle of one's own whose training has a history to draw."""
+    folder = shutil.copytree(shared_shelf("llama").paths["projected"], tmp_path / "foreign")
+    (folder / "provenance.json").write_text(json.dumps({"history": HISTORY}))
+    return folder
+
+
+def spoil(folder, name, how, marker):
+    path = folder / name
+    path.unlink(missing_ok=True)
+    if how == "link":
+        (folder.parent / "precious").write_text("precious")
+        path.symlink_to(folder.parent / "precious")
+    elif how == "terabyte":
+        path.touch()
+        os.truncate(path, 2**40)
+    elif how == "pickle":
+        path.write_bytes(pickled(marker))
+    else:
+        os.mkfifo(path)
+
+
+@pytest.mark.parametrize("how", ["link", "terabyte", "pickle", "pipe"])
+@pytest.mark.parametrize("name", ["README.md", "run.yaml", "results.json", "training.png", "provenance.json"])
+def test_a_card_is_written_in_the_folder_or_not_at_all(folder, tmp_path, name, how):
+    """Whatever stands in its place, nothing outside is read or written, nothing executed, no terabyte read."""
+    spoil(folder, name, how, tmp_path / "marker")
+    begin = time.perf_counter()
+    try:
+        write_card(read_bundle(folder))
+        outcome = "written"
+    except BundleError as error:
+        outcome = str(error)
+        assert name in outcome
+    assert time.perf_counter() - begin < 20
+    assert not (tmp_path / "marker").exists()
+    if how == "link":
+        assert (tmp_path / "precious").read_text() == "precious"
+        assert "outside the adapter folder" in outcome or not (folder / name).is_symlink() or name == "run.yaml"
+    if outcome == "written":
+        assert "precious" not in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": 2}', "results.json: format is 2, this ssft reads 1"),
+        ('{"format": 1, "format": 1}', "'format' stands twice"),
+        ("[]", "holds a list, expected an object"),
+        ('{"format": 1, "about": {}, "speed": [], "quality": []}', "adapter_sha256='None', expected str"),
+        ('{"format": 1}', "about is no object"),
+        ('{"format": 1, "adapter_sha256": "x", "about": {"run": "rm"}}', r"about\.run is unknown"),
+        ('{"format": 1, "adapter_sha256": "x", "about": {}, "speed": {}, "quality": []}', "speed is no list"),
+    ],
+)
+def test_damaged_results_are_named(folder, content, message):
+    (folder / "results.json").write_text(content)
+    with pytest.raises(BundleError, match=message):
+        read_results(read_bundle(folder))
+
+
+@pytest.mark.parametrize("name", ["README.md", "run.yaml"])
+def test_texts_are_bounded_and_stay_inside(folder, tmp_path, name):
+    (folder / name).write_text("héllo")
+    assert AdapterFiles(folder).text(name) == "héllo"
+    (folder / name).write_bytes(b"\xff")
+    with pytest.raises(BundleError, match=f"{name}: not readable as text"):
+        AdapterFiles(folder).text(name)
+    os.truncate(folder / name, MAX_JSON + 1)
+    with pytest.raises(BundleError, match=f"{name}: 16,777,217 bytes, but no adapter needs"):
+        AdapterFiles(folder).text(name)
+    spoil(folder, name, "link", tmp_path / "marker")
+    with pytest.raises(BundleError, match=f"{name}: a link to .*precious, outside the adapter folder"):
+        AdapterFiles(folder).text(name)
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["!!python/object/apply:os.mkdir", "!!python/object/new:os.mkdir", "!!python/name:os.mkdir", "!!python/module:os"],
+)
+@pytest.mark.parametrize("key", ["base", "name", "training"])
+def test_a_recipe_of_a_foreign_folder_runs_nothing(folder, tmp_path, tag, key):
+    marker = tmp_path / "marker"
+    (folder / "run.yaml").write_text(f"{key}: {tag} [{json.dumps(str(marker))}]\n")
+    with pytest.raises(SSFTError, match=r"run\.yaml"):
+        load_recipe(folder / "run.yaml")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("key", ["base", "training", "colour", "lora"])
+def test_a_recipe_that_multiplies_itself_ends_soon(folder, key):
+    """Aliases of aliases: some hundred bytes that stand for 10^9 values."""
+    lines = [f"{key}:", "  - &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    (folder / "run.yaml").write_text("\n".join(lines) + "\n")
+    begin = time.perf_counter()
+    with pytest.raises(SSFTError, match=r"run\.yaml, line \d+: invalid YAML: with its aliases it has more"):
+        load_recipe(folder / "run.yaml")
+    assert time.perf_counter() - begin < 5
+
+
+def test_a_recipe_that_contains_itself_is_refused(folder):
+    (folder / "run.yaml").write_text("base: &a [*a]\n")
+    with pytest.raises(SSFTError, match=r"run\.yaml, line \d+: invalid YAML: with its aliases it has more"):
+        load_recipe(folder / "run.yaml")
+
+
+def test_a_recipe_of_a_terabyte_is_not_read(folder):
+    os.truncate(folder / "run.yaml", 2**40)
+    with pytest.raises(SSFTError, match=r"run\.yaml: 1,099,511,627,776 bytes"):
+        load_recipe(folder / "run.yaml")
+
+
+def test_a_recipe_nested_without_end_is_named(folder):
+    (folder / "run.yaml").write_text("base: " + "[" * 5_000)
+    with pytest.raises(SSFTError, match=r"run\.yaml: cannot be read"):
+        load_recipe(folder / "run.yaml")
+
+
+def test_honest_aliases_are_read(folder):
+    text = "name: &n x\nbase: *n\ndata: {train: quickstart}\n"
+    (folder / "run.yaml").write_text(text)
+    assert load_recipe(folder / "run.yaml").base == "x"
+
+
+@pytest.mark.parametrize("size", [2**63, 2**40, 17 * 2**20])
+def test_a_header_is_bounded_before_it_is_read(folder, size):
+    (folder / "streams.safetensors").write_bytes(size.to_bytes(8, "little") + b"{}")
+    os.truncate(folder / "streams.safetensors", 2**20)
+    with pytest.raises(BundleError, match=r"no valid safetensors file .header too large"):
+        AdapterFiles(folder).shapes("streams.safetensors")
+
+
+def test_what_grows_while_it_is_read_is_refused(folder, monkeypatch):
+    """The size that was looked at is the size that is read."""
+    status = os.fstat
+    header("streams.safetensors", "{}", 64)(folder)
+
+    def smaller(descriptor):
+        found = list(status(descriptor))
+        found[6] = 10
+        return os.stat_result(found)
+
+    monkeypatch.setattr("ssft.adapters._files.os.fstat", smaller)
+    with pytest.raises(BundleError, match=r"streams\.safetensors: changed while it was read"):
+        AdapterFiles(folder).read("streams.safetensors")

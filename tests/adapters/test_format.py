@@ -1,0 +1,283 @@
+"""The bundle's format is a promise: what this version writes stays readable, and nothing changes in it unnoticed.
+
+`tests/fixtures/bundle_v1` was written by `ssft train quickstart` over the tiny Llama of `tests/tiny_base.py` (its
+run.yaml says how) before there was a `training.png`; `bundle_v1.json` holds what it decodes. It is never written again:
+a new format gets a fixture of its own beside it.
+"""
+
+import json
+import shutil
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from adapter_folders import change_json
+from conftest import with_adapter
+from peft import PeftModel
+from tiny_base import save_tiny_base
+
+from ssft.adapters import results
+from ssft.adapters.bundle import BUNDLE_FILES, FORMAT_VERSION, HASHED, load_stream_modules, read_bundle, write_bundle
+from ssft.adapters.loader import load_adapted
+from ssft.adapters.multi import MultiAdapterModel
+from ssft.bases import base_fingerprint, load_base
+from ssft.decoding.config import TreeConfig
+from ssft.errors import BundleError
+from ssft.provenance import LIBRARIES, provenance
+from ssft.recipes import Recipe, load_recipe
+from ssft.streams.config import StreamConfig
+from ssft.streams.modules import StreamModules
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+BUNDLE = FIXTURES / "bundle_v1"
+EXPECTED = json.loads((FIXTURES / "bundle_v1.json").read_text())
+
+CHANGED = (
+    "{what} is not what format 1 of the adapter bundle has. Adapters that people trained are at stake: either undo the "
+    "change; or make it an optional key whose default means what its absence meant before, and add it here (and to "
+    "OPTIONAL); or raise FORMAT_VERSION, let read_bundle still read version 1 (a migration), keep tests/fixtures/"
+    "bundle_v1 as it is and add the fixture bundle_v2."
+)
+
+REQUIRED_FILES = ("adapter_config.json", "adapter_model.safetensors", "ssft_config.json", "streams.safetensors")
+OPTIONAL_FILES = ("run.yaml", "provenance.json", "README.md", "results.json", "training.png")
+
+STREAMS = {
+    "num_streams": 4,
+    "num_msa_layers": 8,
+    "identifier": "embedding",
+    "projection_rank": 0,
+    "mode": "shared",
+}
+TREE = {
+    "kind": "best_first",
+    "max_nodes": 16,
+    "top_k": 4,
+    "max_depth": 0,
+    "max_stream_nodes": 0,
+    "max_batch_nodes": 0,
+}
+OPTIONAL = {"streams": ("mode",), "tree": ("max_stream_nodes", "max_batch_nodes")}
+"""Keys that early bundles of format 1 do not have."""
+
+BASE = ("id", "architecture", "config_sha256", "tokenizer_sha256")
+
+PROVENANCE = {
+    "method": str,  # optional: bundles from before there were other methods do not have it
+    "ssft": str,
+    "libraries": dict,
+    "commit": str,
+    "device": str,
+    "processes": int,
+    "train_seconds": float,
+    "train_rows": int,
+    "validation_rows": int,
+    "data": dict,
+    "steps": int,
+    "metrics": dict,
+    "history": list,
+}
+
+MEASUREMENT = ["source", "command", "device", "precision", "data", "rows", "batch_size", "max_new_tokens", "tree"]
+RESULTS = {
+    "Results": ["adapter_sha256", "about", "speed", "quality"],
+    "About": ["license", "datasets", "data_license"],
+    "SpeedRow": [
+        *MEASUREMENT,
+        *("method", "tokens", "calls", "rounds", "baseline", "speedup", "speedup_low", "speedup_high"),
+        *("reference", "identical"),
+    ],
+    "QualityRow": [
+        *MEASUREMENT,
+        *("metric", "value", "low", "high", "data_sha256", "twin", "twin_low", "twin_high", "twin_command"),
+        *("difference", "difference_low", "difference_high"),
+    ],
+}
+"""Keys of results.json, which has a format number of its own."""
+
+
+def same(found, expected, what):
+    assert found == expected, CHANGED.format(what=f"{what} ({found}, frozen as {expected})")
+
+
+# -- the schema -------------------------------------------------------------------------------------------------
+
+
+def test_the_version_and_the_files():
+    same(FORMAT_VERSION, 1, "FORMAT_VERSION")
+    same(set(BUNDLE_FILES), {*REQUIRED_FILES, *OPTIONAL_FILES}, "the set of files")
+    same(
+        HASHED,
+        ("adapter_config.json", "ssft_config.json", "adapter_model.safetensors", "streams.safetensors"),
+        "what weights_sha256 covers, in this order",
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "frozen"), [("streams", StreamConfig, STREAMS), ("tree", TreeConfig, TREE)]
+)
+def test_the_settings_and_their_defaults(section, kind, frozen):
+    found = {f.name: f.default for f in fields(kind)}
+    same(found, frozen, f"section {section} of ssft_config.json")
+    assert MISSING not in found.values(), "a field without default cannot be left out by an older bundle"
+    same({key: type(value) for key, value in found.items()}, {k: type(v) for k, v in frozen.items()}, "a field's type")
+
+
+@pytest.mark.parametrize(
+    ("config", "frozen"),
+    [
+        (StreamConfig(3, 2), {"stream_embeddings": (3, 64)}),
+        (StreamConfig(3, 2, "rotation"), {}),
+        (
+            StreamConfig(3, 2, "embedding", 5),
+            {"stream_embeddings": (3, 64), "projection_down": (5, 64), "projection_up": (64, 5)},
+        ),
+        (StreamConfig(3, 2, "rotation", 5), {"projection_down": (5, 64), "projection_up": (64, 5)}),
+    ],
+)
+def test_the_tensors_of_the_streams(config, frozen):
+    found = {key: tuple(value.shape) for key, value in StreamModules(config, 64).state_dict().items()}
+    same(found, frozen, f"streams.safetensors of {config.identifier}, η={config.projection_rank}")
+
+
+def test_what_is_written_today(tmp_path):
+    """Keys as they stand in the files, not as the dataclasses have them."""
+    base = save_tiny_base(tmp_path / "base")
+    model, tokenizer = load_base(base, dtype="float32")
+    adapted = with_adapter(model, StreamConfig(3, 2))
+    folder = write_bundle(
+        tmp_path / "adapter", adapted, tree=TreeConfig(), base=base_fingerprint(model, tokenizer, base)
+    ).path
+    same({path.name for path in folder.iterdir()} - set(OPTIONAL_FILES), set(REQUIRED_FILES), "what is written")
+    held = json.loads((folder / "ssft_config.json").read_text())
+    same(set(held), {"format_version", "streams", "tree", "base"}, "ssft_config.json")
+    same(set(held["streams"]), set(STREAMS), "section streams")
+    same(set(held["tree"]), set(TREE), "section tree")
+    same(set(held["base"]), set(BASE), "section base")
+    assert all(type(value) is str for value in held["base"].values())
+    dtypes = {str(tensor.dtype) for tensor in read_bundle(folder).stream_weights.values()}
+    same(dtypes, {"torch.float32"}, "the type of the streams")
+
+
+def test_the_provenance(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    recipe = load_recipe(BUNDLE / "run.yaml")
+    assert isinstance(recipe, Recipe)
+    recipe.data.train = str(tmp_path / "rows.jsonl")
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(log_history=[{"step": 1, "loss": 2.0}], global_step=1),
+        args=SimpleNamespace(device=torch.device("cpu"), world_size=1),
+    )
+    found = provenance(recipe, trainer, {"eval_loss": 1.0}, 1.5, {"train": 1, "validation": 0})
+    same({key: type(value) for key, value in found.items()}, PROVENANCE, "provenance.json")
+    same(set(found["data"]), {"train", "validation"}, "provenance.json's data")
+    same(set(found["data"]["train"]), {"name", "sha256"}, "provenance.json's data from a file")
+    same(set(found["libraries"]), set(LIBRARIES), "provenance.json's libraries")
+    older = json.loads((BUNDLE / "provenance.json").read_text())
+    same({key: type(value) for key, value in older.items()}, PROVENANCE, "the fixture's provenance.json")
+
+
+def test_the_results():
+    same(results.FORMAT, 1, "the format of results.json")
+    found = {name: [f.name for f in fields(getattr(results, name)) if f.name != "stale"] for name in RESULTS}
+    same(found, RESULTS, "results.json")
+
+
+# -- the fixture ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The tiny Llama that the fixture was trained over."""
+    folder = save_tiny_base(tmp_path_factory.mktemp("format") / "base")
+    model, _ = load_base(folder, dtype="float32")
+    found = sum(float(p.detach().double().abs().sum()) for p in model.parameters())
+    assert found == pytest.approx(EXPECTED["base_sum"], rel=1e-7), (
+        "the seeded tiny base has other weights than it had (tests/conftest.py, or torch's random numbers): the "
+        "fixture itself is fine, but its token ids need this very base"
+    )
+    return folder
+
+
+def check_decodes(folder, base):
+    """By the shelf and alone, with and without streams, and by plain peft: the ids of the day it was written."""
+    prompts, expected = zip(*((row["prompt"], row["token_ids"]) for row in EXPECTED["rows"]), strict=True)
+    count = len(expected[0])
+    model = MultiAdapterModel.from_pretrained(base, dtype="float32")
+    model.load_adapter(folder, "old")
+    found = model.generate(list(prompts), "old", max_new_tokens=count, ignore_eos=True, return_dict=True)
+    assert [row["token_ids"] for row in found] == list(expected)
+    adapted = load_adapted(folder, str(base), dtype="float32")
+    for streaming in (True, False):
+        rows = adapted.decoder(streaming).generate(list(prompts), count)
+        assert [row.token_ids for row in rows] == list(expected)
+        if streaming:
+            assert sum(row.calls for row in rows) < len(rows) * count - 4, "the streams, trained, guess nothing"
+    bare = load_adapted(None, str(base), dtype="float32").decoder(False).generate(list(prompts), count)
+    assert all(row.token_ids != ids for row, ids in zip(bare, expected, strict=True)), "the adapter changes nothing"
+
+
+def test_a_bundle_of_version_one_decodes_what_it_decoded(base):
+    bundle = read_bundle(BUNDLE)
+    assert bundle.weights_sha256 == EXPECTED["weights_sha256"], "results.json of every adapter names this hash"
+    assert (bundle.format_version, bundle.stream_config) == (1, StreamConfig(3, 2, "embedding", 2))
+    assert bundle.tree == TreeConfig(max_nodes=6, max_batch_nodes=48)
+    check_decodes(BUNDLE, base)
+
+
+def test_plain_peft_still_decodes_it(base):
+    row = EXPECTED["rows"][0]
+    model = PeftModel.from_pretrained(load_base(base, dtype="float32")[0], str(BUNDLE)).eval()
+    ids = torch.tensor([row["prompt"]])
+    settings = {"max_new_tokens": len(row["token_ids"]), "do_sample": False, "eos_token_id": None}
+    output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
+    assert output[0, ids.shape[1] :].tolist() == row["token_ids"]
+
+
+def test_an_early_bundle_without_the_later_keys_and_files_decodes_the_same(base, tmp_path):
+    folder = shutil.copytree(BUNDLE, tmp_path / "early")
+    held = json.loads((folder / "ssft_config.json").read_text())
+    for section, keys in OPTIONAL.items():
+        for key in keys:
+            del held[section][key]
+    (folder / "ssft_config.json").write_text(json.dumps(held))
+    for name in OPTIONAL_FILES:
+        (folder / name).unlink(missing_ok=True)
+    bundle = read_bundle(folder)
+    assert bundle.stream_config.mode == STREAMS["mode"]
+    assert (bundle.tree.max_stream_nodes, bundle.tree.max_batch_nodes) == (0, 0)
+    check_decodes(folder, base)
+
+
+def test_the_fixture_has_every_frozen_key():
+    """Else it would not show that today's bundles can be read."""
+    held = json.loads((BUNDLE / "ssft_config.json").read_text())
+    assert (set(held["streams"]), set(held["tree"]), set(held["base"])) == (set(STREAMS), set(TREE), set(BASE))
+    assert {path.name for path in BUNDLE.iterdir()} == {*REQUIRED_FILES, "run.yaml", "provenance.json", "README.md"}
+    assert sum(path.stat().st_size for path in BUNDLE.iterdir()) < 32_000
+
+
+def test_its_recipe_still_reads():
+    recipe = load_recipe(BUNDLE / "run.yaml")
+    assert (recipe.lora.r, recipe.training["num_streams"], recipe.tree.max_nodes) == (2, 3, 6)
+
+
+def test_streams_load_bit_for_bit():
+    bundle = read_bundle(BUNDLE)
+    modules = load_stream_modules(bundle, 64)
+    assert {key: value.dtype for key, value in modules.state_dict().items()} == dict.fromkeys(
+        ("stream_embeddings", "projection_down", "projection_up"), torch.float32
+    )
+    assert all(torch.equal(value, bundle.stream_weights[key]) for key, value in modules.state_dict().items())
+
+
+@pytest.mark.parametrize("version", [0, 2, 99])
+def test_other_versions_are_refused_by_name(tmp_path, version):
+    folder = shutil.copytree(BUNDLE, tmp_path / "other")
+    change_json(folder, "ssft_config.json", format_version=version)
+    with pytest.raises(
+        BundleError, match=f"format_version is {version}, this ssft reads 1; a newer bundle needs a newer"
+    ):
+        read_bundle(folder)
