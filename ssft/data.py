@@ -23,7 +23,7 @@ QUICKSTART_TRAIN_ROWS = 512
 QUICKSTART_VALIDATION_ROWS = 64
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FILE_SUFFIXES = (".jsonl", ".json", ".gz", ".txt", ".csv")
-ROW_KEYS = ("prompt", "completion", "messages", "references")
+ROW_KEYS = ("prompt", "completion", "messages", "references", "category")
 LENGTH_BATCH = 256  # rows per tokenizer call in check_lengths
 
 
@@ -88,7 +88,7 @@ class DataConfig:
 
 def load_rows(path: str | Path, limit: int | None = None, need_completion: bool = True) -> list[dict[str, Any]]:
     """Rows of a JSONL or gzip JSONL file, the first `limit` of them, with the keys prompt, completion or messages, and
-    references where given; other keys are left out. Blank lines are skipped.
+    references and category where given; other keys are left out. Blank lines are skipped.
 
     With `need_completion` a row needs a completion (or messages that end with the assistant's); without, a prompt is
     enough. Raises `DataError` that names file and line.
@@ -97,8 +97,8 @@ def load_rows(path: str | Path, limit: int | None = None, need_completion: bool 
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit}: at least one row is needed; leave the limit out to read all of {path}")
     rows: list[dict[str, Any]] = []
-    for number, line in _lines(path):
-        rows.append(_check_row(_parse(line, f"{path}, line {number}"), f"{path}, line {number}", need_completion))
+    for where, value in json_lines(path):
+        rows.append(_check_row(value, where, need_completion))
         if limit is not None and len(rows) >= limit:
             break
     if not rows:
@@ -106,11 +106,24 @@ def load_rows(path: str | Path, limit: int | None = None, need_completion: bool 
     return rows
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def json_lines(
+    path: Path, remedy: str = "give a .jsonl or .jsonl.gz file, a hub dataset owner/name, or quickstart"
+) -> Iterator[tuple[str, Any]]:
+    """The values of a JSONL or gzip JSONL file, each with "path, line N" for messages; blank lines are skipped.
+
+    Raises `DataError` for a file that cannot be read (`remedy` ends the message where there is none) or a line that is
+    no JSON.
+    """
+    for number, line in _lines(path, remedy):
+        where = f"{path}, line {number}"
+        yield where, _parse(line, where)
+
+
+def _lines(path: Path, remedy: str) -> Iterator[tuple[int, str]]:
     """Non-blank lines with their 1-based numbers."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: {what}; give a .jsonl or .jsonl.gz file, a hub dataset owner/name, or quickstart")
+        raise DataError(f"{path}: {what}; {remedy}")
     number = 0
     try:
         opener = gzip.open if path.suffix == ".gz" else open
@@ -151,6 +164,9 @@ def _check_row(row: Any, where: str, need_completion: bool) -> dict[str, Any]:
     references = row.get("references", [])
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
         raise DataError(f"{where}: `references` must be a list of strings, got {_kind(references)}")
+    category = row.get("category", "any")
+    if not isinstance(category, str) or not category.strip():
+        raise DataError(f"{where}: `category` must be a name, got {_kind(category)}; name it in quotes, or remove it")
     return row
 
 
@@ -244,6 +260,7 @@ def _hub_rows(source: str, split: str, config: DataConfig, part: str) -> list[di
         where = f"{source}, split {split}, row {number}"
         filled = {k: _fill(f"data.{k}_template", text, columns, where) for k, text in templates.items() if text}
         row = {**columns, **filled}
+        row.pop("category", None)  # training reads none, and a column of that name may hold anything
         rows.append(_check_row(row, where, need_completion=True))
     if not rows:
         raise DataError(f"data.{part}={source}: split {split!r} has no rows; choose another split or a local file")

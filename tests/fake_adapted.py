@@ -2,7 +2,10 @@
 
 import random
 
+import torch
 from conftest import VOCABULARY, tiny_llama, with_adapter
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from ssft.adapters.bundle import write_bundle
 from ssft.adapters.loader import AdaptedModel
@@ -18,6 +21,10 @@ class FakeTokenizer:
 
     pad_token_id = 0
     chat_template = None
+    added_tokens_decoder: dict = {}  # noqa: RUF012
+
+    def get_vocab(self):
+        return {str(token): token for token in range(VOCABULARY)}
 
     def __call__(self, text, **_):
         return {"input_ids": [int(word) for word in text.split()]}
@@ -26,10 +33,10 @@ class FakeTokenizer:
         return " ".join(map(str, ids))
 
 
-def fake_adapted(build=tiny_llama, streams=True, eos=(), **changes):
-    """Streams are random, so drafts are mostly rejected; the tree is wide, so that some are not."""
+def fake_adapted(build=tiny_llama, streams=True, eos=(), scale=0.2, **changes):
+    """Streams are random, so drafts are mostly rejected; the tree is wide, so that some are not. scale: the LoRA's."""
     config = StreamConfig(num_streams=3, num_msa_layers=2) if streams else None
-    model = with_adapter(build(**changes), config)
+    model = with_adapter(build(**changes), config, scale=scale)
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
     return AdaptedModel(
         model=model,
@@ -58,3 +65,30 @@ def save_bundle(folder, base):
     provenance = {"ssft": "0", "train_seconds": 1.5, "history": [{"loss": 1.0}]}
     tree = TreeConfig(max_nodes=48, top_k=20)
     return write_bundle(folder, adapted, tree=tree, base=fingerprint, provenance=provenance).path
+
+
+def counting(build, step=1, **changes):
+    """A model whose next token is the last one plus `step`, modulo the vocabulary, so that its text is known by hand.
+
+    Embeddings are unit vectors, the layers add nothing, and the head shifts.
+    """
+    model = build(**changes)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or any(
+                part in name for part in ("o_proj", "out_proj", "down_proj", "fc2", "posi")
+            ):
+                parameter.zero_()
+        unit = torch.eye(VOCABULARY, model.config.hidden_size)
+        model.get_input_embeddings().weight.copy_(unit)
+        model.get_output_embeddings().weight.copy_(unit.roll(step, dims=0))
+    return model
+
+
+def save_draft(folder, model):
+    """A model as the folder of a draft, with the tokenizer that has `FakeTokenizer`'s vocabulary."""
+    tokenizer = Tokenizer(models.WordLevel(FakeTokenizer().get_vocab(), unk_token="0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return folder

@@ -45,6 +45,21 @@ def test_rows_come_back_with_known_keys(write, name):
     assert load_rows(write(row, "", CHAT, name=name)) == [{**ROW, "references": ["c d", "e"]}, CHAT]
 
 
+def test_a_category_is_kept(write):
+    row = {**ROW, "category": "maths"}
+    assert load_rows(write(row, {**CHAT, "category": "chat"}, {**ROW, "category": None})) == [
+        row,
+        {**CHAT, "category": "chat"},
+        ROW,
+    ]
+
+
+def test_a_category_does_not_reach_training(write):
+    path = write({**ROW, "category": "maths"})
+    train, _ = load_dataset_pair(DataConfig(train=str(path), validation=str(write(ROW, name="v.jsonl"))), seed=0)
+    assert train.column_names == ["prompt", "completion"]
+
+
 def test_limit_reads_no_further(write):
     assert load_rows(write(ROW, ROW, "{broken"), limit=2) == [ROW, ROW]
 
@@ -72,6 +87,8 @@ def test_byte_order_mark_is_skipped(tmp_path):
         ({"prompt": "a", "completion": 3}, r"line 2: `completion` must be a string, got a number \(3\)"),
         ({"prompt": ["a"], "completion": "c"}, "line 2: `prompt` must be a string, got a list"),
         ({**ROW, "references": "c"}, "line 2: `references` must be a list of strings, got a string"),
+        ({**ROW, "category": 3}, r"line 2: `category` must be a name, got a number \(3\)"),
+        ({**ROW, "category": " "}, "line 2: `category` must be a name, got a string"),
         ({**ROW, **CHAT}, "line 2: has both `messages` and `prompt`"),
         ({"messages": []}, "line 2: `messages` must be a non-empty list"),
         ({"messages": [{"role": "user"}]}, "line 2: message 1 needs the strings `role` and `content`"),
@@ -256,6 +273,12 @@ def test_template_names_a_missing_column(hub):
         DataError, match=r"row 1: data\.prompt_template names \{query\}.*it has: context, question, answer"
     ):
         load_dataset_pair(config, seed=0)
+
+
+def test_a_hub_column_named_category_may_hold_anything(hub):
+    hub([{**ROW, "category": n} for n in range(20)])
+    train, _ = load_dataset_pair(DataConfig(train="a/b", validation_fraction=0.1), seed=0)
+    assert train[0] == ROW
 
 
 def test_hub_row_without_the_two_columns(hub):

@@ -1,7 +1,8 @@
 """Do two ways of decoding give the same tokens, and where they do not, how close was the decision?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ class Difference:
 
     row: 0-based prompt. position: 0-based place in the output. expected, got: the tokens there; None where an output
     has ended already. margin: the reference's lead of its best over its second-best logit at that place; near 0 it is
-    a tie that rounding decides. None where the reference has ended.
+    a tie that rounding decides. None where the reference has ended, or where nobody asked.
     """
 
     row: int
@@ -32,11 +33,17 @@ def first_difference(expected: Sequence[int], got: Sequence[int]) -> int | None:
     return None if len(expected) == len(got) else min(len(expected), len(got))
 
 
-def compare_outputs(expected: Sequence[Sequence[int]], got: Sequence[Sequence[int]]) -> list[Difference]:
-    """Differences of two lists of outputs, one entry per prompt that differs, without margins."""
+def compare_outputs(expected: Sequence[Sequence[int] | None], got: Sequence[Sequence[int] | None]) -> list[Difference]:
+    """Differences of two lists of outputs, one entry per prompt that differs, without margins.
+
+    A missing output, None or beyond the end of its list, differs from everything, from another missing one too: it
+    stands as one that ended before its first token.
+    """
     differences = []
-    for row, (left, right) in enumerate(zip(expected, got, strict=True)):
-        place = first_difference(left, right)
+    for row, (left, right) in enumerate(zip_longest(expected, got)):
+        missing = left is None or right is None
+        left, right = left or [], right or []
+        place = 0 if missing else first_difference(left, right)
         if place is not None:
             tokens = [output[place] if place < len(output) else None for output in (left, right)]
             differences.append(Difference(row, place, *tokens))
@@ -55,12 +62,22 @@ def top_margin(adapted: Any, ids: list[int]) -> float:
 
 
 def differences_with_margins(
-    adapted: Any, prompts: Sequence[list[int]], expected: Sequence[list[int]], got: Sequence[list[int]]
+    adapted: Any, prompts: Sequence[list[int]], expected: Sequence[list[int]], got: Sequence[list[int] | None]
 ) -> list[Difference]:
     """As `compare_outputs`, each with the margin of the plain model after prompt + common beginning."""
     differences = compare_outputs(expected, got)
+    add_margins(adapted, prompts, expected, differences)
+    return differences
+
+
+def add_margins(
+    adapted: Any,
+    prompts: Sequence[list[int]],
+    expected: Sequence[list[int] | None],
+    differences: Iterable[Difference],
+) -> None:
+    """Fill in the margin of every difference whose reference has not ended: one forward each."""
     for difference in differences:
         if difference.expected is not None:
-            common = expected[difference.row][: difference.position]
+            common = (expected[difference.row] or [])[: difference.position]
             difference.margin = top_margin(adapted, [*prompts[difference.row], *common])
-    return differences

@@ -30,10 +30,12 @@ def bootstrap_interval(
     round_ratios(baseline, method)  # checks the shapes
     rounds, units = baseline.shape
     random = np.random.default_rng(seed)
-    estimates = np.empty(samples)
-    for sample in range(samples):
-        picked = np.ix_(random.integers(rounds, size=rounds), random.integers(units, size=units))
-        estimates[sample] = speedup(baseline[picked], method[picked])
+    drawn_rounds = random.integers(rounds, size=(samples, rounds))
+    drawn_units = random.integers(units, size=(samples, units))
+    counts = np.zeros((samples, units))  # how often each unit was drawn
+    np.add.at(counts, (np.arange(samples)[:, None], drawn_units), 1)
+    ratios = (counts @ baseline.T) / (counts @ method.T)  # [samples, rounds]
+    estimates = np.median(np.take_along_axis(ratios, drawn_rounds, axis=1), axis=1)
     tail = (1 - level) / 2
     low, high = np.quantile(estimates, [tail, 1 - tail])
     return float(low), float(high)

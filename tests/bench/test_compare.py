@@ -4,7 +4,7 @@ import pytest
 import torch
 from fake_adapted import fake_adapted, random_prompts
 
-from ssft.bench.compare import compare_outputs, differences_with_margins, first_difference, top_margin
+from ssft.bench.compare import Difference, compare_outputs, differences_with_margins, first_difference, top_margin
 from ssft.bench.methods import Setting, method_module
 
 
@@ -66,9 +66,25 @@ def test_an_output_that_runs_on_is_found_and_has_no_margin(adapted, prompts, out
     assert (difference.position, difference.expected, difference.got, difference.margin) == (10, None, 5, None)
 
 
-def test_an_output_too_few_is_an_error():
-    with pytest.raises(ValueError, match="zip"):
-        compare_outputs([[1], [2]], [[1]])
+@pytest.mark.parametrize("got", [[[1]], [[1], None]])
+def test_a_missing_output_differs_from_its_first_token_on(got):
+    assert compare_outputs([[1], [2, 3]], got) == [Difference(1, 0, 2, None)]
+
+
+def test_a_missing_output_differs_even_where_nothing_was_expected():
+    assert compare_outputs([[1], []], [[1]]) == [Difference(1, 0, None, None)]
+    assert compare_outputs([None], [None]) == [Difference(0, 0, None, None)]
+    assert compare_outputs([None], [[4]]) == [Difference(0, 0, None, 4)]
+
+
+def test_an_output_too_many_is_a_difference():
+    assert compare_outputs([[1]], [[1], [2]]) == [Difference(1, 0, None, 2)]
+
+
+def test_a_missing_output_has_the_margin_of_its_first_token(adapted, prompts, outputs):
+    (difference,) = differences_with_margins(adapted, prompts, outputs, outputs[:2])
+    assert (difference.row, difference.position, difference.expected) == (2, 0, outputs[2][0])
+    assert difference.margin == top_margin(adapted, prompts[2])
 
 
 def test_the_margin_is_that_of_the_whole_model(adapted, prompts, outputs):

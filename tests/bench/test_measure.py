@@ -1,18 +1,21 @@
-"""The comparison: counts, rounds, interruption, differing outputs, and the written result."""
+"""The comparison: counts, rounds, baseline, identity, categories, interruption."""
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 from fake_adapted import fake_adapted, random_prompts
 
+from ssft.bench import measure as measure_module
 from ssft.bench import report
-from ssft.bench.measure import measure
-from ssft.bench.methods import Setting, build_methods, method_names
+from ssft.bench.compare import Difference, top_margin
+from ssft.bench.measure import category_batches, measure
+from ssft.bench.methods import Setting, build_methods
+from ssft.bench.result import MethodResult
 from ssft.decoding.request import Generation
-from ssft.errors import ConfigError
+from ssft.errors import ConfigError, GenerationError
 
+METHODS = ["plain", "generate", "streaming"]
 DESIGN_KEYS = {
     "tokens",
     "calls",
@@ -23,25 +26,42 @@ DESIGN_KEYS = {
     "speedup_interval",
     "identical",
     "extra_parameters",
+    "extra_bytes",
+    "peak_bytes",
+    "prompt_seconds",
+    "decode_seconds",
 }
 
 
 class Scripted:
-    """A method that waits `delay` seconds per prompt and answers with its prompt; `log` gets every run."""
+    """A method that waits `delay` seconds per prompt (or what `delay` says of it) and answers with its prompt; `log`
+    gets every run."""
 
-    def __init__(self, name, log, delay=0.0, calls=1, answer=None, stop_after=None):
+    def __init__(
+        self, name, log, delay=0.0, calls=1, answer=None, stop_after=None, kind="plain", prompt_seconds=0.0, change=None
+    ):
         self.name, self.log, self.delay, self.calls, self.stop_after = name, log, delay, calls, stop_after
         self.answer = answer or (lambda prompt: prompt)
+        self.change = change or (lambda outputs: outputs)
+        self.KIND, self.LOSSLESS, self.prompt_seconds = kind, True, prompt_seconds
 
     def run(self, prompts):
         if self.stop_after is not None and len(self.log) >= self.stop_after:
             raise KeyboardInterrupt
         self.log.append((self.name, [tuple(prompt) for prompt in prompts]))
-        time.sleep(self.delay * len(prompts))
-        return [Generation(self.answer(prompt), calls=self.calls, accepted=[1, 2]) for prompt in prompts]
+        time.sleep(sum(self.delay(prompt) if callable(self.delay) else self.delay for prompt in prompts))
+        return self.change(
+            [
+                Generation(self.answer(prompt), self.calls, [1, 2], prompt_seconds=self.prompt_seconds * place)
+                for place, prompt in enumerate(prompts, start=1)
+            ]
+        )
 
     def extra_parameters(self):
         return 7
+
+    def extra_bytes(self):
+        return 28
 
 
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11]]
@@ -57,18 +77,35 @@ def scripted(**changes):
     return log, {name: Scripted(name, log, **{"calls": 1, **changes.get(name, {})}) for name in ("plain", "other")}
 
 
+def run(adapted, methods, **settings):
+    return measure(adapted, PROMPTS, methods, **{"max_new_tokens": 4, "rounds": 1, "progress": False, **settings})
+
+
 def test_three_methods_agree_and_count(adapted):
     prompts = random_prompts(4)
-    built = build_methods(method_names(), Setting(adapted, 10, 2))
+    built = build_methods(METHODS, Setting(adapted, 10, 2))
     result = measure(adapted, prompts, built, max_new_tokens=10, batch_size=2, rounds=2, progress=False)
-    assert list(result.methods) == method_names()
+    assert list(result.methods) == METHODS
     plain, streaming = result.methods["plain"], result.methods["streaming"]
     assert (plain.tokens, plain.calls, plain.tokens_per_call) == (40, 40, 1)
-    assert (plain.speedup, plain.speedup_interval, plain.speedup_spread) == (1, (1, 1), 0)
+    baseline = result.methods[result.baseline]
+    assert result.baseline in ("plain", "generate")
+    assert (baseline.speedup, baseline.speedup_interval, baseline.speedup_spread, baseline.decode_speedup) == (
+        *(1, (1, 1), 0),
+        1,
+    )
     assert streaming.tokens == 40
     assert streaming.calls < 40
     assert sum(streaming.accepted) == streaming.calls - 4
     assert plain.accepted == []
+    for method in result.methods.values():
+        assert 0 < method.prompt_seconds < method.seconds
+        assert method.prompt_seconds + method.decode_seconds == pytest.approx(method.seconds)
+        assert method.peak_bytes > 0
+        assert method.categories == {}
+        assert method.lossless
+    assert [method.kind for method in result.methods.values()] == ["plain", "plain", "speculative"]
+    assert result.outputs == [output.token_ids for output in built["plain"].run(prompts)]
     assert {method.identical for method in result.methods.values()} == {4}
     assert (result.rows, result.rounds, result.interrupted) == (4, 2, False)
 
@@ -82,13 +119,14 @@ def test_the_json_has_the_names_that_others_build_on(adapted, tmp_path):
     assert {"adapter", "versions", "tree"} <= set(facts)
     for method in facts["methods"].values():
         assert set(method) >= DESIGN_KEYS
+        assert set(method) == set(MethodResult.__dataclass_fields__)
         assert len(method["speedup_interval"]) == 2
         assert len(method["seconds_per_round"]) == 2
     assert facts["versions"]["torch"]
 
 
-def test_speedup_is_against_plain(adapted):
-    _, methods = scripted(plain={"delay": 0.02}, other={"delay": 0.005})
+def test_speedup_is_against_the_baseline(adapted):
+    _, methods = scripted(plain={"delay": 0.02}, other={"delay": 0.005, "kind": "speculative"})
     other = measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=3, progress=False).methods["other"]
     low, high = other.speedup_interval
     assert 1.5 < low <= other.speedup <= high
@@ -120,17 +158,192 @@ def test_the_seed_decides_the_order(adapted):
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_a_difference_in_any_round_counts(adapted):
+def test_no_speedup_is_against_a_slower_plain_method(adapted):
+    _, methods = scripted(plain={"delay": 0.012}, other={"delay": 0.004})
+    methods["streaming"] = Scripted("streaming", [], delay=0.008, kind="speculative")
+    result = run(adapted, methods, rounds=3)
+    assert result.baseline == "other"
+    assert result.methods["other"].speedup == 1
+    assert result.methods["plain"].speedup < result.methods["streaming"].speedup < 1
+
+
+def test_a_plain_method_that_loses_outputs_is_no_baseline(adapted):
+    _, methods = scripted(plain={"delay": 0.01}, other={"change": lambda outputs: outputs[:-1]})
+    result = run(adapted, methods)
+    assert result.baseline == "plain"
+    assert result.methods["other"].identical == 0
+
+
+def test_a_yardstick_is_timed_and_compared_with_nothing(adapted):
+    log, methods = scripted(other={"kind": "yardstick", "answer": lambda prompt: [1]})
+    result = run(adapted, methods, categories=["a", "a", "b"])
+    other = result.methods["other"]
+    assert (result.baseline, other.tokens, len(other.seconds_per_round)) == ("plain", 3, 1)
+    assert other.tokens_per_second > 0
+    keys = ("speedup", "speedup_interval", "speedup_mean", "speedup_spread", "decode_speedup", "identical")
+    assert {getattr(other, key) for key in (*keys, "peak_bytes")} == {None}
+    assert (other.differences, other.categories) == ([], {})
+    assert len(log) == 2 * (2 + 3)
+
+
+def test_a_planted_token_in_any_round_is_found(adapted):
     seen = []
 
     def answer(prompt):
         seen.append(prompt)
-        # Warm-up, the first and the last round are right; one prompt goes wrong in between.
-        return [1] if prompt == PROMPTS[1] and seen.count(prompt) == 3 else prompt
+        # Warm-up, the first and the last round are right; one token goes wrong in between.
+        return [6, 9] if prompt == PROMPTS[1] and seen.count(prompt) == 3 else prompt
 
     _, methods = scripted(other={"answer": answer})
-    result = measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=3, progress=False)
+    result = run(adapted, methods, rounds=3)
     assert (result.methods["plain"].identical, result.methods["other"].identical) == (3, 2)
+    assert result.methods["plain"].differences == []
+    assert result.methods["other"].differences == [
+        Difference(row=1, position=1, expected=7, got=9, margin=top_margin(adapted, [*PROMPTS[1], 6]))
+    ]
+
+
+def test_the_first_round_that_differs_is_told(adapted):
+    count = iter(range(10, 100))
+    _, methods = scripted(other={"answer": lambda prompt: [next(count)]})
+    (difference, *_) = run(adapted, methods, rounds=3).methods["other"].differences
+    # The warm-up answers twice before the first round, which runs the shorter prompt 1 first.
+    assert (difference.row, difference.position, difference.got) == (0, 0, 13)
+
+
+def test_plain_must_repeat_itself_too(adapted):
+    count = iter(range(100))
+    _, methods = scripted(plain={"answer": lambda prompt: [next(count)]})
+    plain = run(adapted, methods, rounds=2).methods["plain"]
+    assert (plain.identical, len(plain.differences)) == (0, 3)
+
+
+def test_a_missing_output_is_a_difference(adapted):
+    # Batches by length: prompts 1 and 0, then prompt 2; each answer lacks its last output.
+    _, methods = scripted(other={"change": lambda outputs: outputs[:-1]})
+    result = run(adapted, methods, batch_size=2)
+    other = result.methods["other"]
+    assert (other.identical, other.tokens) == (1, 2)
+    assert [(d.row, d.position, d.expected, d.got) for d in other.differences] == [(0, 0, 3, None), (2, 0, 8, None)]
+    assert all(difference.margin is not None for difference in other.differences)
+
+
+def test_an_output_too_many_is_a_difference(adapted):
+    _, methods = scripted(other={"change": lambda outputs: [*outputs, Generation([5], calls=1)]})
+    other = run(adapted, methods, batch_size=3).methods["other"]
+    assert (other.identical, other.differences) == (2, [Difference(3, 0, None, 5)])
+
+
+def test_an_output_that_ends_early_or_runs_on_is_a_difference(adapted):
+    _, methods = scripted(other={"answer": lambda prompt: prompt[:2] if len(prompt) == 3 else [*prompt, 1]})
+    other = run(adapted, methods).methods["other"]
+    assert other.identical == 0
+    found = [(d.position, d.expected, d.got, d.margin is None) for d in other.differences]
+    assert found == [(2, 5, None, False), (2, None, 1, True), (4, None, 1, True)]
+
+
+def test_prompt_time_is_that_of_the_slowest_row_of_each_batch(adapted):
+    # Rows of a batch have their first tokens after 1, 2, ... ms; batches of two and one prompts.
+    _, methods = scripted(plain={"delay": 0.01, "prompt_seconds": 0.001}, other={"delay": 0.01})
+    result = run(adapted, methods, batch_size=2, rounds=3)
+    plain, other = result.methods["plain"], result.methods["other"]
+    assert plain.prompt_seconds == pytest.approx(0.002 + 0.001)
+    assert plain.decode_seconds == pytest.approx(plain.seconds - 0.003)
+    assert other.prompt_seconds == 0
+    slower = other if result.baseline == "plain" else plain
+    assert slower.decode_speedup != pytest.approx(slower.speedup, abs=1e-3)
+
+
+def test_texts_of_one_token_have_no_decoding_to_compare(adapted):
+    _, methods = scripted(plain={"answer": lambda prompt: [1]}, other={"answer": lambda prompt: [1]})
+    result = run(adapted, methods)
+    assert [method.decode_speedup for method in result.methods.values()] == [None, None]
+    assert result.methods["plain"].identical == 3
+
+
+def test_empty_texts_are_counted(adapted):
+    _, methods = scripted(plain={"answer": lambda prompt: []}, other={"answer": lambda prompt: [], "calls": 0})
+    result = run(adapted, methods)
+    plain, other = result.methods["plain"], result.methods["other"]
+    assert (plain.tokens, plain.calls, plain.tokens_per_call, plain.identical) == (0, 3, 0, 3)
+    assert (other.calls, other.tokens_per_call, other.identical) == (0, 0, 3)
+    assert result.outputs == [[], [], []]
+
+
+# --- categories ---
+
+
+def test_batches_hold_one_category():
+    assert category_batches([5, 1, 3, 1], 2) == [[1, 3], [2, 0]]
+    assert category_batches([5, 1, 3, 1, 2], 2, ["b", "a", "b", "b", "a"]) == [[3, 2], [0], [1, 4]]
+
+
+def test_categories_are_told_apart(adapted):
+    log, methods = scripted(
+        plain={"delay": 0.01},
+        other={"delay": lambda prompt: 0.002 if len(prompt) == 4 else 0.02, "kind": "speculative", "calls": 2},
+    )
+    result = run(adapted, methods, batch_size=3, rounds=3, categories=["qa", "qa", "rag"])
+    assert {len({len(prompt) == 4 for prompt in batch}) for _, batch in log} == {1}
+    qa, rag = (result.methods["other"].categories[name] for name in ("qa", "rag"))
+    assert list(result.methods["plain"].categories) == ["qa", "rag"]
+    assert (qa.rows, qa.tokens, qa.calls, qa.tokens_per_call) == (2, 5, 4, 1.25)
+    assert (rag.rows, rag.tokens, rag.calls, rag.tokens_per_call) == (1, 4, 2, 2)
+    assert qa.speedup_interval[0] <= qa.speedup <= qa.speedup_interval[1] < 1
+    assert rag.speedup_interval[0] > 2
+    assert qa.seconds + rag.seconds == pytest.approx(result.methods["other"].seconds, rel=0.5)
+
+
+def test_a_category_has_its_own_fastest_plain_method(adapted):
+    slow_on_four = {"delay": lambda prompt: 0.03 if len(prompt) == 4 else 0.005}
+    _, methods = scripted(plain=slow_on_four, other={"delay": 0.012})
+    result = run(adapted, methods, categories=["qa", "qa", "rag"])
+    assert result.methods[result.baseline].speedup == 1
+    assert result.methods["plain"].categories["qa"].speedup == 1
+    assert result.methods["other"].categories["qa"].speedup < 1
+    assert result.methods["other"].categories["rag"].speedup == 1
+    assert result.methods["plain"].categories["rag"].speedup < 1
+
+
+def test_one_category_per_prompt_is_needed(adapted):
+    _, methods = scripted()
+    with pytest.raises(ConfigError, match="2 categories for 3 prompts; give one for each"):
+        run(adapted, methods, categories=["a", "b"])
+
+
+# --- methods that cannot run, and interruption ---
+
+
+def failing(prompts):
+    raise GenerationError("it cannot run here")
+
+
+def test_a_method_that_fails_in_the_warm_up_is_left_out_if_that_is_allowed(adapted):
+    _, methods = scripted(other={"change": failing})
+    result = run(adapted, methods, left_out={"medusa": "no heads"})
+    assert result.left_out == {"medusa": "no heads", "other": "it cannot run here"}
+    assert list(result.methods) == ["plain"]
+    with pytest.raises(GenerationError, match="it cannot run here"):
+        run(adapted, methods)
+    methods["plain"].change = failing
+    with pytest.raises(GenerationError, match="it cannot run here"):
+        run(adapted, methods, left_out={})
+
+
+def test_a_method_must_say_what_it_is(adapted):
+    _, methods = scripted(other={"kind": None})
+    with pytest.raises(ConfigError, match=r"method 'other' has KIND=None and LOSSLESS=True; its class or module must"):
+        run(adapted, methods)
+
+
+def test_an_interruption_after_the_last_round_keeps_all(adapted, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure_module, "add_margins", stop)
+    _, methods = scripted(other={"answer": lambda prompt: [1]})
+    result = run(adapted, methods, rounds=2)
+    assert (result.rounds, result.interrupted, result.methods["other"].identical) == (2, True, 0)
 
 
 def test_an_interrupted_measurement_keeps_its_finished_rounds(adapted, capsys):
@@ -154,42 +367,3 @@ def test_the_baseline_and_a_prompt_are_needed(adapted):
         measure(adapted, PROMPTS, {"other": methods["other"]}, max_new_tokens=4)
     with pytest.raises(ConfigError, match="0 prompts, 3 rounds"):
         measure(adapted, [], methods, max_new_tokens=4)
-
-
-def test_the_report_tells_of_differences_and_depths(adapted):
-    _, methods = scripted()
-    methods["streaming"] = Scripted("streaming", [], answer=lambda prompt: [1])
-    result = measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=1, progress=False)
-    rows = report.table_rows(result)
-    assert [row[0] for row in rows] == ["plain", "other", "streaming"]
-    assert all(len(row) == len(report.HEADERS) for row in rows)
-    assert rows[2][7] == "0/3"
-    lines = "\n".join(report.remarks(result))
-    assert "streaming: 3 of 3 outputs differ" in lines
-    assert "   1   67%  " + "#" * report.BAR_WIDTH in lines
-    assert "3 prompts" in report.heading(result)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "result.json"
-    report.write_text(target, "before")
-    with pytest.raises(UnicodeEncodeError):
-        report.write_text(target, "\ud800")
-    assert target.read_text() == "before"
-    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
-
-
-def test_an_output_that_cannot_be_written_is_told(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="is a folder"):
-        report.check_output(tmp_path)
-    with pytest.raises(ConfigError, match="folder cannot be made"):
-        report.check_output(tmp_path / "file" / "result.json")
-
-
-def test_json_values():
-    assert report.to_json({"a": float("nan"), "b": (1, Path("x")), 3: [float("inf")]}) == {
-        "a": None,
-        "b": [1, "x"],
-        "3": [None],
-    }

@@ -8,9 +8,12 @@ from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench import methods
 from ssft.bench.batching import length_batches
-from ssft.bench.methods import Setting, build_methods, method_module, method_names, parse_methods
-from ssft.bench.methods.generate import truncate
+from ssft.bench.methods import KINDS, Setting, build_methods, method_module, method_names, parse_methods
+from ssft.bench.methods._transformers import truncate
 from ssft.errors import ConfigError, GenerationError
+
+NAMES = ["plain", "generate", "streaming"]
+"""Methods that need nothing trained besides the adapter, and serve batches; test_peers.py has the others."""
 
 
 def run(adapted, name, prompts, max_new_tokens=12, batch_size=1):
@@ -22,7 +25,7 @@ def ids(results):
 
 
 def test_every_file_is_a_method():
-    files = {path.stem for path in Path(methods.__file__).parent.glob("*.py") if path.stem != "__init__"}
+    files = {path.stem for path in Path(methods.__file__).parent.glob("*.py") if path.stem[0] != "_"}
     assert set(method_names()) == files
     assert method_names()[0] == "plain"
 
@@ -32,15 +35,16 @@ def test_every_method_keeps_to_the_interface(name):
     module = method_module(name)
     assert name == module.NAME
     assert module.DESCRIPTION
+    assert module.KIND in KINDS
     assert isinstance(module.LOSSLESS, bool)
-    assert module.Method(Setting(fake_adapted(), 4, 1)).extra_parameters() >= 0
+    assert all(callable(getattr(module.Method, part)) for part in ("run", "extra_parameters", "extra_bytes"))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_all_methods_give_the_same_tokens(batch_size):
     adapted, prompts = fake_adapted(), random_prompts(5)
     plain = run(adapted, "plain", prompts, batch_size=batch_size)
-    for name in method_names():
+    for name in NAMES:
         results = run(adapted, name, prompts, batch_size=batch_size)
         assert ids(results) == ids(plain)
         assert [result.finish_reason for result in results] == ["length"] * 5
@@ -48,7 +52,7 @@ def test_all_methods_give_the_same_tokens(batch_size):
 
 def test_calls_of_plain_and_generate_are_their_tokens_and_streaming_needs_fewer():
     adapted, prompts = fake_adapted(), random_prompts(4)
-    calls = {name: [result.calls for result in run(adapted, name, prompts)] for name in method_names()}
+    calls = {name: [result.calls for result in run(adapted, name, prompts)] for name in NAMES}
     assert calls["plain"] == calls["generate"] == [12] * 4
     assert sum(calls["streaming"]) < 48
 
@@ -60,7 +64,7 @@ def test_eos_is_counted_and_ends_the_row_wherever_it_comes():
         token = free[0][place]
         adapted = fake_adapted(eos=[token])
         expected = [row[: row.index(token) + 1] if token in row else row for row in free]
-        for name in method_names():
+        for name in NAMES:
             results = run(adapted, name, prompts, max_new_tokens=16, batch_size=4)
             assert ids(results) == expected
             assert [result.finish_reason for result in results] == ["eos" if token in row else "length" for row in free]
@@ -69,26 +73,26 @@ def test_eos_is_counted_and_ends_the_row_wherever_it_comes():
 def test_eos_as_the_first_token_takes_one_call():
     prompts = random_prompts(1)
     token = ids(run(fake_adapted(), "plain", prompts))[0][0]
-    for name in method_names():
+    for name in NAMES:
         (result,) = run(fake_adapted(eos=[token]), name, prompts)
         assert (result.token_ids, result.calls) == ([token], 1)
 
 
 def test_one_token_takes_one_call():
-    for name in method_names():
+    for name in NAMES:
         (result,) = run(fake_adapted(), name, random_prompts(1), max_new_tokens=1)
         assert (len(result.token_ids), result.calls, result.finish_reason) == (1, 1, "length")
 
 
 def test_no_prompts_no_results():
-    for name in method_names():
+    for name in NAMES:
         assert run(fake_adapted(), name, []) == []
 
 
 def test_the_order_of_the_prompts_is_kept():
     adapted = fake_adapted()
     prompts = [[5] * 9, [6] * 2, [7] * 5, [8] * 3]
-    for name in method_names():
+    for name in NAMES:
         alone = [ids(run(adapted, name, [prompt]))[0] for prompt in prompts]
         assert ids(run(adapted, name, prompts, batch_size=2)) == alone
 
@@ -96,9 +100,15 @@ def test_the_order_of_the_prompts_is_kept():
 def test_a_row_stops_at_the_end_of_the_context_like_plain():
     adapted = fake_adapted(tiny_opt, max_position_embeddings=16)
     prompts = [[5] * 13, [6] * 3]
-    results = {name: run(adapted, name, prompts, max_new_tokens=8, batch_size=2) for name in method_names()}
+    results = {name: run(adapted, name, prompts, max_new_tokens=8, batch_size=2) for name in NAMES}
     assert [len(row) for row in ids(results["plain"])] == [3, 8]
     assert ids(results["generate"]) == ids(results["streaming"]) == ids(results["plain"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_tokens_time_is_part_of_the_rows(name):
+    for result in run(fake_adapted(), name, random_prompts(3), batch_size=2):
+        assert 0 < result.prompt_seconds < result.seconds
 
 
 def test_generate_ignores_the_models_own_generation_settings():
@@ -109,7 +119,7 @@ def test_generate_ignores_the_models_own_generation_settings():
     assert ids(run(adapted, "generate", prompts)) == expected
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("length", [0, 16])
 def test_a_prompt_without_tokens_or_room_is_an_error(name, length):
     adapted = fake_adapted(max_position_embeddings=16)
@@ -123,9 +133,9 @@ def test_streaming_needs_streams():
 
 
 def test_extra_parameters_are_those_of_the_streams():
-    built = build_methods(method_names(), fake_adapted(), 4, 1)
+    built = build_methods(NAMES, Setting(fake_adapted(), 4, 1))
     counts = {name: method.extra_parameters() for name, method in built.items()}
-    assert counts == {**dict.fromkeys(method_names(), 0), "streaming": 3 * 64}
+    assert counts == {**dict.fromkeys(NAMES, 0), "streaming": 3 * 64}
 
 
 def test_parse_methods_puts_the_baseline_first_once():

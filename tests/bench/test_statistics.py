@@ -54,6 +54,17 @@ def test_the_interval_covers_the_variation_between_prompts_and_not_only_between_
     assert (low, high) == (1, 3)
 
 
+def test_the_interval_is_that_of_samples_drawn_one_by_one():
+    random = np.random.default_rng(9)
+    baseline, method = 1 + random.random((4, 7)), 1 + random.random((4, 7))
+    estimates = []
+    for _ in range(4000):
+        picked = np.ix_(random.integers(4, size=4), random.integers(7, size=7))
+        estimates.append(speedup(baseline[picked], method[picked]))
+    expected = np.quantile(estimates, [0.025, 0.975])
+    assert bootstrap_interval(baseline, method, samples=4000) == pytest.approx(expected, abs=0.01)
+
+
 def test_the_interval_of_equal_times_is_a_point():
     assert bootstrap_interval(times([[2, 2]]), times([[1, 1]])) == (2, 2)
 

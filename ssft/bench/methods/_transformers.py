@@ -1,0 +1,192 @@
+"""What the methods that run transformers' own `generate` share: settings, budgets, counting, truncation, times."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from ssft.bench.batching import length_batches
+from ssft.bench.methods import Setting
+from ssft.decoding.request import Generation
+from ssft.errors import ConfigError, GenerationError
+
+
+def truncate(ids: list[int], budget: int, eos: set[int]) -> tuple[list[int], str]:
+    """Ids up to and with the first EOS, at most `budget`; and the finish reason, "eos" or "length"."""
+    ids = ids[:budget]
+    stop = next((place for place, token in enumerate(ids) if token in eos), None)
+    return (ids, "length") if stop is None else (ids[: stop + 1], "eos")
+
+
+class Watch(StoppingCriteria):
+    """Stops nothing; transformers asks it after every pass, and it notes when the first token was there.
+
+    first: seconds from its making until it was first asked. lengths: of the sequence, prompt included, each time.
+    """
+
+    def __init__(self) -> None:
+        self.begin = time.perf_counter()
+        self.first = 0.0
+        self.lengths: list[int] = []
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """input_ids [B, t] -> False for each of B rows."""
+        if not self.lengths:
+            # Reading a token waits for the device, without which only the queueing would be timed.
+            int(input_ids[0, -1])
+            self.first = time.perf_counter() - self.begin
+        self.lengths.append(input_ids.shape[1])
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+class GenerateMethod:
+    """Greedy search of transformers over the adapted model; a subclass says what it does differently."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.adapted = setting.adapted
+        self.max_new_tokens = setting.max_new_tokens
+        self.batch_size = setting.batch_size
+        self.context = self.adapted.hooks.backbone.context_length
+
+    def run(self, prompts: list[list[int]]) -> list[Generation]:
+        """Greedy continuation of each prompt, in order.
+
+        seconds, prompt_seconds: wall clock of the row's whole batch, since `generate` returns all rows at once, and
+        until the batch's first tokens were there.
+
+        Raises:
+            GenerationError: an empty prompt, or one that leaves no room in the model's context.
+        """
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index, prompt in enumerate(prompts):
+            groups[self._budget(prompt)].append(index)
+        results: dict[int, Generation] = {}
+        # Rows that may produce equally many tokens go together, so that none runs past its context.
+        for budget, group in groups.items():
+            for batch in length_batches([len(prompts[index]) for index in group], self.batch_size):
+                rows = [group[place] for place in batch]
+                results.update(zip(rows, self._batch([prompts[row] for row in rows], budget), strict=True))
+        return [results[index] for index in range(len(prompts))]
+
+    def extra_parameters(self) -> int:
+        """None."""
+        return 0
+
+    def extra_bytes(self) -> int:
+        """None."""
+        return 0
+
+    # -- what subclasses change ---------------------------------------------------------------------------------
+
+    def _settings(self, prompts: list[list[int]], budget: int) -> dict[str, Any]:
+        """Further fields of the `GenerationConfig`."""
+        return {}
+
+    def _arguments(self) -> dict[str, Any]:
+        """Further arguments of `generate`."""
+        return {}
+
+    def _generate(self, rows: int, arguments: dict[str, Any]) -> Tensor:
+        """`generate` of `rows` rows -> ids [rows, t], prompts included."""
+        with self.adapted.applied(rows):
+            return self.adapted.model.generate(**arguments)
+
+    # -- the same for all ---------------------------------------------------------------------------------------
+
+    def _budget(self, prompt: list[int]) -> int:
+        if not 0 < len(prompt) < self.context:
+            raise GenerationError(
+                f"a prompt has {len(prompt)} tokens; it needs at least one and fewer than the model's context of "
+                f"{self.context}"
+            )
+        return min(self.max_new_tokens, self.context - len(prompt))
+
+    def _batch(self, prompts: list[list[int]], budget: int) -> list[Generation]:
+        """Plain search: every token of a row took one pass."""
+        rows, watch, seconds = self._search(prompts, budget)
+        results = []
+        for row in rows:
+            ids, reason = truncate(row, budget, self.adapted.eos_token_ids)
+            results.append(Generation(ids, len(ids), [], reason, seconds, watch.first))
+        return results
+
+    @torch.inference_mode()
+    def _search(self, prompts: list[list[int]], budget: int) -> tuple[list[list[int]], Watch, float]:
+        """Produced ids of each prompt, padding included; what was noted on the way; seconds in all."""
+        watch = Watch()
+        eos = sorted(self.adapted.eos_token_ids)
+        pad = getattr(self.adapted.tokenizer, "pad_token_id", None)
+        pad = pad if pad is not None else min(eos, default=0)
+        width = max(len(prompt) for prompt in prompts)
+        device = self.adapted.model.device
+        ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        # What is left unset is filled in from the model's own generation settings, such as a repetition penalty.
+        settings = GenerationConfig(
+            max_new_tokens=budget,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            min_length=0,
+            # No token has the id after the last: without one, the model's own EOS would be filled in.
+            eos_token_id=eos or [self.adapted.hooks.backbone.config.vocab_size],
+            pad_token_id=pad,
+            use_cache=True,
+            **self._settings(prompts, budget),
+        )
+        arguments = {
+            "input_ids": torch.tensor(ids, device=device),
+            "attention_mask": torch.tensor(mask, device=device),
+            "generation_config": settings,
+            "stopping_criteria": StoppingCriteriaList([watch]),
+            **self._arguments(),
+        }
+        output = self._generate(len(prompts), arguments)
+        return output[:, width:].tolist(), watch, time.perf_counter() - watch.begin
+
+
+class DraftingMethod(GenerateMethod):
+    """transformers' assisted search: one chain of candidates per pass, which the adapted model verifies.
+
+    The first pass already verifies a draft, beside the prompt; so prompt_seconds holds the making of that draft, and
+    its tokens count for the pass of the prompt.
+    """
+
+    name = "a drafting method of transformers"
+
+    def __init__(self, setting: Setting) -> None:
+        if setting.batch_size != 1:
+            raise ConfigError(
+                f"batch size {setting.batch_size}: {self.name} decodes one prompt at a time, since transformers' "
+                "assisted search knows no batches; take --batch-size 1, or leave the method out of --methods"
+            )
+        super().__init__(setting)
+
+    def _batch(self, prompts: list[list[int]], budget: int) -> list[Generation]:
+        """The one prompt; `accepted` holds its passes after the first by how many tokens of their draft they kept."""
+        with self._counted() as calls:
+            (row,), watch, seconds = self._search(prompts, budget)
+        ids, reason = truncate(row, budget, self.adapted.eos_token_ids)
+        depths = [after - before - 1 for before, after in zip(watch.lengths, watch.lengths[1:], strict=False)]
+        accepted = [depths.count(depth) for depth in range(max(depths, default=-1) + 1)]
+        return [Generation(ids, calls[0], accepted, reason, seconds, watch.first)]
+
+    @contextmanager
+    def _counted(self) -> Iterator[list[int]]:
+        """A list whose one element counts the forwards of the adapted model inside; a draft model's are its own."""
+        calls = [0]
+
+        def count(*_: Any) -> None:
+            calls[0] += 1
+
+        handle = self.adapted.hooks.backbone.decoder.register_forward_hook(count)
+        try:
+            yield calls
+        finally:
+            handle.remove()

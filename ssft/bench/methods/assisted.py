@@ -1,0 +1,93 @@
+"""Two-model speculation of transformers: `generate(assistant_model=…)` with a small draft model.
+
+The schedule is what transformers 5 does by default: up to 20 tokens per draft (`num_assistant_tokens`, schedule
+"constant"), and a draft ends earlier where its own model gives the next token less than 0.4
+(`assistant_confidence_threshold`, which transformers adapts within an answer if scikit-learn is installed).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from ssft.bases import base_fingerprint, load_base
+from ssft.bench.methods import Setting, _transformers
+from ssft.errors import ConfigError
+
+NAME = "assisted"
+DESCRIPTION = "assisted generation of transformers: a small draft model with a cache of its own"
+KIND = "speculative"
+LOSSLESS = True
+
+FOLDER = "draft"
+
+
+class Method(_transformers.DraftingMethod):
+    """The draft proposes a chain, the adapted model verifies it; only the latter's passes are calls."""
+
+    name = NAME
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.folder = _draft_folder(setting)
+        target = self.adapted.hooks.backbone.model
+        # Where there is no GPU, None is the CPU too, and without accelerate's hooks.
+        device = None if target.device.type == "cpu" and not torch.cuda.is_available() else str(target.device)
+        dtype = str(target.dtype).removeprefix("torch.")
+        self.draft, tokenizer = load_base(self.folder, dtype=dtype, device=device)
+        self.draft.eval()
+        self._check(tokenizer)
+
+    def extra_parameters(self) -> int:
+        """All of the draft's."""
+        return sum(parameter.numel() for parameter in self.draft.parameters())
+
+    def extra_bytes(self) -> int:
+        """The draft's weights on disk; its tokenizer is the base's."""
+        return sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
+
+    def _arguments(self) -> dict[str, Any]:
+        # transformers reads the schedule from here and may leave a new state of it behind.
+        self.draft.generation_config = GenerationConfig()
+        return {"assistant_model": self.draft}
+
+    def _check(self, tokenizer: Any) -> None:
+        """The two exchange token ids, so they must agree about them, and about how many fit."""
+        backbone = self.adapted.hooks.backbone
+        own = base_fingerprint(backbone.model, self.adapted.tokenizer, "")["tokenizer_sha256"]
+        if base_fingerprint(self.draft, tokenizer, "")["tokenizer_sha256"] != own:
+            raise ConfigError(
+                f"{self.folder}: the draft's tokenizer is not the base's, so its token ids mean other text; train a "
+                f"draft from the adapter's own base: {_remedy(self.folder, self.adapted.name)}"
+            )
+        for key, enough in (("vocab_size", "=="), ("max_position_embeddings", ">=")):
+            draft, base = getattr(self.draft.config, key), getattr(backbone.config, key)
+            if draft < base or (enough == "==" and draft != base):
+                raise ConfigError(
+                    f"{self.folder}: the draft's {key} is {draft}, the base's {base}; train a draft from the adapter's "
+                    f"own base: {_remedy(self.folder, self.adapted.name)}"
+                )
+
+
+def _draft_folder(setting: Setting) -> Path:
+    """Where the draft of this adapter lies."""
+    name = setting.adapted.name
+    if setting.peers is None:
+        raise ConfigError(
+            f"{NAME} needs a draft model trained for {name!r}, and no folder of peers was given: make one with "
+            f"{_remedy(Path('outputs/peers') / name / FOLDER, name)}, then give --peers outputs/peers"
+        )
+    folder = setting.peers / FOLDER
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{NAME}: {folder} holds no draft model; make one with {_remedy(folder, name)}, or leave {NAME} out of "
+            "--methods"
+        )
+    return folder
+
+
+def _remedy(folder: Path, name: str) -> str:
+    """The command that trains the draft; the shipped recipe is for SQL."""
+    data = "" if name == "sql" else f"data.train=<rows that {name} was trained on> "
+    return f"`ssft train baselines/draft_sql {data}--output {folder}`"

@@ -1,0 +1,187 @@
+"""`ssft bench tasks`: several adapters in one run, each with its methods side by side and its quality.
+
+One task's model is in memory at a time. What is finished is handed to `save` after every task, so that a killed run
+loses one task at most; it says `interrupted` as long as a task is missing.
+"""
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssft.bench.answers import encode_rows, weights_sha256
+from ssft.bench.measure import measure
+from ssft.bench.methods import Setting
+from ssft.bench.peers import ready_methods
+from ssft.bench.result import SuiteResult, TaskResult
+from ssft.bench.rows import task_categories
+from ssft.bench.twin import Questions, quality_result, questions_of, score_answers
+from ssft.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One adapter.
+
+    rows: at least `SuiteSettings.limit` of them where there are so many; the first are the prompts. load, load_twin:
+    give the `AdaptedModel`, and its plain-LoRA twin's or None where there is none. peers: see `Setting`.
+    """
+
+    name: str
+    rows: Sequence[dict[str, Any]]
+    load: Callable[[], Any]
+    load_twin: Callable[[], Any] | None = None
+    peers: Path | None = None
+
+
+@dataclass(frozen=True)
+class SuiteSettings:
+    """The same for all tasks. limit: prompts that are timed. quality_limit: rows that are scored, 0 for none. methods:
+    names, or None for all that can run."""
+
+    limit: int = 10
+    quality_limit: int = 40
+    max_new_tokens: int = 96
+    batch_size: int = 1
+    rounds: int = 3
+    seed: int = 0
+    methods: Sequence[str] | None = None
+    progress: bool = True
+
+
+@dataclass
+class _Run:
+    """A suite under way."""
+
+    settings: SuiteSettings
+    command: str
+    save: Callable[[SuiteResult], object]
+    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    tasks: dict[str, TaskResult] = field(default_factory=dict)
+
+    def result(self, interrupted: bool) -> SuiteResult:
+        first = next(iter(self.tasks.values())).bench
+        return SuiteResult(
+            tasks=dict(self.tasks),
+            device=first.device,
+            precision=first.precision,
+            threads=first.threads,
+            versions=first.versions,
+            interrupted=interrupted,
+            created=self.created,
+            command=self.command,
+        )
+
+
+def run_suite(
+    tasks: Sequence[Task], settings: SuiteSettings, command: str, save: Callable[[SuiteResult], object]
+) -> SuiteResult:
+    """Run the tasks in order.
+
+    Args:
+        command: for `SuiteResult.command`.
+        save: called with what is finished after every task, and at the end.
+
+    A Ctrl-C returns what is there, the finished rounds of the running task included, with `interrupted` set; before
+    anything is finished it ends the run. An error saves what is there and is raised.
+    """
+    if not tasks or settings.limit < 1 or settings.quality_limit < 0:
+        raise ConfigError(
+            f"{len(tasks)} tasks, limit={settings.limit}, quality_limit={settings.quality_limit}: a run needs a task, "
+            "a prompt for each, and 0 or more rows to score"
+        )
+    run = _Run(settings, command, save)
+    interrupted = False
+    for number, task in enumerate(tasks, start=1):
+        try:
+            _run_task(run, task, f"{number}/{len(tasks)}")
+            if number < len(tasks):
+                save(run.result(interrupted=True))
+        except KeyboardInterrupt:
+            if not run.tasks:
+                raise
+            interrupted = True
+            print(f"interrupted: the result covers {', '.join(run.tasks)}", file=sys.stderr)
+            break
+        except Exception:
+            if run.tasks:
+                save(run.result(interrupted=True))
+                print(f"{task.name} failed; the result covers {', '.join(run.tasks)}", file=sys.stderr)
+            raise
+        finally:
+            _free()
+    result = run.result(interrupted)
+    save(result)
+    return result
+
+
+def _run_task(run: _Run, task: Task, place: str) -> None:
+    """Put the task's result into `run.tasks` as soon as there is one; raises `KeyboardInterrupt` after a part of it."""
+    settings, begin = run.settings, time.perf_counter()
+    questions = questions_of(task.rows, settings.quality_limit)
+    scores = _bench_and_scores(run, task, questions, place)
+    if questions is not None and scores is not None:
+        run.tasks[task.name].quality = quality_result(questions.metric, scores)
+        if task.load_twin is not None:
+            _free()
+            twin = score_answers(task.load_twin(), questions, settings.max_new_tokens, settings.progress)
+            run.tasks[task.name].quality = quality_result(questions.metric, scores, twin)
+    if settings.progress:
+        print(f"{place} {task.name}: done in {time.perf_counter() - begin:,.0f} s", file=sys.stderr)
+
+
+def _bench_and_scores(run: _Run, task: Task, questions: Questions | None, place: str) -> list[dict[str, float]] | None:
+    """The adapter's scores, after the comparison; its model is gone when this returns."""
+    settings = run.settings
+    adapted = task.load()
+    rows = list(task.rows[: settings.limit])
+    try:
+        prompts = encode_rows(adapted, rows)
+    except DataError as error:
+        raise DataError(f"prompts of {task.name}: {error}") from error
+    setting = Setting(adapted, settings.max_new_tokens, settings.batch_size, task.peers)
+    methods, left_out = ready_methods(settings.methods, setting)
+    if settings.progress:
+        without = f"; left out: {', '.join(left_out)}" if left_out else ""
+        print(f"{place} {task.name}: {len(prompts)} prompts with {', '.join(methods)}{without}", file=sys.stderr)
+    bench = measure(
+        adapted,
+        prompts,
+        methods,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        rounds=settings.rounds,
+        seed=settings.seed,
+        progress=settings.progress,
+        categories=row_categories(rows),
+        left_out=left_out,
+    )
+    bench.adapter_sha256, bench.command = weights_sha256(adapted), run.command
+    run.tasks[task.name] = TaskResult(bench)
+    if bench.interrupted:
+        raise KeyboardInterrupt
+    methods.clear()  # their heads and drafts are not needed for the answers
+    if questions is None:
+        return None
+    return score_answers(adapted, questions, settings.max_new_tokens, settings.progress)
+
+
+def _free() -> None:
+    """Give the memory of models that nothing refers to back: hooks hold them in cycles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def row_categories(rows: Sequence[dict[str, Any]]) -> list[str] | None:
+    """Each row's category as Spec-Bench groups them (`task_categories`), "other" for a row without; None if no row has
+    one."""
+    if not any(row.get("category") for row in rows):
+        return None
+    return task_categories([row.get("category") or "other" for row in rows])

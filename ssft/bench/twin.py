@@ -1,0 +1,78 @@
+"""Quality beside the twin: answers of an adapter and of the plain LoRA trained alike, on the same rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssft.bench.answers import decode_prompts, encode_rows
+from ssft.bench.quality import is_sql, mean_interval, row_references, score_row, summarise
+from ssft.bench.result import QualityResult
+
+BATCH_SIZE = 8
+"""Answers for quality are not timed, so they are decoded in batches."""
+LABEL_WORDS = 3
+"""Longest reference, in words, that counts as a label."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Rows with their references and how answers to them are scored; sql: also in SQL's normal form."""
+
+    rows: list[dict[str, Any]]
+    references: list[list[str]]
+    metric: str
+    sql: bool
+
+
+def task_metric(references: Sequence[Sequence[str]]) -> str:
+    """exact for SQL and for labels (no reference longer than three words) with one reference each, else rouge: two
+    people summarise one talk in different words, but hardly write different labels."""
+    texts = [text for row in references for text in row]
+    alone = all(len(row) == 1 for row in references)
+    if alone and (all(map(is_sql, texts)) or all(len(text.split()) <= LABEL_WORDS for text in texts)):
+        return "exact"
+    return "rouge"
+
+
+def questions_of(rows: Sequence[dict[str, Any]], limit: int) -> Questions | None:
+    """The rows among the first `limit` that have references; None if there are none."""
+    chosen = [(number, row) for number, row in enumerate(rows[:limit], start=1) if _answered(row)]
+    if not chosen:
+        return None
+    references = [row_references(row, f"row {number}") for number, row in chosen]
+    sql = all(is_sql(text) for texts in references for text in texts)
+    return Questions([row for _, row in chosen], references, task_metric(references), sql)
+
+
+def score_answers(
+    adapted: Any, questions: Questions, max_new_tokens: int, progress: bool = True
+) -> list[dict[str, float]]:
+    """Metric -> percent for every row; an adapter with streams decodes with them, which leaves the text as it is."""
+    prompts = encode_rows(adapted, questions.rows)
+    results = decode_prompts(adapted, prompts, True, max_new_tokens, BATCH_SIZE, progress)
+    texts = [adapted.decode(result.token_ids) for result in results]
+    pairs = zip(texts, questions.references, strict=True)
+    return [score_row(text, expected, questions.metric, questions.sql) for text, expected in pairs]
+
+
+def quality_result(
+    metric: str, adapter: Sequence[Mapping[str, float]], twin: Sequence[Mapping[str, float]] | None = None
+) -> QualityResult:
+    """Means with intervals from the scores of the same rows in the same order; without `twin` its fields are empty."""
+    means, intervals = summarise(adapter)
+    result = QualityResult(len(adapter), metric, means, intervals)
+    if twin is not None:
+        result.twin, result.twin_intervals = summarise(twin)
+        for name in means:
+            # Paired: a row that is hard is hard for both.
+            gains = [own[name] - other[name] for own, other in zip(adapter, twin, strict=True)]
+            result.differences[name] = sum(gains) / len(gains)
+            result.difference_intervals[name] = mean_interval(gains)
+    return result
+
+
+def _answered(row: Mapping[str, Any]) -> bool:
+    """Whether a row says what a right answer is."""
+    if row.get("references"):
+        return True
+    return row["messages"][-1]["role"] == "assistant" if "messages" in row else "completion" in row

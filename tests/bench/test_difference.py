@@ -1,0 +1,135 @@
+"""Two results side by side: verdicts, texts, settings that were not the same."""
+
+import pytest
+from bench.sample_results import SQL, sample_bench, sample_suite
+
+from ssft.bench.compare import Difference
+from ssft.bench.difference import (
+    ABSENT,
+    FASTER,
+    HEADERS,
+    ONLY_A,
+    ONLY_B,
+    SLOWER,
+    UNCLEAR,
+    compare_results,
+    table_rows,
+)
+from ssft.errors import ConfigError
+
+
+def by_method(found):
+    return {(entry.task, entry.method): entry for entry in found.methods}
+
+
+def test_the_same_result_twice():
+    found = compare_results(sample_suite(), sample_suite())
+    assert found.remarks == []
+    assert found.texts == {"sql": [], "dialogsum": [], "e2e_nlg": []}
+    assert not found.texts_differ
+    assert len(found.methods) == 7 + 6 + 4
+    assert {entry.verdict for entry in found.methods if entry.method != "llama_cpp"} == {UNCLEAR}
+    assert {entry.ratio for entry in found.methods if entry.method != "llama_cpp"} == {1}
+    assert by_method(found)["sql", "llama_cpp"].verdict == ABSENT
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((2.11, 2.5), FASTER), ((2.09, 2.5), UNCLEAR), ((1.2, 1.67), SLOWER), ((1.2, 1.69), UNCLEAR), ((1, 3), UNCLEAR)],
+)
+def test_the_verdict_is_the_intervals(interval, verdict):
+    a, b = sample_bench(), sample_bench()
+    a.methods["streaming"].speedup_interval = (1.68, 2.10)
+    b.methods["streaming"].speedup_interval = interval
+    entry = by_method(compare_results(a, b))["sql", "streaming"]
+    assert entry.verdict == verdict
+
+
+def test_the_ratio_is_b_over_a():
+    a, b = sample_bench(), sample_bench()
+    a.methods["medusa"].speedup, b.methods["medusa"].speedup = 1.5, 1.8
+    entry = by_method(compare_results(a, b))["sql", "medusa"]
+    assert entry.ratio == pytest.approx(1.2)
+    assert by_method(compare_results(b, a))["sql", "medusa"].ratio == pytest.approx(1 / 1.2)
+
+
+def test_a_planted_token_and_a_cut_text_are_found():
+    a, b = sample_bench(), sample_bench()
+    b.outputs[7] = b.outputs[7][:5]
+    b.outputs[3] = [*b.outputs[3][:12], 9, *b.outputs[3][13:]]
+    found = compare_results(a, b)
+    assert found.texts == {"sql": [Difference(3, 12, 312, 9), Difference(7, 5, 705, None)]}
+    assert found.texts_differ
+    assert found.remarks == [
+        "sql: plain's text differs on 2 of 10 prompts; the first is prompt 3, at token 12 (312 in A, 9 in B)"
+    ]
+
+
+def test_a_truncated_list_of_texts_is_not_passed_over():
+    a, b = sample_bench(), sample_bench()
+    b.outputs.pop()
+    found = compare_results(a, b)
+    assert found.texts == {}
+    assert found.remarks == ["sql: 10 texts in A, 9 in B, so they were not compared"]
+    b.outputs = []
+    assert compare_results(a, b).remarks == ["sql: B without texts, so they were not compared"]
+
+
+@pytest.mark.parametrize(
+    ("change", "remark"),
+    [
+        ({"device": "cuda: H100"}, "sql: device is cpu: Intel Xeon, 2 threads in A, cuda: H100 in B"),
+        ({"precision": "4bit"}, "sql: precision is float32 in A, 4bit in B"),
+        ({"threads": 1}, "sql: threads is 2 in A, 1 in B"),
+        ({"rows": 9}, "sql: rows is 10 in A, 9 in B"),
+        ({"baseline": "generate"}, "sql: baseline is plain in A, generate in B"),
+        ({"adapter_sha256": "ab"}, "sql: adapter_sha256 is unknown in A, ab in B"),
+        ({"tree": {**sample_bench().tree, "max_nodes": 32}}, "sql: tree.max_nodes is 16 in A, 32 in B"),
+        ({"versions": {"ssft": "0.2.0"}}, "sql: versions.ssft is 0.1.0 in A, 0.2.0 in B"),
+        ({"interrupted": True}, "sql: B was interrupted"),
+    ],
+)
+def test_other_conditions_are_told(change, remark):
+    assert remark in compare_results(sample_bench(), sample_bench(**change)).remarks
+
+
+def test_texts_of_other_lengths_are_not_compared():
+    a, b = sample_bench(), sample_bench(max_new_tokens=48)
+    b.outputs = [output[:5] for output in b.outputs]
+    found = compare_results(a, b)
+    assert found.texts == {}
+    assert found.remarks == [
+        "sql: max_new_tokens is 96 in A, 48 in B",
+        "sql: texts end at different lengths (max_new_tokens), so they were not compared",
+    ]
+
+
+def test_methods_and_tasks_of_one_side():
+    a = sample_bench()
+    b = sample_bench("sql", {name: SQL[name] for name in ("plain", "streaming")})
+    found = by_method(compare_results(a, b))
+    assert found["sql", "medusa"].verdict == ONLY_A
+    assert found["sql", "medusa"].b is None
+    assert by_method(compare_results(b, a))["sql", "medusa"].verdict == ONLY_B
+    found = compare_results(a, sample_suite())
+    assert {entry.verdict for entry in found.methods if entry.task == "dialogsum"} == {ONLY_B}
+    assert [line for line in found.remarks if "only" in line] == ["dialogsum: only in B", "e2e_nlg: only in B"]
+
+
+def test_nothing_in_common():
+    with pytest.raises(ConfigError, match="A measured sql, B other: no task in common"):
+        compare_results(sample_bench(), sample_bench("other"))
+
+
+def test_the_table():
+    a, b = sample_suite(), sample_suite()
+    streaming = b.tasks["sql"].bench.methods["streaming"]
+    streaming.speedup, streaming.speedup_interval, streaming.tokens_per_call = 2.5, (2.3, 2.7), 4.0
+    del b.tasks["sql"].bench.methods["assisted"]
+    rows = table_rows(compare_results(a, b))
+    assert all(len(row) == len(HEADERS) for row in rows)
+    row = next(row for row in rows if row[:2] == ["sql", "streaming"])
+    assert row[2:8] == ["1.89 x", "1.68 - 2.10", "2.50 x", "2.30 - 2.70", "1.32", FASTER]
+    assert row[8:] == ["36.3", "36.3", "3.51", "4.00", "10/10", "10/10"]
+    row = next(row for row in rows if row[:2] == ["sql", "assisted"])
+    assert row[4:8] == [None, None, None, ONLY_A]

