@@ -1,0 +1,194 @@
+"""Whole runs of every method through the command line: what is written, resume, dry run, bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from tiny_base import rows, save_rows, save_tiny_base
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ssft import runs
+from ssft.adapters.bundle import read_bundle
+from ssft.adapters.loader import load_adapted
+from ssft.baselines._folder import made_by
+from ssft.baselines.medusa import load_medusa
+from ssft.bench.peers import PARTS
+from ssft.cli.train import command
+from ssft.errors import BundleError, ConfigError
+from ssft.recipes import load_recipe, recipe_path
+from ssft.training_methods import METHODS
+
+BASELINES = {"lora": "twin", "medusa": "medusa", "draft": "draft"}
+WEIGHTS = {"lora": "adapter_model.safetensors", "medusa": "medusa.safetensors", "draft": "model.safetensors"}
+COMMON = [
+    "dtype=float32", "training.per_device_train_batch_size=2", "training.logging_steps=1", "training.max_steps=4",
+    "training.learning_rate=1e-2", "training.warmup_steps=0", "training.disable_tqdm=true",
+]  # fmt: skip
+STREAMS = ["training.num_streams=3", "training.num_msa_layers=2", "lora.r=4"]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """A base, data and a trained adapter."""
+    folder = tmp_path_factory.mktemp("shelf")
+    save_tiny_base(folder / "base")
+    save_rows(folder / "train.jsonl", rows(24))
+    save_rows(folder / "validation.jsonl", rows(4, start=50))
+    train(folder, "quickstart", *STREAMS, "--output", folder / "adapter")
+    return folder
+
+
+def arguments(shelf, recipe, *extra):
+    files = [f"base={shelf / 'base'}", f"data.train={shelf / 'train.jsonl'}"]
+    files += [f"data.validation={shelf / 'validation.jsonl'}"]
+    return [str(word) for word in (recipe, *files, *COMMON, *extra)]
+
+
+def train(shelf, recipe, *extra):
+    """The parsed facts of one run; errors of the command pass through."""
+    result = CliRunner().invoke(command, [*arguments(shelf, recipe, *extra), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def settings_for(shelf, method):
+    """Recipe and overrides of one baseline over the tiny base."""
+    return {
+        "lora": ["quickstart", "method=lora", *STREAMS],
+        "medusa": ["baselines/medusa_sql", f"adapter={shelf / 'adapter'}", "medusa.num_heads=2"],
+        "draft": ["baselines/draft_sql", "draft.num_layers=2"],
+    }[method]
+
+
+def test_the_parts_are_those_that_the_comparison_looks_for():
+    assert {method.part for method in METHODS.values()} - {""} == set(PARTS)
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_a_run_writes_its_folder_and_cleans_up(shelf, tmp_path, method):
+    target = tmp_path / "peers" / "adapter" / BASELINES[method]
+    facts = train(shelf, *settings_for(shelf, method), "--output", target)
+    assert facts["method"] == method
+    assert facts[{"lora": "adapter"}.get(method, method)] == str(target)
+    assert facts["metrics"]["eval_loss"] > 0
+    assert made_by(target) == method
+    provenance = json.loads((target / "provenance.json").read_text())
+    assert (provenance["steps"], provenance["train_rows"], provenance["base"]["id"]) == (4, 24, "base")
+    assert (target / WEIGHTS[method]).is_file()
+    assert [p.name for p in target.parent.iterdir()] == [target.name]
+    # The folder's own run.yaml is the same run.
+    again = load_recipe(target / "run.yaml")
+    assert again.method == method
+    assert runs.dump_recipe(again) == (target / "run.yaml").read_text()
+    assert_loads(shelf, target, method)
+
+
+def assert_loads(shelf, target, method):
+    if method == "draft":
+        draft, base = (AutoModelForCausalLM.from_pretrained(folder) for folder in (target, shelf / "base"))
+        assert (draft.config.num_hidden_layers, base.config.num_hidden_layers) == (2, 4)
+        assert draft.generation_config.eos_token_id == base.generation_config.eos_token_id
+        vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (target, shelf / "base")]
+        assert vocabularies[0] == vocabularies[1]
+        inputs = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+        plain, assisted = (base.generate(**inputs, max_new_tokens=6, do_sample=False, assistant_model=assistant)
+                           for assistant in (None, draft))  # fmt: skip
+        assert plain.tolist() == assisted.tolist()
+    elif method == "medusa":
+        adapted = load_adapted(shelf / "adapter", str(shelf / "base"), dtype="float32", device="cpu")
+        assert load_medusa(target, adapted).config.num_heads == 2
+        made_for = json.loads((target / "provenance.json").read_text())["adapter"]
+        assert made_for == {"name": "adapter", "weights_sha256": read_bundle(shelf / "adapter").weights_sha256}
+    else:
+        assert read_bundle(target).stream_config is None
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_an_interrupted_run_goes_on_to_the_same_weights(shelf, tmp_path, method, monkeypatch):
+    words = [*settings_for(shelf, method), "training.save_steps=2", "training.save_total_limit=2"]
+    train(shelf, *words, "--output", tmp_path / "whole")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_write", stop)
+        result = CliRunner().invoke(command, [*arguments(shelf, *words), "--output", str(tmp_path / "cut")])
+    assert result.exit_code != 0
+    # As if the run had been killed on its way from the second step to the fourth.
+    last = tmp_path / "cut.run" / "checkpoint-4"
+    (last / "complete").unlink()
+    assert (tmp_path / "cut.run" / "checkpoint-2" / "complete").exists()
+    assert not (tmp_path / "cut").exists()
+    with pytest.raises(ConfigError, match=r"checkpoint-2 of an interrupted run; go on with it by --resume"):
+        train(shelf, *words, "--output", tmp_path / "cut")
+    with pytest.raises(ConfigError, match=r"run.yaml differs from the settings given now"):
+        train(shelf, *words, "training.seed=3", "--output", tmp_path / "cut", "--resume")
+    train(shelf, *words, "--output", tmp_path / "cut", "--resume")
+    whole, cut = (load_file(tmp_path / name / WEIGHTS[method]) for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    histories = [json.loads((tmp_path / name / "provenance.json").read_text())["history"] for name in ("whole", "cut")]
+    losses = [{e["step"]: e["loss"] for e in history if "loss" in e} for history in histories]
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "counts"),
+    [("lora", {"base", "lora"}), ("medusa", {"base", "lora", "heads"}), ("draft", {"draft", "trained"})],
+)
+def test_dry_run_shows_everything_and_trains_nothing(shelf, tmp_path, method, counts):
+    facts = train(shelf, *settings_for(shelf, method), "--output", tmp_path / "out", "--dry-run")
+    text = "".join(part["token"] for part in facts["example"] if part["loss"])
+    assert text.endswith("done.<eos>")
+    assert facts["recipe"]["method"] == method
+    assert set(facts["parameters"]) == counts
+    assert all(count > 0 for count in facts["parameters"].values())
+    assert facts["estimate"]["steps"] == 4
+    assert facts["estimate"]["gflop_per_step"] >= 0
+    assert not (tmp_path / "out").exists()
+    shown = CliRunner().invoke(command, [*arguments(shelf, *settings_for(shelf, method)), "--dry-run"])
+    assert shown.exit_code == 0
+    assert "memory gib" in shown.stdout
+
+
+def test_dry_run_counts_of_a_draft(shelf):
+    facts = train(shelf, *settings_for(shelf, "draft"), "--output", shelf / "x", "--dry-run")["parameters"]
+    everything = train(shelf, *settings_for(shelf, "draft"), "draft.train_embeddings=true", "--dry-run")["parameters"]
+    assert everything["trained"] == everything["draft"] == facts["draft"] > facts["trained"]
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_an_output_that_is_something_else_is_left_alone(shelf, tmp_path, method):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match=rf"exists and is no \w+ that method={method} wrote; choose another folder"):
+        train(shelf, *settings_for(shelf, method), "--output", tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_heads_need_an_adapter_of_this_base_whose_streams_share_the_lora(shelf, tmp_path):
+    with pytest.raises(BundleError, match="is no folder"):
+        train(shelf, "baselines/medusa_sql", f"adapter={tmp_path / 'gone'}")
+    save_tiny_base(tmp_path / "other", hidden_size=32)
+    with pytest.raises(BundleError, match="made for base 'base'"):
+        train(shelf, "baselines/medusa_sql", f"adapter={shelf / 'adapter'}", f"base={tmp_path / 'other'}")
+    lossless = tmp_path / "lossless"
+    train(shelf, "quickstart", *STREAMS, "training.mode=lossless", "--output", lossless)
+    with pytest.raises(ConfigError, match=r"adapter=.*lossless is lossless: its LoRA acts on its streams alone"):
+        train(shelf, "baselines/medusa_sql", f"adapter={lossless}")
+
+
+def test_a_draft_as_deep_as_the_base_is_refused(shelf):
+    with pytest.raises(ConfigError, match=r"draft.num_layers=4: the base has 4 layers"):
+        train(shelf, "baselines/draft_sql", "draft.num_layers=4")
+
+
+def test_a_recipe_in_a_folder_works_by_path(shelf):
+    by_name = load_recipe("baselines/medusa_sql")
+    assert load_recipe(Path("recipes") / "baselines" / "medusa_sql.yaml" if Path("recipes").is_dir()
+                       else recipe_path("baselines/medusa_sql")) == by_name  # fmt: skip
+    assert str(runs.default_output(by_name)) == "outputs/peers/sql/medusa"
