@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ssft.bench.answers import decode_prompts, encode_rows
 from ssft.cli._options import Decorator, base_option, device_option, dtype_option, quantization_option, threads_option
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ssft.adapters.loader import AdaptedModel
-    from ssft.decoding.request import Generation
 
+__all__ = [
+    "MERGE_HELP",
+    "PROMPTS_HELP",
+    "adapted_options",
+    "decode_prompts",
+    "encode_rows",
+    "load_prompts",
+    "need_streams",
+    "open_adapted",
+    "override_tree",
+    "own_rows",
+    "prompt_rows",
+    "tree_option",
+]
 
 PROMPTS_HELP = (
     "JSONL or .jsonl.gz file with `prompt` or `messages` in every row; without it the adapter's own validation rows."
@@ -103,45 +118,19 @@ def need_streams(adapted: AdaptedModel, what: str) -> None:
 
 def load_prompts(adapted: AdaptedModel, adapter: str, data: Path | None, limit: int | None) -> list[list[int]]:
     """Token ids of the prompts of `data`, or of the adapter's own validation rows."""
+    return encode_rows(adapted, prompt_rows(adapter, data, limit))
+
+
+def prompt_rows(adapter: str, data: Path | None, limit: int | None) -> list[dict[str, Any]]:
+    """The first `limit` rows of `data`, or of the adapter's own validation rows."""
     from ssft.data import load_rows
 
-    rows = load_rows(data, limit, need_completion=False) if data is not None else own_rows(adapter)[:limit]
-    return encode_rows(adapted, rows)
-
-
-def encode_rows(adapted: AdaptedModel, rows: list[dict[str, Any]]) -> list[list[int]]:
-    """Token ids of each row's prompt; raises `DataError` for one that leaves the answer no room."""
-    prompts = [adapted.encode(row) for row in rows]
-    context = adapted.hooks.backbone.context_length
-    for number, prompt in enumerate(prompts, start=1):
-        if not 0 < len(prompt) < context:
-            raise DataError(
-                f"row {number}: the prompt has {len(prompt)} tokens; it needs at least one and fewer than the model's "
-                f"context of {context}; shorten or remove the row"
-            )
-    return prompts
-
-
-def decode_prompts(
-    adapted: AdaptedModel, prompts: list[list[int]], streaming: bool, max_new_tokens: int, batch_size: int
-) -> list[Generation]:
-    """Completions in the prompts' order; prompts of like length are decoded together."""
-    from tqdm import tqdm
-
-    from ssft.bench.batching import length_batches
-
-    decoder = adapted.decoder(streaming=streaming, tree=adapted.tree)
-    results: dict[int, Generation] = {}
-    with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:
-        for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
-            done = decoder.generate([prompts[index] for index in batch], max_new_tokens, adapted.eos_token_ids)
-            results.update(zip(batch, done, strict=True))
-            bar.update(len(batch))
-    return [results[index] for index in range(len(prompts))]
+    return load_rows(data, limit, need_completion=False) if data is not None else own_rows(adapter)[:limit]
 
 
 def own_rows(adapter: str) -> list[dict[str, Any]]:
-    """Validation rows of the run that made the adapter, as its run.yaml names them."""
+    """Validation rows of the run that made the adapter, as its run.yaml names them; with the references and categories
+    of a local file."""
     from ssft.data import load_dataset_pair
     from ssft.recipes import load_recipe
 
@@ -156,4 +145,18 @@ def own_rows(adapter: str) -> list[dict[str, Any]]:
         raise DataError(
             f"the validation rows that {run} names cannot be had: {error}\nGive prompts with --data FILE."
         ) from error
-    return [dict(row) for row in validation]
+    return _as_in_file([dict(row) for row in validation], recipe.data.validation or recipe.data.train)
+
+
+def _as_in_file(rows: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """The rows with what training does not read, references and categories, where `source` is a file."""
+    from ssft.data import load_rows
+
+    if not Path(source).is_file():
+        return rows
+
+    def key(row: dict[str, Any]) -> str:
+        return json.dumps([row.get(name) for name in ("prompt", "completion", "messages")])
+
+    whole = {key(row): row for row in load_rows(source)}
+    return [whole.get(key(row), row) for row in rows]

@@ -7,7 +7,21 @@ from typing import Any
 
 import click
 
+from ssft.cli._options import table
+
 COMPARE = "compare"
+DIFFERENCE = "difference"
+"""The hidden command behind `--compare`, which looks like an option of `ssft bench` itself."""
+DIFFERENCE_FLAG = "--compare"
+DIFFERENCE_HELP = (
+    "Instead of measuring: two results of --output, or two report.json of `ssft bench tasks`, side by side. Exit code "
+    "1 where plain's texts differ."
+)
+METHODS_HELP = (
+    "Methods to compare, separated by commas, or all: every method that can run, and why the others cannot; plain "
+    "always runs."
+)
+PEERS_HELP = "Folder with what other methods were trained to: DIR/ADAPTER's name/ with medusa, draft and twin."
 
 
 class CompareByDefault(click.Group):
@@ -15,17 +29,21 @@ class CompareByDefault(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = [COMPARE, *args]
+            if DIFFERENCE_FLAG in args:
+                args = [DIFFERENCE, *(arg for arg in args if arg != DIFFERENCE_FLAG)]
+            else:
+                args = [COMPARE, *args]
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return ["[OPTIONS] ADAPTER | COMMAND [ARGS]..."]
+        return ["[OPTIONS] ADAPTER | COMMAND [ARGS]... | --compare A.json B.json"]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options of the comparison, since that is what runs without a command."""
         compare = self.commands[COMPARE]
         options = [option for option in compare.params if isinstance(option, click.Option)]
         records = [record for option in options if (record := option.get_help_record(ctx)) is not None]
+        records.append((f"{DIFFERENCE_FLAG} A.json B.json", DIFFERENCE_HELP))
         with formatter.section("Options of the comparison"):
             formatter.write_dl(records)
         self.format_commands(ctx, formatter)
@@ -35,3 +53,26 @@ def output_option() -> Any:
     """`--output`, parameter `output: Path | None`."""
     kind = click.Path(dir_okay=False, path_type=Path)
     return click.option("--output", metavar="FILE", type=kind, default=None, help="Write the result to FILE as JSON.")
+
+
+def peers_option() -> Any:
+    """`--peers`, parameter `peers: Path | None`; see `ssft.bench.peers.peers_folder`."""
+    kind = click.Path(path_type=Path)
+    return click.option("--peers", metavar="DIR", type=kind, default=None, help=PEERS_HELP)
+
+
+def print_tables(result: Any) -> None:
+    """A `BenchResult` or `SuiteResult`: what was measured, its tables, remarks."""
+    from ssft.bench.report import heading, remarks, tables
+    from ssft.bench.result import SuiteResult
+
+    click.echo(heading(result))
+    for title, headers, rows in tables(result):
+        click.echo(f"\n{title}")
+        table(rows, headers)
+    benches = {name: task.bench for name, task in result.tasks.items()} if isinstance(result, SuiteResult) else {}
+    click.echo()
+    for name, bench in benches.items() or [("", result)]:
+        for line in remarks(bench):
+            # The bars of a histogram stand under their line.
+            click.echo(f"{name}: {line}" if name and not line.startswith(" ") else line)

@@ -7,9 +7,20 @@ from pathlib import Path
 
 import click
 
-from ssft.cli._adapted import PROMPTS_HELP, adapted_options, load_prompts, open_adapted, tree_option
-from ssft.cli._bench import COMPARE, CompareByDefault, output_option
+from ssft.cli._adapted import (
+    PROMPTS_HELP,
+    adapted_options,
+    encode_rows,
+    load_prompts,
+    open_adapted,
+    prompt_rows,
+    tree_option,
+)
+from ssft.cli._bench import COMPARE, METHODS_HELP, CompareByDefault, output_option, peers_option, print_tables
 from ssft.cli._bench_adapters import adapters_command
+from ssft.cli._bench_difference import difference_command
+from ssft.cli._bench_tasks import tasks_command
+from ssft.cli._command_line import command_line
 from ssft.cli._options import (
     POSITIVE,
     batch_size_option,
@@ -25,21 +36,31 @@ from ssft.cli._options import (
     threads_option,
 )
 
+LIMIT = 20
+"""Prompts of a comparison."""
+
 
 @click.group(cls=CompareByDefault)
 def command() -> None:
-    """Compare decoding with an adapter's streams to plain decoding and to model.generate, on the same prompts.
+    """Compare decoding with an adapter's streams to plain decoding and to other methods, on the same prompts.
 
-    Every round runs every method over all prompts, in random order; a warm-up does not count. Speed-up is against
-    the method plain: the median over the rounds, with a bootstrap 95 % interval over rounds and prompts. Ctrl-C
-    after a finished round reports what is there. An adapter folder named like a command is written ./train.
+    Every round runs every method over all prompts, in random order; a warm-up does not count. Speed-up is against the
+    fastest method without drafts: the median over the rounds, with a bootstrap 95 % interval over rounds and prompts.
+    Ctrl-C after a finished round reports what is there. An adapter folder named like a command is written ./train.
     """
 
 
 @command.command(COMPARE, hidden=True)
 @click.argument("adapter")
 @data_option(help=PROMPTS_HELP)
-@limit_option(default=20)
+@click.option(
+    "--spec-bench",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="Spec-Bench's question.jsonl instead of --data; a second turn follows the answer of plain decoding.",
+)
+@limit_option(help="Use only the first N rows, 20 without it; with --spec-bench of each category, all without it.")
 @max_new_tokens_option()
 @batch_size_option()
 @click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Times that every method runs.")
@@ -48,8 +69,9 @@ def command() -> None:
     metavar="NAMES",
     default="plain,generate,streaming",
     show_default=True,
-    help="Methods to compare, separated by commas; plain always runs.",
+    help=METHODS_HELP,
 )
+@peers_option()
 @tree_option()
 @seed_option(help="Order of the methods in each round, and the bootstrap.")
 @adapted_options
@@ -58,11 +80,13 @@ def command() -> None:
 def compare_command(
     adapter: str,
     data: Path | None,
-    limit: int,
+    spec_bench: Path | None,
+    limit: int | None,
     max_new_tokens: int,
     batch_size: int,
     rounds: int,
     methods: str,
+    peers: Path | None,
     tree: tuple[str, ...],
     seed: int,
     base: str | None,
@@ -75,29 +99,45 @@ def compare_command(
     as_json: bool,
 ) -> None:
     """Compare decoding methods with ADAPTER on the same prompts."""
+    if data is not None and spec_bench is not None:
+        raise click.UsageError("--data and --spec-bench: give one of them")
+    from ssft.bench.answers import weights_sha256
     from ssft.bench.measure import measure
-    from ssft.bench.methods import Setting, build_methods, parse_methods
-    from ssft.bench.report import HEADERS, check_output, heading, remarks, table_rows, write_json
+    from ssft.bench.methods import Setting
+    from ssft.bench.peers import methods_from, peers_folder, ready_methods
+    from ssft.bench.report import check_output, write_json
+    from ssft.bench.rows import spec_bench_rows
+    from ssft.bench.suite import row_categories
 
-    names = parse_methods(methods)
+    names = methods_from(methods)
     if output is not None:
         check_output(output)
+    folder = peers_folder(peers, Path(adapter).resolve().name)
     set_threads(threads)
     adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
-    built = build_methods(names, Setting(adapted, max_new_tokens, batch_size))
-    prompts = load_prompts(adapted, adapter, data, limit)
+    built, left_out = ready_methods(names, Setting(adapted, max_new_tokens, batch_size, folder))
+    if spec_bench is not None:
+        rows = spec_bench_rows(spec_bench, adapted, max_new_tokens, limit)
+    else:
+        rows = prompt_rows(adapter, data, limit or LIMIT)
     result = measure(
-        adapted, prompts, built, max_new_tokens=max_new_tokens, batch_size=batch_size, rounds=rounds, seed=seed
+        adapted,
+        encode_rows(adapted, rows),
+        built,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        rounds=rounds,
+        seed=seed,
+        categories=row_categories(rows),
+        left_out=left_out,
     )
+    result.adapter_sha256, result.command = weights_sha256(adapted), command_line()
     if output is not None:
         write_json(output, result)
     if as_json:
         print_json(result)
         return
-    click.echo(heading(result))
-    table(table_rows(result), HEADERS)
-    for line in remarks(result):
-        click.echo(line)
+    print_tables(result)
 
 
 @command.command("train")
@@ -211,4 +251,5 @@ def profile_command(
     table(rows, headers)
 
 
-command.add_command(adapters_command)
+for subcommand in (adapters_command, tasks_command, difference_command):
+    command.add_command(subcommand)

@@ -10,8 +10,9 @@ from shelf import SHELF, save_adapter
 from tiny_base import rows, save_rows, save_tiny_base
 
 from ssft.adapters import loader
+from ssft.adapters.bundle import read_bundle
 from ssft.adapters.multi import MultiAdapterModel
-from ssft.bench.methods import method_names
+from ssft.bench.methods import generate_static, method_names, plain
 from ssft.cli._adapted import override_tree, own_rows
 from ssft.cli._shelf import data_files
 from ssft.cli.main import cli
@@ -41,8 +42,8 @@ def test_the_comparison_needs_no_command(adapted, data, first):
     result = run(*(["any", *options] if first == "adapter" else [*options, "any"]))
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
-    assert list(facts["methods"]) == method_names()
-    assert (facts["rows"], facts["rounds"], facts["adapter"]) == (4, 2, "tiny")
+    assert list(facts["methods"]) == ["plain", "generate", "streaming"]
+    assert (facts["rows"], facts["rounds"], facts["adapter"], facts["left_out"]) == (4, 2, "tiny", {})
     assert {method["identical"] for method in facts["methods"].values()} == {4}
     assert facts["methods"]["streaming"]["calls"] < facts["methods"]["plain"]["calls"] == 32
 
@@ -59,6 +60,81 @@ def test_the_table_and_the_file(adapted, data, tmp_path):
     facts = json.loads(output.read_text())
     assert facts["rows"] == 2
     assert facts["tree"]["max_nodes"] == 7
+
+
+def no_compiler(*_):
+    """Compiling takes longer than all the rest."""
+    raise ConfigError("no compiler in this test")
+
+
+def test_all_methods_are_those_that_can_run_and_the_others_are_listed(adapted, data, monkeypatch):
+    monkeypatch.setattr(generate_static.Method, "__init__", no_compiler)
+    options = ["--data", data, "--methods", "all", "--limit", 1, "--max-new-tokens", 3, "--rounds", 1]
+    result = run("any", *options, "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    facts = json.loads(result.stdout)
+    assert {*facts["methods"], *facts["left_out"]} == set(method_names())
+    assert {"plain", "generate", "streaming", "prompt_lookup"} <= set(facts["methods"])
+    assert set(facts["left_out"]) >= {"medusa", "assisted"}
+    text = run("any", *options).stdout
+    assert all(name in text for name in ("left out", "medusa", "assisted"))
+
+
+def test_a_named_method_that_cannot_run_is_wrong_input(adapted, data, tmp_path):
+    for peers in ([], ["--peers", tmp_path]):
+        result = run("any", "--data", data, "--methods", "medusa", *peers)
+        assert result.exit_code == 2, (result.output, result.exception)
+        assert "ssft train" in result.stderr
+    result = run("any", "--data", data, "--peers", tmp_path / "none")
+    assert result.exit_code == 2
+    assert "no such folder; give the folder that holds any/ with medusa, draft, twin" in result.stderr
+
+
+def test_a_method_gets_its_adapters_folder_of_peers(adapted, data, tmp_path, monkeypatch):
+    seen = []
+    (tmp_path / "any").mkdir()
+    init = plain.Method.__init__
+
+    def spy(self, setting):
+        seen.append(setting.peers)
+        init(self, setting)
+
+    monkeypatch.setattr(plain.Method, "__init__", spy)
+    options = ["--data", data, "--methods", "plain", "--max-new-tokens", 2, "--rounds", 1]
+    assert run("somewhere/any", *options, "--peers", tmp_path).exit_code == 0
+    assert run("somewhere/any", *options).exit_code == 0
+    assert seen == [tmp_path / "any", None]
+
+
+def test_categories_of_the_data_are_kept_apart(adapted, tmp_path):
+    values = [{"prompt": f"5 {i} 7", "category": "odd" if i % 2 else "even"} for i in range(9, 13)]
+    data = save_rows(tmp_path / "rows.jsonl", values)
+    options = ["--data", data, "--methods", "streaming", "--max-new-tokens", 3, "--rounds", 1]
+    facts = json.loads(run("any", *options, "--json").stdout)
+    counts = {name: value["rows"] for name, value in facts["methods"]["streaming"]["categories"].items()}
+    assert counts == {"odd": 2, "even": 2}
+    assert "speed-up by category" in run("any", *options).stdout
+
+
+def test_spec_bench_questions_as_they_are(tmp_path):
+    base = save_tiny_base(tmp_path / "base")
+    adapter = save_bundle(tmp_path / "adapter", base)
+    turns = [("writing", ["write", "again"]), ("qa", ["who?"]), ("qa", ["where?"])]
+    questions = [{"question_id": i, "category": name, "turns": texts} for i, (name, texts) in enumerate(turns)]
+    file = save_rows(tmp_path / "question.jsonl", questions)
+    options = ["--base", base, "--dtype", "float32", "--spec-bench", file, "--max-new-tokens", 3, "--rounds", 1]
+    result = run(adapter, *options, "--methods", "streaming", "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    facts = json.loads(result.stdout)
+    counts = {name: value["rows"] for name, value in facts["methods"]["streaming"]["categories"].items()}
+    assert counts == {"multi-turn conversation": 2, "qa": 2}
+    assert facts["methods"]["streaming"]["identical"] == facts["rows"] == 4
+    assert facts["adapter_sha256"] == read_bundle(adapter).weights_sha256
+    assert facts["command"].startswith("ssft ")
+    assert json.loads(run(adapter, *options, "--methods", "plain", "--limit", 1, "--json").stdout)["rows"] == 3
+    result = run(adapter, *options, "--data", file)
+    assert result.exit_code == 2
+    assert "--data and --spec-bench: give one of them" in result.stderr
 
 
 def test_profile(adapted, data, tmp_path):
@@ -101,9 +177,9 @@ def test_train(tmp_path):
 
 def test_help_shows_the_options_of_the_comparison_and_the_commands():
     text = run("--help").stdout
-    words = ("--rounds", "--methods", "--tree", "train", "profile", "adapters", "ADAPTER | COMMAND")
-    assert all(word in text for word in words)
-    assert "compare " not in text.partition("Commands")[2]
+    words = ("--rounds", "--methods", "--tree", "--spec-bench", "--peers", "train", "profile", "adapters", "tasks")
+    assert all(word in text for word in (*words, "ADAPTER | COMMAND", "--compare A.json B.json"))
+    assert not any(hidden in text.partition("Commands")[2] for hidden in ("compare ", "difference "))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +219,17 @@ def test_own_rows_are_the_validation_rows_of_the_run(tmp_path):
     (tmp_path / "run.yaml").write_text("")
     with pytest.raises(ConfigError, match="does not say on which data it was made; give prompts with --data FILE"):
         own_rows(str(tmp_path))
+
+
+def test_own_rows_of_a_file_keep_what_training_does_not_read(tmp_path):
+    values = [{"prompt": f"p{i}", "completion": "c", "references": ["c", f"r{i}"], "category": "qa"} for i in range(4)]
+    train = save_rows(tmp_path / "train.jsonl", rows(3))
+    validation = save_rows(tmp_path / "validation.jsonl", values)
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(f"data:\n  train: {train}\n  validation: {validation}\n  max_validation_rows: 2\n")
+    found = own_rows(str(tmp_path))
+    assert len(found) == 2
+    assert all(row in values for row in found)
 
 
 def test_override_tree_takes_the_last_value_and_leaves_the_original():

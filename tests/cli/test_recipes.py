@@ -30,7 +30,8 @@ def test_list_json():
 @pytest.mark.parametrize("name", recipe_names())
 def test_show(name):
     assert run("show", name) == recipe_path(name).read_text()
-    assert json.loads(run("show", name, "--json"))["yaml"] == recipe_path(name).read_text()
+    facts = json.loads(run("show", name, "--json"))
+    assert (facts["name"], facts["yaml"]) == (name, recipe_path(name).read_text())
 
 
 def test_show_unknown():

@@ -1,0 +1,38 @@
+"""`ssft bench --compare A.json B.json`: two results side by side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ssft.cli._bench import DIFFERENCE
+from ssft.cli._options import json_option, print_json, table
+
+RESULT = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(DIFFERENCE, hidden=True)
+@click.argument("first", metavar="A.json", type=RESULT)
+@click.argument("second", metavar="B.json", type=RESULT)
+@json_option()
+@click.pass_context
+def difference_command(ctx: click.Context, first: Path, second: Path, as_json: bool) -> None:
+    """Put two results of `ssft bench --output` or `ssft bench tasks` side by side, A before B.
+
+    A speed-up has changed if its two intervals have no point in common. Exit 0: plain's texts are the same or were not
+    comparable, which is told, 1: they differ somewhere.
+    """
+    from ssft.bench.difference import HEADERS, compare_results, table_rows
+    from ssft.bench.report import read_result
+
+    found = compare_results(read_result(first), read_result(second))
+    if as_json:
+        print_json({"a": first.name, "b": second.name, "texts_differ": found.texts_differ, **asdict(found)})
+    else:
+        table(table_rows(found), HEADERS)
+        for line in found.remarks:
+            click.echo(line)
+    if found.texts_differ:
+        ctx.exit(1)

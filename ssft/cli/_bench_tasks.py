@@ -1,0 +1,168 @@
+"""`ssft bench tasks`: several adapters in one run, with quality, as a page with plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ssft.cli._adapted import adapted_options, open_adapted, prompt_rows
+from ssft.cli._bench import METHODS_HELP, peers_option, print_tables
+from ssft.cli._command_line import command_line
+from ssft.cli._options import (
+    POSITIVE,
+    batch_size_option,
+    data_option,
+    json_option,
+    limit_option,
+    max_new_tokens_option,
+    print_json,
+    seed_option,
+    set_threads,
+)
+from ssft.cli._shelf import adapter_names, data_files
+from ssft.errors import ConfigError
+
+ADAPTERS = Path("adapters")
+"""Where adapters are looked for if none is named."""
+
+
+@click.command("tasks")
+@click.argument("adapters", nargs=-1, metavar="[ADAPTER]...")
+@data_option(
+    type=str,
+    multiple=True,
+    metavar="[NAME=]FILE",
+    default=(),
+    help="Rows of an adapter, once per adapter in their order, or NAME=FILE for the adapter NAME; as JSONL or "
+    ".jsonl.gz. Without it an adapter's own validation rows.",
+)
+@peers_option()
+@limit_option(default=10, help="Prompts per adapter that are timed.")
+@click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Times that every method runs.")
+@max_new_tokens_option(default=96)
+@click.option(
+    "--quality-limit",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=40,
+    show_default=True,
+    help="Rows per adapter whose answers are scored against their references, the twin's too; 0 for none.",
+)
+@click.option("--methods", metavar="NAMES", default="all", show_default=True, help=METHODS_HELP)
+@batch_size_option()
+@seed_option(help="Order of the methods in each round, and the bootstrap.")
+@adapted_options
+@click.option(
+    "--output",
+    metavar="DIR",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for report.json, report.html and report.png.",
+)
+@json_option()
+def tasks_command(
+    adapters: tuple[str, ...],
+    data: tuple[str, ...],
+    peers: Path | None,
+    limit: int,
+    rounds: int,
+    max_new_tokens: int,
+    quality_limit: int,
+    methods: str,
+    batch_size: int,
+    seed: int,
+    base: str | None,
+    quantization: str,
+    dtype: str,
+    device: str | None,
+    threads: int | None,
+    merge: bool,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Compare methods on several tasks and write a report: ADAPTERs, or all under adapters/.
+
+    Per task every method runs on the same prompts as in `ssft bench ADAPTER`; then the adapter's answers are scored,
+    beside those of its plain-LoRA twin where --peers has one: exact match for SQL and for labels, ROUGE for other
+    text. The report is written anew after every task. Ctrl-C reports what is finished, the finished rounds of the
+    running task included.
+    """
+    paths = adapter_names(adapters or found_adapters(ADAPTERS))
+    files = task_files(list(paths), data)
+    from ssft.bench.peers import methods_from
+    from ssft.bench.report import check_output, write_report
+    from ssft.bench.suite import SuiteSettings, Task, run_suite
+
+    names = methods_from(methods)
+    check_output(output / "report.json")
+    rows = max(limit, quality_limit)
+    opening = {"dtype": dtype, "quantization": quantization, "device": device, "merge": merge}
+    tasks = []
+    for name, path in paths.items():
+        folder, load_twin = _peers(name, path, peers, base, opening)
+        own = prompt_rows(str(path), files.get(name), rows)
+        tasks.append(Task(name, own, _opener(str(path), base, opening), load_twin, folder))
+    set_threads(threads)
+    settings = SuiteSettings(limit, quality_limit, max_new_tokens, batch_size, rounds, seed, names)
+    result = run_suite(tasks, settings, command_line(), lambda suite: write_report(suite, output))
+    if as_json:
+        print_json(result)
+        return
+    print_tables(result)
+    click.echo(f"\nreport: {output / 'report.html'}")
+
+
+def found_adapters(folder: Path) -> tuple[str, ...]:
+    """The adapter folders in `folder`, by name; raises `ConfigError` if there is none."""
+    from ssft.adapters.bundle import LORA_CONFIG
+
+    found = sorted(str(file.parent) for file in folder.glob(f"*/{LORA_CONFIG}"))
+    if not found:
+        raise ConfigError(f"no adapter was named, and {folder}/ here holds none; name the adapters' folders")
+    return tuple(found)
+
+
+def task_files(names: list[str], data: tuple[str, ...]) -> dict[str, Path]:
+    """`--data`: name -> file, from a FILE per adapter in their order or from `NAME=FILE`s; raises `ConfigError`."""
+    if not data:
+        return {}
+    if any("=" in text and not Path(text).is_file() for text in data):
+        return data_files(names, data)
+    if len(data) != len(names):
+        raise ConfigError(
+            f"--data is given {len(data)} times for {len(names)} adapters ({', '.join(names)}); give it once per "
+            "adapter in their order, or as NAME=FILE"
+        )
+    return dict(zip(names, map(Path, data), strict=True))
+
+
+def _opener(adapter: str, base: str | None, opening: dict[str, Any]) -> Any:
+    return lambda: open_adapted(adapter, base, **opening)
+
+
+def _peers(
+    name: str, path: Path, root: Path | None, base: str | None, opening: dict[str, Any]
+) -> tuple[Path | None, Any]:
+    """The adapter's folder of peers, and what loads its twin; both read and checked before anything is loaded."""
+    from ssft.adapters.bundle import read_bundle
+    from ssft.adapters.hub import resolve_adapter
+    from ssft.bench.peers import peers_folder, twin_command, twin_differences, twin_folder
+
+    bundle = read_bundle(resolve_adapter(path))
+    folder = peers_folder(root, name)
+    twin = twin_folder(folder)
+    if twin is None:
+        if folder is not None:
+            click.echo(f"{name}: no twin to compare quality with; make it: {twin_command(path, folder)}", err=True)
+        return folder, None
+    read_bundle(twin)
+    if unlike := twin_differences(bundle.path, twin):
+        click.echo(
+            f"{name}: its twin was trained otherwise, so the streams are not all that may change quality: "
+            f"{', '.join(unlike)}",
+            err=True,
+        )
+    # A plain LoRA does not say which base it was made for; its adapter does.
+    return folder, _opener(str(twin), base or bundle.base.get("id"), opening)
