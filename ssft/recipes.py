@@ -1,20 +1,19 @@
 """Recipes: YAML files that settle a training run, checked against the dataclasses whose fields are their keys."""
 
-import re
-import types
 import typing
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
-from enum import Enum
 from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import yaml
 
+from ssft._hints import convert, type_name
+from ssft._yaml import Dumper, Loader
 from ssft.data import DataConfig
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, SSFTError
@@ -23,13 +22,17 @@ from ssft.streams.config import StreamConfig
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
+    from trl import SFTConfig
 
-    from ssft.training.config import StreamSFTConfig
+    from ssft.baselines.draft import DraftConfig
+    from ssft.baselines.medusa import MedusaConfig
 
+MAX_BYTES = 2**20  # of a recipe file, which may come with a foreign adapter
 TOP = ""  # the section of the keys that stand at the top of the file
-SECTIONS = ("data", "lora", "training", "tree")
+SECTIONS = ("data", "lora", "training", "tree", "medusa", "draft")
+# the sections that a method reads beside data and training; the twin's recipe is the one of its adapter, tree and all
+METHODS = {"streams": ("lora", "tree"), "lora": ("lora", "tree"), "medusa": ("medusa",), "draft": ("draft",)}
 # keys of the underlying dataclasses that a recipe may not set, and who sets them
-PEFT_OWN = "task_type peft_type auto_mapping peft_version base_model_name_or_path inference_mode runtime_config"
 PEFT_OWN = "task_type peft_type auto_mapping peft_version base_model_name_or_path inference_mode runtime_config"
 RESERVED = {
     "lora": dict.fromkeys(PEFT_OWN.split(), "ssft sets it"),
@@ -46,6 +49,15 @@ class Recipe:
     """One training run. `training` stays a dict of checked values: building the arguments touches the device."""
 
     name: str = field(default="", metadata={"help": "name of the run; empty: the file's name"})
+    method: Literal["streams", "lora", "medusa", "draft"] = field(
+        default="streams",
+        metadata={
+            "help": "what is trained. streams: a LoRA with speculative streams; and for comparison with it lora: the "
+            "same LoRA without streams; medusa: Medusa heads over a trained adapter; draft: a small model of some of "
+            "the base's layers"
+        },
+    )
+    adapter: str = field(default="", metadata={"help": "method=medusa: folder of the adapter that gets the heads"})
     base: str = field(default="smollm2-135m", metadata={"help": "base model: alias, hub id or local folder"})
     quantization: Literal["none", "4bit"] = field(
         default="none", metadata={"help": "weights of the base: none, or 4bit (bitsandbytes NF4)"}
@@ -57,26 +69,76 @@ class Recipe:
     lora: "LoraConfig" = field(default_factory=lambda: _lora({}))
     training: dict[str, Any] = field(default_factory=dict)
     tree: TreeConfig = field(default_factory=TreeConfig)
+    medusa: "MedusaConfig" = field(default_factory=lambda: _medusa({}))
+    draft: "DraftConfig" = field(default_factory=lambda: _draft({}))
     explicit: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)  # (section, key) as given
 
     def check(self) -> None:
         """Raise `ConfigError` if a setting that can be judged without a model is out of range."""
+        self._check_method()
         self.data.check_data()
         self.tree.check_tree()
+        self.medusa.check_medusa()
+        self.draft.check_draft()
         if self.lora.r < 1:
             raise ConfigError(f"lora.r={self.lora.r}: a LoRA has a rank of at least 1")
-        streams = {f.name for f in fields(StreamConfig)}
-        StreamConfig(**{key: value for key, value in self.training.items() if key in streams}).check_streams()
+        self.stream_config().check_streams()
 
-    def build_training_args(
-        self, output_dir: str | Path, device: "str | torch.device | None" = None
-    ) -> "StreamSFTConfig":
+    def _check_method(self) -> None:
+        """Raise `ConfigError` for a setting that `method` would silently leave unused, or cannot work with."""
+        reads = METHODS[self.method]
+        for section, key in self.explicit:
+            if section in SECTIONS and section not in ("data", "training", *reads):
+                raise ConfigError(
+                    f"{section}.{key} has no effect with method={self.method}, which reads data, training and "
+                    f"{', '.join(reads)}; leave it out or choose another method"
+                )
+        unused = sorted(set(self.training) & _stream_keys())
+        if unused and self.method not in ("streams", "lora"):
+            raise ConfigError(
+                f"training.{unused[0]} is a setting of the streams, which method={self.method} does not train; "
+                "leave it out or choose method=streams"
+            )
+        if self.method == "medusa" and not self.adapter:
+            raise ConfigError(
+                "method=medusa trains heads over an adapter, and none is named; set adapter=FOLDER, as `ssft train "
+                "--output` wrote it"
+            )
+        if self.adapter and self.method != "medusa":
+            raise ConfigError(
+                f"adapter={self.adapter} has no effect with method={self.method}, which trains over the bare base; "
+                "leave it out or choose method=medusa"
+            )
+        if self.method == "draft" and self.quantization != "none":
+            raise ConfigError(
+                f"method=draft with quantization={self.quantization}: a draft is trained in full, which quantised "
+                "weights cannot be; set quantization=none"
+            )
+        if self.method == "lora" and self.training.get("mode", "shared") == "lossless":
+            raise ConfigError(
+                "method=lora with training.mode=lossless: the text of a lossless adapter is the base's own, so "
+                "that its twin without streams is the base; compare with the base, or set training.mode=shared"
+            )
+        packed = [key for key in ("packing", "padding_free") if self.training.get(key)]
+        if packed and self.method == "lora":
+            raise ConfigError(
+                f"training.{packed[0]}=true puts several rows into one, which the streams' run cannot do; its twin "
+                f"would see other batches. Set training.{packed[0]}=false"
+            )
+
+    def stream_config(self) -> StreamConfig:
+        """The streams that `training` describes, defaults where it is silent."""
+        known = {f.name for f in fields(StreamConfig)}
+        return StreamConfig(**{key: value for key, value in self.training.items() if key in known})
+
+    def build_training_args(self, output_dir: str | Path, device: "str | torch.device | None" = None) -> "SFTConfig":
         """The trainer's arguments for a run into `output_dir` on `device` (none or 'auto': CUDA if there is any).
 
-        Where the recipe is silent, `use_cpu` follows the device, `bf16` and `fp16` follow the dtype, and `report_to` is
-        none. Raises `ConfigError`.
+        `StreamSFTConfig` for streams, else TRL's own `SFTConfig` with the same values. Where the recipe is silent,
+        `use_cpu` follows the device, `bf16` and `fp16` follow the dtype, and `report_to` is none. Raises `ConfigError`.
         """
         import torch
+        from trl import SFTConfig
 
         from ssft.bases import auto_dtype
         from ssft.training.config import StreamSFTConfig
@@ -87,8 +149,11 @@ class Recipe:
         use_cpu = device.type == "cpu" or not cuda
         bf16, fp16 = dtype == torch.bfloat16, dtype == torch.float16 and not use_cpu
         resolved = {"report_to": "none", "use_cpu": use_cpu, "bf16": bf16, "fp16": fp16}
+        values = {**resolved, **self.training, "output_dir": str(output_dir)}
         try:
-            return StreamSFTConfig(**{**resolved, **self.training, "output_dir": str(output_dir)})
+            if self.method == "streams":
+                return StreamSFTConfig(**values)
+            return SFTConfig(**{key: value for key, value in values.items() if key not in _stream_keys()})
         except (TypeError, ValueError) as error:
             if isinstance(error, SSFTError):
                 raise
@@ -101,40 +166,14 @@ class Key(NamedTuple):  # one key of a section, as its dataclass field declares 
     help: str
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars (1e-3 is a float, `no` a string, as the trainer's strategies need it); no duplicate keys."""
+@cache
+def _stream_keys() -> frozenset[str]:
+    """Keys of `training` that TRL's own trainer does not have."""
+    from trl import SFTConfig
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                problem = f"duplicate key {key.value!r}; keep one of the two"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+    from ssft.training.config import StreamSFTConfig
 
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_SCALARS = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf", "-+0123456789."),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-)
-for _class in (_Loader, _Dumper):
-    _class.yaml_implicit_resolvers = {}
-    for _tag, _pattern, _first in _SCALARS:
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
-_Dumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
-)
+    return frozenset(f.name for f in fields(StreamSFTConfig)) - {f.name for f in fields(SFTConfig)}
 
 
 @cache
@@ -142,12 +181,16 @@ def _schema(section: str) -> dict[str, Key]:
     """The keys of a section; the libraries are imported on first use only."""
     from peft import LoraConfig
 
+    from ssft.baselines.draft import DraftConfig
+    from ssft.baselines.medusa import MedusaConfig
     from ssft.training.config import StreamSFTConfig
 
     if section not in (TOP, *SECTIONS):
         raise ConfigError(f"unknown section {section!r}; there are {', '.join(SECTIONS)}")
-    schema_class: Any = (Recipe, DataConfig, LoraConfig, StreamSFTConfig, TreeConfig)[(TOP, *SECTIONS).index(section)]
-    hints = typing.get_type_hints(schema_class, localns={"LoraConfig": Any})
+    classes = (Recipe, DataConfig, LoraConfig, StreamSFTConfig, TreeConfig, MedusaConfig, DraftConfig)
+    schema_class: Any = classes[(TOP, *SECTIONS).index(section)]
+    later = dict.fromkeys(("LoraConfig", "MedusaConfig", "DraftConfig"), Any)  # imported on first use only
+    hints = typing.get_type_hints(schema_class, localns=later)
     hidden = RESERVED.get(section, {}) if section else {*SECTIONS, "explicit"}
     shown = [f for f in fields(schema_class) if f.name not in hidden]
     defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in shown}
@@ -156,61 +199,7 @@ def _schema(section: str) -> dict[str, Key]:
 
 def describe_keys(section: str = TOP) -> list[tuple[str, str, Any, str]]:
     """(key, type, default, help) of every key of a section; '' is the top of the file."""
-    return [(name, _type_name(k.hint), k.default, " ".join(k.help.split())) for name, k in _schema(section).items()]
-
-
-def _is_enum(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Enum)
-
-
-def _type_name(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " | ".join(_type_name(option) for option in _options(hint))
-    if origin is Literal or _is_enum(hint):
-        return " | ".join(repr(value) for value in args or [member.value for member in hint])
-    if args:
-        return f"{origin.__name__}[{', '.join(_type_name(arg) for arg in args)}]"
-    return "none" if hint is type(None) else getattr(hint, "__name__", str(hint))
-
-
-def _options(hint: Any) -> list[Any]:
-    """Members of a union, plain str last; without it where an enum lists the strings that are valid."""
-    options = sorted(typing.get_args(hint), key=lambda option: option is str)
-    if any(map(_is_enum, options)):
-        options.remove(str)
-    return options
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """`value` as the annotation `hint` wants it; raises `ValueError` if it does not fit."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        options = _options(hint)
-        if type(None) in options and str not in options and isinstance(value, str) and value.lower() == "none":
-            return None
-        for option in options:
-            with suppress(ValueError):
-                return _convert(value, option)
-    elif hint is Any or (hint is type(None) and value is None):
-        return value
-    elif origin is Literal:
-        if any(value == choice and type(value) is type(choice) for choice in args):
-            return value
-        # PEFT writes a number to be filled in as [...] inside the literal
-        if isinstance(value, str) and any("[" in str(c) and value.startswith(c.partition("[")[0]) for c in args):
-            return value
-    elif hint is float and type(value) in (int, float):
-        return float(value)
-    elif (hint in (bool, int, str) and type(value) is hint) or (_is_enum(hint) and value in [m.value for m in hint]):
-        return value
-    elif (origin or hint) is list and isinstance(value, list):
-        return [_convert(item, args[0] if args else Any) for item in value]
-    elif origin is tuple and isinstance(value, list) and len(value) == len(args):
-        return tuple(_convert(item, arg) for item, arg in zip(value, args, strict=True))
-    elif (origin or hint) is dict and isinstance(value, dict):
-        return {key: _convert(item, args[1] if args else Any) for key, item in value.items()}
-    raise ValueError(value)
+    return [(name, type_name(k.hint), k.default, " ".join(k.help.split())) for name, k in _schema(section).items()]
 
 
 def _checked(section: str, name: str, value: Any, where: str, raw: str | None = None) -> Any:
@@ -223,15 +212,17 @@ def _checked(section: str, name: str, value: Any, where: str, raw: str | None = 
         raise ConfigError(f"{where}: unknown key {path}{_suggest(path)}")
     for candidate in (value,) if raw is None else (value, raw):
         with suppress(ValueError):
-            return _convert(candidate, key.hint)
-    raise ConfigError(f"{where}: {path}={value!r} is of the wrong type; expected {_type_name(key.hint)}")
+            return convert(candidate, key.hint)
+    raise ConfigError(f"{where}: {path}={value!r} is of the wrong type; expected {type_name(key.hint)}")
 
 
 def _suggest(path: str) -> str:
     known = [f"{section}.{name}" if section else name for section in (TOP, *SECTIONS) for name in _schema(section)]
     # a key in the wrong section, or in none, is far from the right path in letters, but near in its last part
-    last = {path.rpartition(".")[2]: path for path in known}
-    near = [last[part] for part in get_close_matches(path.rpartition(".")[2], last, cutoff=0.7)]
+    name = path.rpartition(".")[2]
+    last = [known_path.rpartition(".")[2] for known_path in known]
+    parts = [name] if name in last else get_close_matches(name, sorted(set(last)), cutoff=0.7)
+    near = [known_path for part in parts for known_path, end in zip(known, last, strict=True) if end == part]
     near += get_close_matches(path, known, n=1)
     return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else f"; sections are {', '.join(SECTIONS)}"
 
@@ -239,11 +230,15 @@ def _suggest(path: str) -> str:
 def _file_values(path: Path) -> Iterator[tuple[str, str, Any]]:
     """(section, key, checked value) of a recipe file."""
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ConfigError(
+                f"{path}: {size:,} bytes, but no recipe needs more than {MAX_BYTES:,}; is it another file?"
+            )
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{path}, line {line}: invalid YAML: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values; write `key: value` lines")
@@ -271,7 +266,7 @@ def _override(text: str) -> tuple[str, str, Any]:
         section = homes[0] if homes else section
     value: Any = raw  # text that is no YAML, such as a template, stays as it is; the type check decides
     with suppress(yaml.YAMLError):
-        value = yaml.load(raw, Loader=_Loader)
+        value = yaml.load(raw, Loader=Loader)
     return section, name, _checked(section, name, value, where, raw)
 
 
@@ -293,6 +288,8 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...]
         lora=_lora(of["lora"]),
         training=of["training"],
         tree=TreeConfig(**of["tree"]),
+        medusa=_medusa(of["medusa"]),
+        draft=_draft(of["draft"]),
         explicit=tuple(values),
     )
     recipe.check()
@@ -308,10 +305,26 @@ def _lora(values: dict[str, Any]) -> "LoraConfig":
         raise ConfigError(f"lora: {error}") from error
 
 
+def _medusa(values: dict[str, Any]) -> "MedusaConfig":
+    from ssft.baselines.medusa import MedusaConfig
+
+    return MedusaConfig(**values)
+
+
+def _draft(values: dict[str, Any]) -> "DraftConfig":
+    from ssft.baselines.draft import DraftConfig
+
+    return DraftConfig(**values)
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """YAML that reproduces the recipe through `load_recipe`: every key that was given or differs from its default."""
-    document: dict[str, Any] = {key: getattr(recipe, key) for key in _schema(TOP)}
     plain = Recipe()  # not the fields' defaults: PEFT rewrites some while it builds
+    document: dict[str, Any] = {key: getattr(recipe, key) for key in _schema(TOP)}
+    # Both came after the first adapters: a run that an earlier version began compares equal, and can be resumed.
+    for key in ("method", "adapter"):
+        if document[key] == getattr(plain, key):
+            del document[key]
     for section in SECTIONS:
         now, default = getattr(recipe, section), getattr(plain, section)
         chosen = now
@@ -320,7 +333,7 @@ def dump_recipe(recipe: Recipe) -> str:
             chosen = {key: v for key, (v, old) in pairs.items() if v != old or (section, key) in recipe.explicit}
         if chosen:
             document[section] = {key: sorted(v) if isinstance(v, set) else v for key, v in chosen.items()}
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _folder() -> Path:
@@ -330,8 +343,9 @@ def _folder() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
+    """Names of the shipped recipes; those in a folder are named with it (`baselines/medusa_sql`)."""
+    folder = _folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def recipe_path(name: str | Path) -> Path:
@@ -340,7 +354,8 @@ def recipe_path(name: str | Path) -> Path:
         return _folder() / f"{name}.yaml"
     if Path(name).is_file():
         return Path(name)
-    near = "".join(f"did you mean {match}? " for match in get_close_matches(str(name), recipe_names(), n=1))
+    names = {name.rpartition("/")[2]: name for name in recipe_names()[::-1]}
+    near = "".join(f"did you mean {names[end]}? " for end in get_close_matches(Path(name).stem, names, n=1))
     raise ConfigError(f"no recipe {str(name)!r}: {near}Shipped are {', '.join(recipe_names())}; or give a YAML file")
 
 

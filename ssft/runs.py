@@ -1,10 +1,6 @@
-"""One training run: from a resolved recipe to an adapter bundle."""
+"""One training run: from a resolved recipe to what its method writes, an adapter bundle for streams."""
 
-import hashlib
-import importlib.metadata
-import os
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +9,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from ssft._version import __version__
-from ssft.adapters.bundle import RUN, Bundle, is_bundle, write_bundle
-from ssft.adapters.card import write_card
-from ssft.adapters.loader import describe_device
-from ssft.bases import base_fingerprint, load_base
+from ssft.adapters.bundle import RUN
 from ssft.data import check_lengths, load_dataset_pair
-from ssft.errors import ConfigError, UnsupportedArchitectureError
+from ssft.errors import ConfigError
+from ssft.provenance import provenance
 from ssft.recipes import Recipe, dump_recipe
 from ssft.streams.families import Backbone
 from ssft.training.callbacks import last_complete_checkpoint, mark_complete_checkpoints
-
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate")
+from ssft.training_methods import METHODS, Loaded, TrainingMethod
 
 
 @dataclass
@@ -33,17 +25,49 @@ class PreparedRun:
 
     recipe: Recipe
     args: Any
-    model: Any
-    tokenizer: Any
+    loaded: Loaded
     train: Dataset
     validation: Dataset
-    fingerprint: dict[str, str]
     run_yaml: str
+
+    @property
+    def method(self) -> TrainingMethod:
+        """What the recipe's `method` stands for."""
+        return METHODS[self.recipe.method]
+
+    @property
+    def model(self) -> Any:
+        """The model that is trained, or trained over."""
+        return self.loaded.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.loaded.tokenizer
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Of the base that the model is or comes from."""
+        return self.loaded.fingerprint
+
+
+@dataclass
+class Trained:
+    """What a run wrote: `product` says what it is, `size_bytes` what its files take."""
+
+    path: Path
+    product: str
+    size_bytes: int
+    provenance: dict[str, Any]
 
 
 def run_folder(output: Path) -> Path:
-    """Where a run keeps its checkpoints: beside the bundle, so that the bundle holds its own files only."""
+    """Where a run keeps its checkpoints: beside the result, so that this holds its own files only."""
     return output.with_name(f"{output.name}.run")
+
+
+def default_output(recipe: Recipe) -> Path:
+    """Where a run writes unless it is told."""
+    return METHODS[recipe.method].default_output(recipe.name)
 
 
 def prepare(recipe: Recipe, output: Path, device: str | None = None) -> PreparedRun:
@@ -56,54 +80,34 @@ def prepare(recipe: Recipe, output: Path, device: str | None = None) -> Prepared
     run_yaml = dump_recipe(recipe)
     args = recipe.build_training_args(run_folder(output), device)
     train, validation = load_dataset_pair(recipe.data, args.seed)
-    # LoRA and streams are trained in float32 over the base; autocast computes in args.bf16/fp16.
-    dtype = recipe.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if args.bf16 else "float32"
-    model, tokenizer = load_base(recipe.base, dtype=dtype, quantization=recipe.quantization, device=device)
-    try:
-        context = Backbone(model).context_length
-    except UnsupportedArchitectureError as error:
-        raise UnsupportedArchitectureError(f"base {recipe.base!r}: {error}") from error
-    args.check_streams(model.config.num_hidden_layers)
+    if args.eval_strategy != "no" and not len(validation):
+        raise ConfigError("eval_strategy is set, but there are no validation rows; set data.validation")
+    loaded = METHODS[recipe.method].load(recipe, args, device)
+    context = Backbone(loaded.model).context_length
     limit = min(context, args.max_length or context)
     for rows in (train, validation):
-        check_lengths(rows, tokenizer, limit)
-    fingerprint = base_fingerprint(model, tokenizer, recipe.base)
-    return PreparedRun(recipe, args, model, tokenizer, train, validation, fingerprint, run_yaml)
+        check_lengths(rows, loaded.tokenizer, limit)
+    return PreparedRun(recipe, args, loaded, train, validation, run_yaml)
 
 
 def build_trainer(run: PreparedRun) -> Any:
     """The trainer of a prepared run."""
-    from ssft.training.lossless import restrict_to_stream_layers
-    from ssft.training.trainer import StreamSFTTrainer
-
-    has_validation = len(run.validation) > 0
-    if run.args.eval_strategy != "no" and not has_validation:
-        raise ConfigError("eval_strategy is set, but there are no validation rows; set data.validation")
-    lora = run.recipe.lora
-    if run.args.mode == "lossless":
-        lora = restrict_to_stream_layers(lora, run.model, run.args.num_msa_layers)
-    return StreamSFTTrainer(
-        run.model,
-        run.args,
-        train_dataset=_trl_columns(run.train),
-        eval_dataset=_trl_columns(run.validation) if has_validation else None,
-        processing_class=run.tokenizer,
-        peft_config=lora,
-        callbacks=[mark_complete_checkpoints()],
-    )
+    validation = _trl_columns(run.validation) if len(run.validation) else None
+    trainer = run.method.build_trainer(run, _trl_columns(run.train), validation)
+    marker = mark_complete_checkpoints()
+    if not any(isinstance(callback, type(marker)) for callback in trainer.callback_handler.callbacks):
+        trainer.add_callback(marker)
+    return trainer
 
 
-def train(run: PreparedRun, output: Path, resume: bool = False) -> Bundle | None:
-    """Train and write the bundle to `output`; only the main process of several returns it.
+def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | None:
+    """Train and write the result to `output`; only the main process of several returns it.
 
     Raises:
         ConfigError: `output` holds something else, or an interrupted run that `resume` was not asked to go on with.
     """
     folder = run_folder(output)
-    if output.exists() and not is_bundle(output) and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output {output} exists and is no adapter; choose another folder, nothing was changed")
+    check_output(run, output)
     checkpoint = last_complete_checkpoint(folder)
     if checkpoint is not None and not resume:
         raise ConfigError(
@@ -120,27 +124,32 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Bundle | None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     seconds = time.time() - begin
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
-    bundle = _write(run, trainer, metrics, seconds, output) if trainer.is_world_process_zero() else None
-    # A launcher ends all processes when one of them is gone: none leaves before the bundle is whole.
+    trained = _write(run, trainer, metrics, seconds, output) if trainer.is_world_process_zero() else None
+    # A launcher ends all processes when one of them is gone: none leaves before the result is whole.
     trainer.accelerator.wait_for_everyone()
-    return bundle
+    return trained
 
 
-def _write(run: PreparedRun, trainer: Any, metrics: dict[str, float], seconds: float, output: Path) -> Bundle:
-    """Write the bundle and its card, then remove the checkpoints."""
-    provenance = _provenance(run, trainer, metrics, seconds)
-    bundle = write_bundle(
-        output,
-        trainer.accelerator.unwrap_model(trainer.model),
-        tree=run.recipe.tree,
-        base=run.fingerprint,
-        run_yaml=run.run_yaml,
-        provenance=provenance,
-    )
-    write_card(bundle)
-    # The bundle is whole: the checkpoints have done their work.
+def check_output(run: PreparedRun, output: Path) -> None:
+    """Raise `ConfigError` unless `output` is free, empty, or an earlier result of the same method."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not run.method.may_replace(output, run.recipe.method):
+        product = f"no {run.method.product}"
+        if run.recipe.method != "streams":
+            product += f" that method={run.recipe.method} wrote"
+        raise ConfigError(f"--output {output} exists and is {product}; choose another folder, nothing was changed")
+
+
+def _write(run: PreparedRun, trainer: Any, metrics: dict[str, float], seconds: float, output: Path) -> Trained:
+    """Write the result, then remove the checkpoints."""
+    rows = {"train": len(run.train), "validation": len(run.validation)}
+    facts = provenance(run.recipe, trainer, metrics, seconds, rows)
+    run.method.write(run, trainer, facts, output)
+    # The result is whole: the checkpoints have done their work.
     shutil.rmtree(run_folder(output))
-    return bundle
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    return Trained(output, run.method.product, size, facts)
 
 
 def leave_process_group() -> None:
@@ -169,42 +178,6 @@ def _check_same_settings(folder: Path, run_yaml: str) -> None:
         )
 
 
-def _provenance(run: PreparedRun, trainer: Any, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
-    history = [{k: v for k, v in entry.items() if k != "total_flos"} for entry in trainer.state.log_history]
-    return {
-        "ssft": __version__,
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "commit": _commit(),
-        "device": describe_device(trainer.args.device),
-        "processes": trainer.args.world_size,
-        "train_seconds": round(seconds, 1),
-        "train_rows": len(run.train),
-        "validation_rows": len(run.validation),
-        "data": {part: _describe_source(getattr(run.recipe.data, part)) for part in ("train", "validation")},
-        "steps": trainer.state.global_step,
-        "metrics": {key: value for key, value in metrics.items() if isinstance(value, int | float)},
-        "history": history,
-    }
-
-
-def _describe_source(source: str) -> dict[str, str]:
-    """A file's name and hash, or the name of a hub dataset or generator."""
-    path = Path(source) if source else None
-    if path is None or not path.is_file():
-        return {"name": source}
-    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-def _commit() -> str:
-    """Commit of the source tree that ran, empty outside one."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return ""
-    command = ["git", "-C", os.fspath(root), "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
 def describe(run: PreparedRun) -> dict[str, Any]:
     """What `--dry-run` shows: settings, one tokenised example with its loss mask, parameters, memory and time."""
     from ssft.training.estimate import estimate
@@ -213,16 +186,11 @@ def describe(run: PreparedRun) -> dict[str, Any]:
     example = trainer.train_dataset[0]
     tokens = run.tokenizer.convert_ids_to_tokens(example["input_ids"])
     masked = [label != -100 for label in example["labels"]]
-    trainable = {name: p.numel() for name, p in trainer.model.named_parameters() if p.requires_grad}
-    streams = sum(p.numel() for p in trainer.streams.parameters())
+    cost = run.method.cost(run, trainer, next(iter(trainer.get_train_dataloader())))
     return {
-        "recipe": {"name": run.recipe.name, "yaml": run.run_yaml},
+        "recipe": {"name": run.recipe.name, "method": run.recipe.method, "yaml": run.run_yaml},
         "rows": {"train": len(run.train), "validation": len(run.validation)},
         "example": [{"token": t, "loss": m} for t, m in zip(tokens, masked, strict=True)],
-        "parameters": {
-            "base": sum(p.numel() for n, p in trainer.model.named_parameters() if n not in trainable),
-            "lora": sum(trainable.values()) - streams,
-            "streams": streams,
-        },
-        "estimate": estimate(trainer),
+        "parameters": run.method.parameters(run, trainer),
+        "estimate": estimate(trainer, run.model, cost),
     }

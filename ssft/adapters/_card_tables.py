@@ -7,8 +7,6 @@ NOTHING = (
     "Nothing measured yet: `ssft verify`, `ssft bench` and `ssft eval` write results, `ssft card` shows them here."
 )
 
-NO_NAME = "data named by the command"
-
 
 def measured_section(results: Results) -> list[str]:
     """Lines of "## Measured": speed by device, quality, and the commands."""
@@ -48,7 +46,7 @@ def _speed_table(rows: list[SpeedRow], numbers: dict[str, int]) -> list[str]:
             _speedup(row),
             f"{row.identical} of {row.rows} ({plain(row.reference)})" if row.identical is not None else "-",
             plain(", ".join(filter(None, (row.precision, str(row.batch_size), row.tree)))),
-            plain(f"{row.data or NO_NAME}: {row.rows} prompts, at most {row.max_new_tokens} tokens"),
+            plain(f"{row.data}: {row.rows} prompts, at most {row.max_new_tokens} tokens"),
             f"[{numbers[row.command]}]",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -73,7 +71,7 @@ def _quality_table(rows: list[QualityRow], numbers: dict[str, int]) -> list[str]
             _interval(row.value, row.low, row.high),
             _interval(row.twin, row.twin_low, row.twin_high),
             _interval(row.difference, row.difference_low, row.difference_high),
-            plain(f"{row.data or NO_NAME}: {row.rows} rows, {row.precision}"),
+            plain(f"{row.data}: {row.rows} rows, {row.precision}"),
             f"{made}, [{numbers[row.twin_command]}]" if row.twin_command else made,
         ]
         lines.append(f"| {' | '.join(cells)} |")

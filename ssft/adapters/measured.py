@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import shlex
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from ssft.adapters._files import MAX_JSON
@@ -37,16 +36,16 @@ def measured(path: Path, bundle: Bundle) -> Rows:
     result = read_result(path)
     if isinstance(result, BenchResult):
         _check_adapter(path, bundle, {result.adapter: result.adapter_sha256})
-        return _of_bench(path, result), []
+        return _of_bench(path, result, bundle), []
     _check_adapter(path, bundle, {name: task.bench.adapter_sha256 for name, task in result.tasks.items()})
     speed: list[SpeedRow] = []
     quality: list[QualityRow] = []
     for task in result.tasks.values():
         if task.bench.adapter_sha256 == bundle.weights_sha256:
             bench = replace(task.bench, command=task.bench.command or result.command)
-            speed += _of_bench(path, bench, several=len(result.tasks) > 1)
+            speed += _of_bench(path, bench, bundle)
             if task.quality is not None:
-                quality += _of_quality(bench, task.quality, several=len(result.tasks) > 1)
+                quality += _of_quality(bench, task.quality, bundle)
     return speed, quality
 
 
@@ -153,12 +152,12 @@ def _of_eval(facts: _Facts, bundle: Bundle) -> Rows:
     return [SpeedRow(method="streaming", tokens=tokens, calls=calls, **facts.common(bundle))], rows
 
 
-def _of_bench(path: Path, bench: Any, several: bool = False) -> list[SpeedRow]:
+def _of_bench(path: Path, bench: Any, bundle: Bundle) -> list[SpeedRow]:
     """One row per method of a `BenchResult`."""
     if not bench.command:
         raise ConfigError(f"{path}: does not say which command made it; measure again with this version of ssft")
     rows = []
-    common = _common_of_bench(bench, several)
+    common = _common_of_bench(bench, bundle)
     for name, method in bench.methods.items():
         low, high = method.speedup_interval or (None, None)
         rows.append(
@@ -179,7 +178,7 @@ def _of_bench(path: Path, bench: Any, several: bool = False) -> list[SpeedRow]:
     return rows
 
 
-def _of_quality(bench: Any, quality: Any, several: bool) -> list[QualityRow]:
+def _of_quality(bench: Any, quality: Any, bundle: Bundle) -> list[QualityRow]:
     """One row per metric of a `QualityResult`."""
     rows = []
     for metric, value in quality.adapter.items():
@@ -197,38 +196,24 @@ def _of_quality(bench: Any, quality: Any, several: bool) -> list[QualityRow]:
             difference=quality.differences.get(metric),
             difference_low=difference_low,
             difference_high=difference_high,
-            **_common_of_bench(bench, several),
+            **_common_of_bench(bench, bundle),
         )
         rows.append(replace(row, rows=quality.rows))
     return rows
 
 
-def _common_of_bench(bench: Any, several: bool) -> dict[str, Any]:
+def _common_of_bench(bench: Any, bundle: Bundle) -> dict[str, Any]:
     return {
         "source": "bench",
         "command": bench.command,
         "device": bench.device,
         "precision": bench.precision,
-        "data": _data_of_command(bench.command, several),
+        "data": _data(bench.data, bundle),
         "rows": bench.rows,
         "batch_size": bench.batch_size,
         "max_new_tokens": bench.max_new_tokens,
         "tree": _tree(bench.tree),
     }
-
-
-def _data_of_command(command: str, several: bool) -> str:
-    """A comparison's result does not name its data, its command does; with several adapters it cannot be told whose
-    a file is."""
-    words = shlex.split(command)
-    given = [
-        word.partition("=")[2] or words[place + 1]
-        for place, word in enumerate(words)
-        if word.partition("=")[0] in ("--data", "--spec-bench") and ("=" in word or place + 1 < len(words))
-    ]
-    if not given:
-        return OWN_ROWS
-    return "" if several else PurePath(given[0]).name
 
 
 def _data(source: dict[str, Any] | None, bundle: Bundle) -> str:

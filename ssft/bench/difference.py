@@ -30,6 +30,7 @@ ONLY_A, ONLY_B, ABSENT = "only in A", "only in B", "-"
 
 _SETTINGS = (
     "adapter_sha256",
+    "prompts_sha256",
     "device",
     "precision",
     "threads",
@@ -77,8 +78,8 @@ class ResultDifference:
     """What `ssft bench --compare` prints.
 
     methods: every method of every task in either result. texts: task -> rows where plain's text changed; a task is
-    missing here where they cannot be compared: a result keeps none, has other numbers of prompts, or was cut at another
-    length. remarks: what else differs, in words.
+    missing here where they cannot be compared: a result keeps none, has other prompts or another number of them, or was
+    cut at another length. remarks: what else differs, in words.
     """
 
     methods: list[MethodDifference] = field(default_factory=list)
@@ -194,6 +195,8 @@ def _texts(task: str, a: BenchResult, b: BenchResult, texts: dict[str, list[Diff
     missing = [name for name, side in (("A", a), ("B", b)) if not side.outputs]
     if missing:
         return [f"{task}: {' and '.join(missing)} without texts, so they were not compared"]
+    if a.prompts_sha256 and b.prompts_sha256 and a.prompts_sha256 != b.prompts_sha256:
+        return [f"{task}: the prompts are not the same, so texts were not compared"]
     if a.max_new_tokens != b.max_new_tokens:
         return [f"{task}: texts end at different lengths (max_new_tokens), so they were not compared"]
     if len(a.outputs) != len(b.outputs):

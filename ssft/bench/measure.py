@@ -4,6 +4,8 @@ Every round runs every method over all prompts, in the same units (batches of li
 the rounds found becomes the result in `summary.py`.
 """
 
+import hashlib
+import json
 import random
 import sys
 import time
@@ -16,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ssft._version import __version__
+from ssft.bench.answers import weights_sha256
 from ssft.bench.batching import length_batches
 from ssft.bench.compare import add_margins
 from ssft.bench.memory import peak_bytes
@@ -134,6 +137,8 @@ def measure(
         baseline=baseline,
         left_out=out,
         outputs=[list(ids or []) for ids in plain.ids],
+        adapter_sha256=weights_sha256(adapted),
+        prompts_sha256=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
     )
 
 

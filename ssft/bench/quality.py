@@ -16,6 +16,8 @@ from ssft.errors import DataError
 
 METRICS = ("auto", "exact", "rouge")
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+LABEL_WORDS = 3
+"""Longest reference, in words, that counts as a label."""
 SQL_STATEMENTS = {"select", "with", "insert", "update", "delete", "create", "alter", "drop"}
 
 # Where a WHERE clause ends; a clause that ends otherwise keeps the order of its conditions.
@@ -64,10 +66,15 @@ def row_references(row: Mapping[str, Any], where: str) -> list[str]:
 
 
 def choose_metric(metric: str, references: Sequence[Sequence[str]]) -> str:
-    """`auto` becomes rouge if any row has several references, else exact."""
+    """`auto` becomes exact for SQL and for labels (no reference longer than three words) with one reference each, else
+    rouge: two people summarise one talk in different words, but hardly write different labels."""
     if metric != "auto":
         return metric
-    return "rouge" if any(len(texts) > 1 for texts in references) else "exact"
+    texts = [text for row in references for text in row]
+    alone = all(len(row) == 1 for row in references)
+    if alone and (all(map(is_sql, texts)) or all(len(text.split()) <= LABEL_WORDS for text in texts)):
+        return "exact"
+    return "rouge"
 
 
 def is_sql(text: str) -> bool:

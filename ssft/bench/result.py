@@ -18,7 +18,8 @@ FORMAT = 1
 
 @dataclass
 class CategoryResult:
-    """One method on the prompts of one category; the fields mean what they mean in `MethodResult`."""
+    """One method on the prompts of one category; the fields mean what they mean in `MethodResult`, but the baseline is
+    the fastest plain method on these prompts, which need not be that of all."""
 
     rows: int
     tokens: int
@@ -78,7 +79,8 @@ class BenchResult:
     baseline: the method that speed-ups are measured against: of kind "plain" and the fastest of those that ran.
     left_out: method -> why it did not run. outputs: plain's token ids, [rows][tokens], so that two results can be
     compared text by text. adapter_sha256: the bundle's `weights_sha256`, so that a result can be told from another
-    adapter's of the same name. command: what made it.
+    adapter's of the same name. prompts_sha256: of the prompts' token ids. data: `name` and `sha256` of the file that
+    the prompts come from; None: the adapter's own validation rows. command: what made it.
     """
 
     adapter: str
@@ -98,6 +100,8 @@ class BenchResult:
     left_out: dict[str, str] = field(default_factory=dict)
     outputs: list[list[int]] = field(default_factory=list)
     adapter_sha256: str = ""
+    prompts_sha256: str = ""
+    data: dict[str, str] | None = None
     command: str = ""
 
 

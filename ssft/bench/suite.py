@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ssft.bench.answers import encode_rows, weights_sha256
+from ssft.bench.answers import encode_rows
 from ssft.bench.measure import measure
 from ssft.bench.methods import Setting
 from ssft.bench.peers import ready_methods
@@ -30,7 +30,8 @@ class Task:
     """One adapter.
 
     rows: at least `SuiteSettings.limit` of them where there are so many; the first are the prompts. load, load_twin:
-    give the `AdaptedModel`, and its plain-LoRA twin's or None where there is none. peers: see `Setting`.
+    give the `AdaptedModel`, and its plain-LoRA twin's or None where there is none. peers: see `Setting`. data: see
+    `BenchResult`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Task:
     load: Callable[[], Any]
     load_twin: Callable[[], Any] | None = None
     peers: Path | None = None
+    data: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _bench_and_scores(run: _Run, task: Task, questions: Questions | None, place:
         categories=row_categories(rows),
         left_out=left_out,
     )
-    bench.adapter_sha256, bench.command = weights_sha256(adapted), run.command
+    bench.data, bench.command = task.data, run.command
     run.tasks[task.name] = TaskResult(bench)
     if bench.interrupted:
         raise KeyboardInterrupt

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssft.bench.answers import decode_prompts, encode_rows
-from ssft.bench.quality import is_sql, mean_interval, row_references, score_row, summarise
+from ssft.bench.quality import choose_metric, is_sql, mean_interval, row_references, score_row, summarise
 from ssft.bench.result import QualityResult
 
 BATCH_SIZE = 8
 """Answers for quality are not timed, so they are decoded in batches."""
-LABEL_WORDS = 3
-"""Longest reference, in words, that counts as a label."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +22,6 @@ class Questions:
     sql: bool
 
 
-def task_metric(references: Sequence[Sequence[str]]) -> str:
-    """exact for SQL and for labels (no reference longer than three words) with one reference each, else rouge: two
-    people summarise one talk in different words, but hardly write different labels."""
-    texts = [text for row in references for text in row]
-    alone = all(len(row) == 1 for row in references)
-    if alone and (all(map(is_sql, texts)) or all(len(text.split()) <= LABEL_WORDS for text in texts)):
-        return "exact"
-    return "rouge"
-
-
 def questions_of(rows: Sequence[dict[str, Any]], limit: int) -> Questions | None:
     """The rows among the first `limit` that have references; None if there are none."""
     chosen = [(number, row) for number, row in enumerate(rows[:limit], start=1) if _answered(row)]
@@ -41,7 +29,7 @@ def questions_of(rows: Sequence[dict[str, Any]], limit: int) -> Questions | None
         return None
     references = [row_references(row, f"row {number}") for number, row in chosen]
     sql = all(is_sql(text) for texts in references for text in texts)
-    return Questions([row for _, row in chosen], references, task_metric(references), sql)
+    return Questions([row for _, row in chosen], references, choose_metric("auto", references), sql)
 
 
 def score_answers(

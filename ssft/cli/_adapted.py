@@ -131,11 +131,13 @@ def prompt_rows(adapter: str, data: Path | None, limit: int | None) -> list[dict
 def own_rows(adapter: str) -> list[dict[str, Any]]:
     """Validation rows of the run that made the adapter, as its run.yaml names them; with the references and categories
     of a local file."""
+    from ssft.adapters._files import AdapterFiles
+    from ssft.adapters.bundle import RUN
     from ssft.data import load_dataset_pair
     from ssft.recipes import load_recipe
 
-    run = Path(adapter) / "run.yaml"
-    if not run.is_file() or not run.read_text(encoding="utf-8").strip():
+    run = Path(adapter) / RUN
+    if not run.is_file() or not AdapterFiles(adapter).text(RUN).strip():
         raise ConfigError(f"{adapter} does not say on which data it was made; give prompts with --data FILE")
     try:
         recipe = load_recipe(run)

@@ -91,6 +91,7 @@ def tasks_command(
     """
     paths = adapter_names(adapters or found_adapters(ADAPTERS))
     files = task_files(list(paths), data)
+    from ssft.adapters.measured import describe_data
     from ssft.bench.peers import methods_from
     from ssft.bench.report import check_output, write_report
     from ssft.bench.suite import SuiteSettings, Task, run_suite
@@ -103,7 +104,8 @@ def tasks_command(
     for name, path in paths.items():
         folder, load_twin = _peers(name, path, peers, base, opening)
         own = prompt_rows(str(path), files.get(name), rows)
-        tasks.append(Task(name, own, _opener(str(path), base, opening), load_twin, folder))
+        load = _opener(str(path), base, opening)
+        tasks.append(Task(name, own, load, load_twin, folder, describe_data(files.get(name))))
     set_threads(threads)
     settings = SuiteSettings(limit, quality_limit, max_new_tokens, batch_size, rounds, seed, names)
     result = run_suite(tasks, settings, command_line(), lambda suite: write_report(suite, output))

@@ -101,7 +101,7 @@ def compare_command(
     """Compare decoding methods with ADAPTER on the same prompts."""
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
-    from ssft.bench.answers import weights_sha256
+    from ssft.adapters.measured import describe_data
     from ssft.bench.measure import measure
     from ssft.bench.methods import Setting
     from ssft.bench.peers import methods_from, peers_folder, ready_methods
@@ -131,7 +131,7 @@ def compare_command(
         categories=row_categories(rows),
         left_out=left_out,
     )
-    result.adapter_sha256, result.command = weights_sha256(adapted), command_line()
+    result.data, result.command = describe_data(spec_bench or data), command_line()
     if output is not None:
         write_json(output, result)
     if as_json:

@@ -34,8 +34,8 @@ DATA_HELP = (
 )
 METRIC_HELP = (
     "exact: the text equals a reference; where all references are SQL, also up to spacing, case, kind of quotes and "
-    "order of AND-ed conditions. rouge: ROUGE-1, 2, L and Lsum F-measures, of the best reference. auto: rouge if any "
-    "row has several references, else exact."
+    "order of AND-ed conditions. rouge: ROUGE-1, 2, L and Lsum F-measures, of the best reference. auto: exact for "
+    "SQL and for labels (three words at most) with one reference each, else rouge."
 )
 
 
@@ -149,8 +149,8 @@ def _title(metric: str, chosen: str) -> str:
     if metric != "auto":
         return f"metric {chosen}"
     if chosen == "rouge":
-        return "metric rouge (auto: there are rows with several references)"
-    return "metric exact (auto: no row has several references; --metric rouge compares texts)"
+        return "metric rouge (auto: the references are texts)"
+    return "metric exact (auto: the references are SQL or labels, one each; --metric rouge compares texts)"
 
 
 def _score(texts: list[str], references: list[list[str]], metric: str, sql: bool) -> list[dict[str, float]]:

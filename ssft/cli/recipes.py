@@ -44,7 +44,7 @@ def show_command(ctx: click.Context, name: str, as_json: bool) -> None:
     path = recipe_path(name)
     text = path.read_text(encoding="utf-8")
     if _wants_json(ctx, as_json):
-        print_json({"name": path.stem, "path": path, "head": recipe_head(path), "yaml": text})
+        print_json({"name": name, "path": path, "head": recipe_head(path), "yaml": text})
     else:
         click.echo(text, nl=False)
 
@@ -90,6 +90,6 @@ def copy_command(ctx: click.Context, name: str, destination: Path, force: bool, 
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
     if _wants_json(ctx, as_json):
-        print_json({"name": source.stem, "path": target})
+        print_json({"name": name, "path": target})
     else:
-        click.echo(f"copied {source.stem} to {target}; train with: ssft train {target} --output adapters/{target.stem}")
+        click.echo(f"copied {name} to {target}; train with: ssft train {target}")

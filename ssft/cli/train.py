@@ -1,4 +1,4 @@
-"""Train a LoRA adapter with speculative streams from a recipe."""
+"""Train from a recipe: an adapter with speculative streams, or what it is compared with."""
 
 import sys
 from contextlib import redirect_stdout
@@ -12,7 +12,7 @@ from ssft.cli._options import device_option, json_option, print_json, set_thread
 @click.command()
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--output", type=click.Path(path_type=Path), default=None, help="Adapter folder to write.")
+@click.option("--output", type=click.Path(path_type=Path), default=None, help="Folder to write, else one in outputs/.")
 @click.option("--resume", is_flag=True, help="Go on from the last whole checkpoint of an interrupted run.")
 @click.option("--dry-run", is_flag=True, help="Resolve and check everything, show it, train nothing.")
 @device_option()
@@ -32,28 +32,31 @@ def command(
 
     RECIPE is a shipped recipe (see `ssft recipes`) or a YAML file; KEY=VALUE overrides one of its keys (see
     `ssft recipes keys`), for example `training.num_streams=6 data.train=rows.jsonl`.
+
+    The key `method` trains what adapters are compared with instead: `ssft train adapters/sql/run.yaml method=lora`
+    gives the same LoRA without streams.
     """
     from ssft import runs
     from ssft.recipes import load_recipe
 
     set_threads(threads)
     resolved = load_recipe(recipe, list(overrides))
-    target = output or Path("outputs") / resolved.name
+    target = output or runs.default_output(resolved)
     # The trainer prints its log; stdout is for the facts alone.
     with redirect_stdout(sys.stderr):
         run = runs.prepare(resolved, target, device)
         facts = runs.describe(run) if dry_run else {}
-        bundle = None if dry_run else runs.train(run, target, resume)
+        trained = None if dry_run else runs.train(run, target, resume)
     runs.leave_process_group()
     if dry_run:
         print_json(facts) if as_json else _show(facts)
-    if bundle is None:
+    if trained is None:
         return
-    metrics = bundle.provenance["metrics"]
+    seconds, metrics = trained.provenance["train_seconds"], trained.provenance["metrics"]
     if as_json:
-        print_json({"adapter": str(target), "seconds": bundle.provenance["train_seconds"], "metrics": metrics})
+        print_json({"method": resolved.method, trained.product: str(target), "seconds": seconds, "metrics": metrics})
         return
-    click.echo(f"adapter {target}: {bundle.size_bytes / 2**20:.1f} MiB, {bundle.provenance['train_seconds']:.0f} s")
+    click.echo(f"{trained.product} {target}: {trained.size_bytes / 2**20:.1f} MiB, {seconds:.0f} s")
     table([[key, f"{value:.4g}"] for key, value in sorted(metrics.items())], ["metric", "value"])
 
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from bench.sample_results import sample_bench, sample_suite
 from result_files import eval_facts, save, verify_facts
+from sample_results import sample_bench, sample_suite
 
 from ssft.adapters.bundle import RESULTS, read_bundle
 from ssft.adapters.measured import describe_data, measured, with_twin
@@ -58,7 +58,8 @@ def test_eval_becomes_quality_and_where_it_streamed_tokens_per_call(bundle, tmp_
 
 
 def test_every_method_of_a_comparison_becomes_a_row(bundle, tmp_path):
-    bench = sample_bench(adapter_sha256=bundle.weights_sha256, command="ssft bench a --data=/x/rows.jsonl")
+    bench = sample_bench(adapter_sha256=bundle.weights_sha256, command="ssft bench a")
+    bench.data = {"name": "rows.jsonl", "sha256": "0"}
     speed, quality = measured(save(tmp_path / "b.json", bench), bundle)
     assert ([row.method for row in speed], quality) == (list(bench.methods), [])
     row = next(row for row in speed if row.method == "streaming")
@@ -82,9 +83,9 @@ def test_a_run_over_several_tasks_gives_this_adapters_only(bundle, tmp_path):
     assert (first.difference_low, first.difference_high) == task.quality.difference_intervals[metric]
     assert {row.rows for row in quality} == {task.quality.rows}
     assert {row.data for row in speed} == {OWN_ROWS}
-    suite.command += " --data a.jsonl --data b.jsonl"
-    speed, _ = measured(save(tmp_path / "report.json", suite), bundle)
-    assert {row.data for row in speed} == {""}  # whose a file is cannot be told from the command
+    task.bench.data = {"name": "a.jsonl", "sha256": "0"}
+    speed, quality = measured(save(tmp_path / "report.json", suite), bundle)
+    assert {row.data for row in (*speed, *quality)} == {"a.jsonl"}
 
 
 def test_a_task_without_a_twin_has_its_own_numbers_only(bundle, tmp_path):

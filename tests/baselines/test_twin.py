@@ -63,7 +63,6 @@ def test_a_twin_sees_the_same_rows_from_the_same_start(files, projection, order)
     # 15 steps over 12 batches: the second epoch's order is equal, too.
     assert len(seen["lora"]) == 15
     assert seen["lora"] == seen["streams"]
-    assert seen["lora"][:3] != sorted(seen["lora"][:3])
     assert start["lora"].keys() == start["streams"].keys()
     assert all(torch.equal(start["lora"][name], value) for name, value in start["streams"].items())
     assert losses["lora"] == pytest.approx(losses["streams"], rel=1e-5)

@@ -1,7 +1,7 @@
 """Two results side by side: verdicts, texts, settings that were not the same."""
 
 import pytest
-from bench.sample_results import SQL, sample_bench, sample_suite
+from sample_results import SQL, sample_bench, sample_suite
 
 from ssft.bench.compare import Difference
 from ssft.bench.difference import (

@@ -5,9 +5,9 @@ import re
 
 import matplotlib
 import pytest
-from bench.sample_results import ROWS, SQL, sample_bench, sample_suite
 from matplotlib.figure import Figure
 from PIL import Image
+from sample_results import ROWS, SQL, sample_bench, sample_suite
 
 from ssft.bench import plots
 from ssft.bench.plot_style import GREYS, OKABE_ITO, OUR_COLOUR, report_style

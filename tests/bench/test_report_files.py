@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from bench.sample_results import sample_bench, sample_suite
+from sample_results import sample_bench, sample_suite
 
 from ssft.bench import html, report
 from ssft.bench.reading import read_result

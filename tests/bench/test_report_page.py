@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from bench.sample_results import sample_suite
+from sample_results import sample_suite
 
 from ssft.bench.html import html_report
 from ssft.bench.result import TaskResult

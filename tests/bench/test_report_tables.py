@@ -1,7 +1,7 @@
 """The terminal's tables and lines, and the sentences about who is fastest."""
 
 import pytest
-from bench.sample_results import E2E, ROWS, sample_bench, sample_suite
+from sample_results import E2E, ROWS, sample_bench, sample_suite
 
 from ssft.bench.compare import Difference
 from ssft.bench.findings import find

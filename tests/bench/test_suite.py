@@ -9,9 +9,9 @@ from fake_adapted import FakeTokenizer, fake_adapted
 from ssft.bench import suite
 from ssft.bench.answers import decode_prompts, encode_rows
 from ssft.bench.methods import generate_static, method_names
-from ssft.bench.quality import mean_interval, summarise
+from ssft.bench.quality import choose_metric, mean_interval, summarise
 from ssft.bench.suite import SuiteSettings, Task, row_categories, run_suite
-from ssft.bench.twin import quality_result, questions_of, task_metric
+from ssft.bench.twin import quality_result, questions_of
 from ssft.errors import ConfigError, DataError, GenerationError
 
 ROWS = [{"prompt": f"5 {number} 7"} for number in range(9, 15)]
@@ -130,7 +130,7 @@ def test_a_paired_interval_is_narrower_than_the_twos_own():
     ],
 )
 def test_the_metric_follows_from_the_references(references, metric):
-    assert task_metric(references) == metric
+    assert choose_metric("auto", references) == metric
 
 
 def test_questions_are_the_rows_that_say_what_is_right():

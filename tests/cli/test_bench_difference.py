@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from bench.sample_results import sample_bench
 from click.testing import CliRunner
+from sample_results import sample_bench
 
 from ssft.bench.report import write_json
 from ssft.cli.main import cli

@@ -1,0 +1,260 @@
+"""What a recipe's `method` stands for: which model is loaded, which trainer trains it, what is written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssft.adapters.bundle import is_bundle, write_bundle
+from ssft.adapters.card import write_card
+from ssft.adapters.loader import load_adapted
+from ssft.baselines._folder import made_by
+from ssft.bases import base_fingerprint, load_base
+from ssft.errors import ConfigError, UnsupportedArchitectureError
+from ssft.recipes import Recipe
+from ssft.streams.families import family_of
+from ssft.training.estimate import StepCost, draft_cost, lora_cost, medusa_cost, stream_cost
+
+if TYPE_CHECKING:
+    from ssft.runs import PreparedRun
+
+
+@dataclass
+class Loaded:
+    """A model to be trained (over), its tokenizer, and the fingerprint of the base that it is or comes from.
+
+    adapted: the model with its adapter, where one is there already.
+    """
+
+    model: Any
+    tokenizer: Any
+    fingerprint: dict[str, str]
+    adapted: Any = None
+
+
+class TrainingMethod:
+    """One value of `method`; what all have in common stands here.
+
+    `product` names what a run writes, `part` the folder below `outputs/peers/<name>/` where it goes unless `--output`
+    says otherwise; the commands that compare methods look there.
+    """
+
+    product = ""
+    part = ""
+
+    def default_output(self, name: str) -> Path:
+        """Where the run called `name` writes to."""
+        return Path("outputs") / "peers" / name / self.part
+
+    def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
+        """Load and check what the run trains; by default the base itself."""
+        dtype = _base_dtype(recipe, args)
+        model, tokenizer = load_base(recipe.base, dtype=dtype, quantization=recipe.quantization, device=device)
+        _check_architecture(model, recipe.base)
+        return Loaded(model, tokenizer, base_fingerprint(model, tokenizer, recipe.base))
+
+    def build_trainer(self, run: "PreparedRun", train: Any, validation: Any) -> Any:
+        """The trainer over rows in TRL's columns; `validation` may be None."""
+        raise NotImplementedError
+
+    def may_replace(self, output: Path, method: str) -> bool:
+        """Whether the folder `output` is an earlier result of the same kind, which a new one replaces."""
+        return made_by(output) == method
+
+    def write(self, run: "PreparedRun", trainer: Any, provenance: dict[str, Any], output: Path) -> None:
+        """Write the result; the folder appears whole or not at all."""
+        raise NotImplementedError
+
+    def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
+        """Parameters by what they belong to."""
+        raise NotImplementedError
+
+    def cost(self, run: "PreparedRun", trainer: Any, batch: dict[str, Any]) -> StepCost:
+        """What one micro-batch costs."""
+        raise NotImplementedError
+
+
+class Streams(TrainingMethod):
+    """A LoRA and its speculative streams: an adapter bundle."""
+
+    product = "adapter"
+
+    def default_output(self, name: str) -> Path:
+        return Path("outputs") / name
+
+    def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
+        loaded = super().load(recipe, args, device)
+        args.check_streams(loaded.model.config.num_hidden_layers)
+        return loaded
+
+    def build_trainer(self, run: "PreparedRun", train: Any, validation: Any) -> Any:
+        from ssft.training.lossless import restrict_to_stream_layers
+        from ssft.training.trainer import StreamSFTTrainer
+
+        lora = run.recipe.lora
+        if run.args.mode == "lossless":
+            lora = restrict_to_stream_layers(lora, run.model, run.args.num_msa_layers)
+        return StreamSFTTrainer(
+            run.model,
+            run.args,
+            train_dataset=train,
+            eval_dataset=validation,
+            processing_class=run.tokenizer,
+            peft_config=lora,
+        )
+
+    def may_replace(self, output: Path, method: str) -> bool:
+        return is_bundle(output)
+
+    def write(self, run: "PreparedRun", trainer: Any, provenance: dict[str, Any], output: Path) -> None:
+        bundle = write_bundle(
+            output,
+            trainer.accelerator.unwrap_model(trainer.model),
+            tree=run.recipe.tree,
+            base=run.fingerprint,
+            run_yaml=run.run_yaml,
+            provenance=provenance,
+        )
+        write_card(bundle)
+
+    def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
+        counts = _base_and_lora(trainer.model)
+        streams = sum(p.numel() for p in trainer.streams.parameters())
+        return {**counts, "lora": counts["lora"] - streams, "streams": streams}
+
+    def cost(self, run: "PreparedRun", trainer: Any, batch: dict[str, Any]) -> StepCost:
+        return stream_cost(trainer.hooks.backbone, batch, trainer.args)
+
+
+class Twin(TrainingMethod):
+    """The same LoRA without streams: a plain peft folder."""
+
+    product = "adapter"
+    part = "twin"
+
+    def build_trainer(self, run: "PreparedRun", train: Any, validation: Any) -> Any:
+        from ssft.baselines.twin import build_twin_trainer
+
+        recipe = run.recipe
+        return build_twin_trainer(
+            run.model,
+            run.args,
+            train,
+            validation,
+            run.tokenizer,
+            lora=recipe.lora,
+            streams=recipe.stream_config(),
+        )
+
+    def write(self, run: "PreparedRun", trainer: Any, provenance: dict[str, Any], output: Path) -> None:
+        from ssft.baselines.twin import save_twin
+
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_twin(output, model, run.fingerprint["id"], run.run_yaml, {**provenance, "base": run.fingerprint})
+
+    def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
+        return _base_and_lora(trainer.model)
+
+    def cost(self, run: "PreparedRun", trainer: Any, batch: dict[str, Any]) -> StepCost:
+        return lora_cost(trainer.model, batch)
+
+
+class Medusa(TrainingMethod):
+    """Medusa heads over the base with a trained adapter, both frozen."""
+
+    product = "medusa"
+    part = "medusa"
+
+    def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
+        adapted = load_adapted(
+            recipe.adapter,
+            recipe.base,
+            dtype=_base_dtype(recipe, args),
+            quantization=recipe.quantization,
+            device=device,
+        )
+        if adapted.streams is not None and adapted.streams.config.mode == "lossless":
+            raise ConfigError(
+                f"adapter={recipe.adapter} is lossless: its LoRA acts on its streams alone, and heads read the main "
+                "state, which is the base's own; name an adapter of mode=shared or a plain LoRA"
+            )
+        fingerprint = base_fingerprint(adapted.model, adapted.tokenizer, recipe.base)
+        return Loaded(adapted.model, adapted.tokenizer, fingerprint, adapted)
+
+    def build_trainer(self, run: "PreparedRun", train: Any, validation: Any) -> Any:
+        from ssft.baselines.medusa_trainer import build_medusa_trainer
+
+        config = run.recipe.medusa
+        return build_medusa_trainer(run.loaded.adapted, config, run.args, train, validation, run.tokenizer)
+
+    def write(self, run: "PreparedRun", trainer: Any, provenance: dict[str, Any], output: Path) -> None:
+        from ssft.baselines.medusa import save_medusa
+
+        adapted = run.loaded.adapted
+        made_for = {"name": adapted.name, "weights_sha256": adapted.bundle.weights_sha256}
+        facts = {**provenance, "base": run.fingerprint, "adapter": made_for}
+        save_medusa(output, trainer.heads, adapted, facts, run.run_yaml)
+
+    def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
+        bundle = run.loaded.adapted.bundle
+        base = sum(p.numel() for p in run.model.parameters())
+        return {"base": base, "lora": bundle.lora_parameters, "heads": trainer.heads.count()}
+
+    def cost(self, run: "PreparedRun", trainer: Any, batch: dict[str, Any]) -> StepCost:
+        heads = trainer.heads
+        return medusa_cost(run.model, batch, heads.config.num_heads, heads.count())
+
+
+class Draft(TrainingMethod):
+    """Some of the base's layers as a small model of their own, fine-tuned in full."""
+
+    product = "draft"
+    part = "draft"
+
+    def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
+        from ssft.baselines.draft import truncated
+
+        # Small updates of weights that are trained themselves would be lost in 16 bits; autocast computes in them.
+        base, tokenizer = load_base(recipe.base, dtype="float32", device=device)
+        _check_architecture(base, recipe.base)
+        model = truncated(base, recipe.draft)
+        return Loaded(model, tokenizer, base_fingerprint(base, tokenizer, recipe.base))
+
+    def build_trainer(self, run: "PreparedRun", train: Any, validation: Any) -> Any:
+        from ssft.baselines.draft import build_draft_trainer
+
+        return build_draft_trainer(run.model, run.args, train, validation, run.tokenizer)
+
+    def write(self, run: "PreparedRun", trainer: Any, provenance: dict[str, Any], output: Path) -> None:
+        from ssft.baselines.draft import save_draft
+
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_draft(output, model, run.tokenizer, run.run_yaml, {**provenance, "base": run.fingerprint})
+
+    def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
+        trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        return {"draft": sum(p.numel() for p in trainer.model.parameters()), "trained": trained}
+
+    def cost(self, run: "PreparedRun", trainer: Any, batch: dict[str, Any]) -> StepCost:
+        return draft_cost(trainer.model, batch)
+
+
+def _check_architecture(model: Any, name: str) -> None:
+    try:
+        family_of(model)
+    except UnsupportedArchitectureError as error:
+        raise UnsupportedArchitectureError(f"base {name!r}: {error}") from error
+
+
+def _base_dtype(recipe: Recipe, args: Any) -> str:
+    """Type of a frozen base; what is trained over it is float32, and autocast computes in args.bf16/fp16."""
+    if recipe.dtype != "auto":
+        return recipe.dtype
+    return "bfloat16" if args.bf16 else "float32"
+
+
+def _base_and_lora(model: Any) -> dict[str, int]:
+    lora = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"base": sum(p.numel() for p in model.parameters()) - lora, "lora": lora}
+
+
+METHODS: dict[str, TrainingMethod] = {"streams": Streams(), "lora": Twin(), "medusa": Medusa(), "draft": Draft()}
