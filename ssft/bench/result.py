@@ -26,8 +26,9 @@ class CategoryResult:
     calls: int
     tokens_per_call: float
     seconds: float
+    baseline: str
     speedup: float
-    speedup_interval: tuple[float, float]
+    speedup_interval: tuple[float, float] | None
 
 
 @dataclass
@@ -35,26 +36,33 @@ class MethodResult:
     """What one method did. Tokens, calls and accepted are one round's; seconds are medians over the rounds.
 
     kind, lossless: the method module's. seconds: all prompts of a round, of which prompt_seconds until each prompt's
-    first token; decode_seconds is the rest. tokens_per_call: tokens, the target's own included, per pass of the target.
+    first pass, which gave prompt_tokens of the tokens (several where a method drafts before it); decode_seconds is the
+    rest. tokens_per_call: tokens, the target's own included, per call of the target. passes: two rows in one pass are
+    two calls and one pass.
 
-    speedup: median over the rounds of the paired ratio baseline seconds / method seconds; speedup_interval: its
-    bootstrap 95 % interval over rounds and prompts; speedup_mean, speedup_spread: mean and standard deviation of the
-    rounds' ratios. decode_speedup: the same median with decode seconds. None of them exists for a yardstick (None).
+    speedup: median over the rounds of the paired ratio of seconds per token, baseline / method (where texts are the same,
+    that is the ratio of seconds; a text that differs and is shorter is no speed); speedup_interval: its bootstrap 95 %
+    interval over rounds and batches of prompts, None where there is one of either; speedup_mean, speedup_spread: mean
+    and standard deviation of the rounds' ratios. decode_speedup: the same median without the first passes, their
+    seconds and their tokens. None of them exists for a yardstick (None).
 
     identical: prompts whose ids equal plain's in every round (a missing output counts as different); differences: the
     first of each prompt that is not. accepted: [depth] passes that accepted so deep, for methods that draft a tree.
 
     extra_parameters, extra_bytes: beside base and LoRA, in memory and on disk. peak_bytes: most memory that tensors
-    took during one batch, above what was there before it; None where the device does not tell.
+    took during one batch, above what was there before it; None where the device does not tell. training: what was trained
+    for the method (`DecodingMethod.training`).
     """
 
     kind: str
     lossless: bool
     tokens: int
     calls: int
+    passes: int
     tokens_per_call: float
     seconds: float
     prompt_seconds: float
+    prompt_tokens: int
     decode_seconds: float
     seconds_per_round: list[float]
     tokens_per_second: float
@@ -70,6 +78,7 @@ class MethodResult:
     accepted: list[int] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     categories: dict[str, CategoryResult] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -103,6 +112,7 @@ class BenchResult:
     prompts_sha256: str = ""
     data: dict[str, str] | None = None
     command: str = ""
+    format: int = FORMAT
 
 
 @dataclass
@@ -111,7 +121,7 @@ class QualityResult:
 
     adapter, twin: metric -> mean; adapter_intervals, twin_intervals: their bootstrap 95 % intervals. differences:
     metric -> adapter minus twin, with difference_intervals over the rows, paired. The twin's fields are empty where
-    there is none.
+    there is none. twin_unlike: in what, beside the streams, the twin's training was another.
     """
 
     rows: int
@@ -122,6 +132,7 @@ class QualityResult:
     twin_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     difference_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    twin_unlike: list[str] = field(default_factory=list)
 
 
 @dataclass

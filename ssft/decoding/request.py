@@ -50,8 +50,8 @@ class Generation:
     token_ids: produced tokens, the EOS or stop token included if it came. calls: passes of the model, the prompt's
     included, so plain decoding has calls == len(token_ids). accepted: [depth] passes after the prompt's that accepted
     that deep (index 0: none). finish_reason: "eos", "stop" (a stop string or token), "length" or "cancelled"; empty
-    while it runs. seconds: wall clock from the call until the row ended. prompt_seconds: until its first token was
-    there.
+    while it runs. seconds: wall clock from the call until the row ended. prompt_seconds: until its first pass was
+    done, which gave prompt_tokens tokens (one here; a method that drafts before its first pass has several).
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -60,3 +60,4 @@ class Generation:
     finish_reason: str = ""
     seconds: float = 0.0
     prompt_seconds: float = 0.0
+    prompt_tokens: int = 1

@@ -56,6 +56,10 @@ class DecodingMethod(Protocol):
     def extra_bytes(self) -> int:
         """Bytes on disk that the method needs beside base and LoRA."""
 
+    def training(self) -> dict[str, Any]:
+        """What was trained for the method: `data` (name), `rows`, `steps`, `seconds`, `device` as its provenance has
+        them; empty where nothing was, or nothing is known."""
+
 
 def method_names() -> list[str]:
     """Names of all methods, the baseline first."""
