@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under another name first, then renamed."""
+"""Files and folders that appear whole or not at all: written under another name first, then renamed."""
 
 import os
 import tempfile
@@ -34,4 +34,20 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(scratch, path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def replace_folder(folder: Path, target: Path, replaced: Path) -> None:
+    """Rename `folder` to `target`; what is there goes to `replaced`, and comes back if anything stops this.
+
+    All three lie in one file system, and nothing is at `replaced`. Whether what stands at `target` may go is the
+    caller's to check. Raises `OSError`.
+    """
+    if target.exists():
+        os.replace(target, replaced)
+    try:
+        os.replace(folder, target)
+    except BaseException:
+        if replaced.exists():
+            os.replace(replaced, target)
         raise

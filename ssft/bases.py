@@ -120,7 +120,9 @@ def load_base(
     """Load a base as (model in eval mode, tokenizer).
 
     `quantization="4bit"` is NF4 without double quantisation, computing in `dtype`. A folder or a
-    fetched alias makes no network call. Raises `ConfigError` for a bad setting, else `BaseModelError`.
+    fetched alias makes no network call. Weights come from safetensors alone and no code of the base is
+    run, since the base may be the one that a stranger's adapter names. Raises `ConfigError` for a bad
+    setting, else `BaseModelError`.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is unknown. Use one of {', '.join(DTYPES)}.")
@@ -150,19 +152,34 @@ def load_base(
                 bnb_4bit_use_double_quant=False,
                 bnb_4bit_compute_dtype=chosen,
             )
-        tokenizer = AutoTokenizer.from_pretrained(source, **local)
-        model = AutoModelForCausalLM.from_pretrained(source, **local, **options)
-    except Exception as error:  # libraries raise anything here, from OSError to their own types
-        knob = (
-            "Check the folder's files"
-            if local
-            else "Check the id, the network, HF_TOKEN for a gated model and HF_HUB_OFFLINE, or give a folder"
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **local)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, trust_remote_code=False, use_safetensors=True, **local, **options
         )
+    except Exception as error:  # libraries raise anything here, from OSError to their own types
+        knob = _remedy(error, local=bool(local))
         raise BaseModelError(
             f"base {os.fspath(name)!r} cannot be loaded with dtype={dtype}, quantization={quantization}, "
-            f"device={device}: {type(error).__name__}: {error}\n{knob}; then --dtype, --quantization and --device."
+            f"device={device}: {type(error).__name__}: {error}\n{knob}"
         ) from error
     return model, tokenizer
+
+
+def _remedy(error: Exception, local: bool) -> str:
+    """What to do about an error of transformers while it loaded a base."""
+    if isinstance(error, OSError) and "safetensors" in str(error):
+        return (
+            "ssft loads weights from safetensors only, never from a pickle (.bin), which can run code when it is read. "
+            "Load the model once where you trust it, save it with save_pretrained, and give that folder."
+        )
+    if "trust_remote_code" in str(error):
+        return "ssft runs no code that comes with a base. Give a base whose architecture transformers has itself."
+    where = (
+        "Check the folder's files"
+        if local
+        else "Check the id, the network, HF_TOKEN for a gated model and HF_HUB_OFFLINE, or give a folder"
+    )
+    return f"{where}; then --dtype, --quantization and --device."
 
 
 def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:

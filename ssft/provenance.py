@@ -1,12 +1,12 @@
 """What a run says about itself: versions, commit, device, hashes of the data, metrics and history."""
 
-import hashlib
 import importlib.metadata
 import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from ssft._digest import file_identity
 from ssft._version import __version__
 from ssft.adapters.loader import describe_device
 from ssft.recipes import Recipe
@@ -41,7 +41,7 @@ def _describe_source(source: str) -> dict[str, str]:
     path = Path(source) if source else None
     if path is None or not path.is_file():
         return {"name": source}
-    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return file_identity(path)
 
 
 def _commit() -> str:

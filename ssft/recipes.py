@@ -1,5 +1,6 @@
 """Recipes: YAML files that settle a training run, checked against the dataclasses whose fields are their keys."""
 
+import re
 import typing
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,15 +32,20 @@ MAX_BYTES = 2**20  # of a recipe file, which may come with a foreign adapter
 TOP = ""  # the section of the keys that stand at the top of the file
 SECTIONS = ("data", "lora", "training", "tree", "medusa", "draft")
 # the sections that a method reads beside data and training; the twin's recipe is the one of its adapter, tree and all
-METHODS = {"streams": ("lora", "tree"), "lora": ("lora", "tree"), "medusa": ("medusa",), "draft": ("draft",)}
+SECTIONS_READ = {"streams": ("lora", "tree"), "lora": ("lora", "tree"), "medusa": ("medusa",), "draft": ("draft",)}
 # keys of the underlying dataclasses that a recipe may not set, and who sets them
 PEFT_OWN = "task_type peft_type auto_mapping peft_version base_model_name_or_path inference_mode runtime_config"
+HUB = "push_to_hub hub_model_id hub_token hub_private_repo hub_strategy hub_always_push hub_revision"
+NAME = re.compile(r"[\w-][\w.-]*")
 RESERVED = {
     "lora": dict.fromkeys(PEFT_OWN.split(), "ssft sets it"),
     "training": {
         "output_dir": "it is the run's output folder; set it with --output",
         "gradient_checkpointing": "it is the old name of training.activation_checkpointing; write that",
         "gradient_checkpointing_kwargs": "it is the old name of training.activation_checkpointing_kwargs; write that",
+        "trust_remote_code": "it would run code that came with a model, which ssft never does",
+        "model_init_kwargs": "ssft loads the base itself; set base, dtype and quantization",
+        **dict.fromkeys(HUB.split(), "a run writes to this machine only; upload its result with `ssft push`"),
     },
 }
 
@@ -48,7 +54,9 @@ RESERVED = {
 class Recipe:
     """One training run. `training` stays a dict of checked values: building the arguments touches the device."""
 
-    name: str = field(default="", metadata={"help": "name of the run; empty: the file's name"})
+    name: str = field(
+        default="", metadata={"help": "name of the run, of letters, digits, . _ -; empty: the file's name"}
+    )
     method: Literal["streams", "lora", "medusa", "draft"] = field(
         default="streams",
         metadata={
@@ -75,6 +83,11 @@ class Recipe:
 
     def check(self) -> None:
         """Raise `ConfigError` if a setting that can be judged without a model is out of range."""
+        if self.name and not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"name={self.name[:60]!r}: it names a folder below outputs/, so that it has letters, digits and . _ - "
+                "only, and no dot in front; set name=..."
+            )
         self._check_method()
         self.data.check_data()
         self.tree.check_tree()
@@ -86,7 +99,7 @@ class Recipe:
 
     def _check_method(self) -> None:
         """Raise `ConfigError` for a setting that `method` would silently leave unused, or cannot work with."""
-        reads = METHODS[self.method]
+        reads = SECTIONS_READ[self.method]
         for section, key in self.explicit:
             if section in SECTIONS and section not in ("data", "training", *reads):
                 raise ConfigError(

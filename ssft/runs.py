@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 
 from ssft.adapters.bundle import RUN
+from ssft.baselines._folder import may_write
 from ssft.data import check_lengths, load_dataset_pair
 from ssft.errors import ConfigError
 from ssft.provenance import provenance
@@ -17,6 +18,9 @@ from ssft.recipes import Recipe, dump_recipe
 from ssft.streams.families import Backbone
 from ssft.training.callbacks import last_complete_checkpoint, mark_complete_checkpoints
 from ssft.training_methods import METHODS, Loaded, TrainingMethod
+
+ADAPTER = "adapter.sha256"
+"""In a run's folder: hash of the adapter that is trained over."""
 
 
 @dataclass
@@ -65,9 +69,9 @@ def run_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}.run")
 
 
-def default_output(recipe: Recipe) -> Path:
-    """Where a run writes unless it is told."""
-    return METHODS[recipe.method].default_output(recipe.name)
+def default_output(recipe: Recipe, source: Path | None = None) -> Path:
+    """Where a run writes unless it is told; `source` is the file of the recipe."""
+    return METHODS[recipe.method].default_output(recipe, source)
 
 
 def prepare(recipe: Recipe, output: Path, device: str | None = None) -> PreparedRun:
@@ -94,9 +98,7 @@ def build_trainer(run: PreparedRun) -> Any:
     """The trainer of a prepared run."""
     validation = _trl_columns(run.validation) if len(run.validation) else None
     trainer = run.method.build_trainer(run, _trl_columns(run.train), validation)
-    marker = mark_complete_checkpoints()
-    if not any(isinstance(callback, type(marker)) for callback in trainer.callback_handler.callbacks):
-        trainer.add_callback(marker)
+    trainer.add_callback(mark_complete_checkpoints())
     return trainer
 
 
@@ -115,11 +117,13 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | Non
             "remove that folder to start anew"
         )
     if checkpoint is not None:
-        _check_same_settings(folder, run.run_yaml)
+        _check_same_settings(folder, run)
     trainer = build_trainer(run)
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN).write_text(run.run_yaml, encoding="utf-8")
+        if run.loaded.adapter_sha256:
+            (folder / ADAPTER).write_text(run.loaded.adapter_sha256, encoding="utf-8")
     begin = time.time()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     seconds = time.time() - begin
@@ -132,9 +136,7 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | Non
 
 def check_output(run: PreparedRun, output: Path) -> None:
     """Raise `ConfigError` unless `output` is free, empty, or an earlier result of the same method."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not run.method.may_replace(output, run.recipe.method):
+    if not may_write(output, lambda old: run.method.may_replace(old, run.recipe.method)):
         product = f"no {run.method.product}"
         if run.recipe.method != "streams":
             product += f" that method={run.recipe.method} wrote"
@@ -168,13 +170,19 @@ def _trl_columns(rows: Dataset) -> Dataset:
     )
 
 
-def _check_same_settings(folder: Path, run_yaml: str) -> None:
-    """A resumed run must be the same run: other settings would silently change its losses."""
+def _check_same_settings(folder: Path, run: PreparedRun) -> None:
+    """A resumed run must be the same run: other settings, or another adapter, would silently change its losses."""
     before = folder / RUN
-    if before.exists() and before.read_text(encoding="utf-8") != run_yaml:
+    if before.exists() and before.read_text(encoding="utf-8") != run.run_yaml:
         raise ConfigError(
             f"{before} differs from the settings given now; resume with the same recipe and overrides, or remove "
             f"{folder} to start anew"
+        )
+    adapter, now = folder / ADAPTER, run.loaded.adapter_sha256
+    if now and (not adapter.exists() or adapter.read_text(encoding="utf-8") != now):
+        raise ConfigError(
+            f"{adapter}: the run began over another adapter than what adapter={run.recipe.adapter} holds now; put the "
+            f"old one back, or remove {folder} to start anew"
         )
 
 
@@ -185,12 +193,12 @@ def describe(run: PreparedRun) -> dict[str, Any]:
     trainer = build_trainer(run)
     example = trainer.train_dataset[0]
     tokens = run.tokenizer.convert_ids_to_tokens(example["input_ids"])
-    masked = [label != -100 for label in example["labels"]]
+    has_loss = [label != -100 for label in example["labels"]]
     cost = run.method.cost(run, trainer, next(iter(trainer.get_train_dataloader())))
     return {
         "recipe": {"name": run.recipe.name, "method": run.recipe.method, "yaml": run.run_yaml},
         "rows": {"train": len(run.train), "validation": len(run.validation)},
-        "example": [{"token": t, "loss": m} for t, m in zip(tokens, masked, strict=True)],
+        "example": [{"token": t, "loss": m} for t, m in zip(tokens, has_loss, strict=True)],
         "parameters": run.method.parameters(run, trainer),
         "estimate": estimate(trainer, run.model, cost),
     }

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssft.adapters.bundle import is_bundle, write_bundle
+from ssft.adapters.bundle import RUN, is_bundle, write_bundle
 from ssft.adapters.card import write_card
 from ssft.adapters.loader import load_adapted
 from ssft.baselines._folder import made_by
 from ssft.bases import base_fingerprint, load_base
-from ssft.errors import ConfigError, UnsupportedArchitectureError
+from ssft.errors import UnsupportedArchitectureError
 from ssft.recipes import Recipe
 from ssft.streams.families import family_of
 from ssft.training.estimate import StepCost, draft_cost, lora_cost, medusa_cost, stream_cost
@@ -22,27 +22,38 @@ if TYPE_CHECKING:
 class Loaded:
     """A model to be trained (over), its tokenizer, and the fingerprint of the base that it is or comes from.
 
-    adapted: the model with its adapter, where one is there already.
+    adapted: the model with its adapter, where one is there already; adapter_sha256: hash of that adapter's LoRA files
+    as they were loaded, which a resumed run must find again.
     """
 
     model: Any
     tokenizer: Any
     fingerprint: dict[str, str]
     adapted: Any = None
+    adapter_sha256: str = ""
 
 
 class TrainingMethod:
     """One value of `method`; what all have in common stands here.
 
-    `product` names what a run writes, `part` the folder below `outputs/peers/<name>/` where it goes unless `--output`
-    says otherwise; the commands that compare methods look there.
+    `product` names what a run writes, `part` the folder below `outputs/peers/<adapter's folder>/` where it goes unless
+    `--output` says otherwise; the commands that compare methods look there.
     """
 
     product = ""
     part = ""
 
-    def default_output(self, name: str) -> Path:
-        """Where the run called `name` writes to."""
+    def default_output(self, recipe: Recipe, source: Path | None = None) -> Path:
+        """Where a run of `recipe` writes to; `source` is the file that it comes from.
+
+        A run.yaml says by where it lies which adapter this is a peer of; any other recipe is a peer of the adapter
+        that has its name.
+        """
+        name = recipe.name
+        if source is not None and source.name == RUN:
+            folder = source.resolve().parent
+            again = folder.name == self.part and made_by(folder) == recipe.method  # an earlier result's own run.yaml
+            name = folder.parent.name if again else folder.name if is_bundle(folder) else name
         return Path("outputs") / "peers" / name / self.part
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
@@ -78,8 +89,8 @@ class Streams(TrainingMethod):
 
     product = "adapter"
 
-    def default_output(self, name: str) -> Path:
-        return Path("outputs") / name
+    def default_output(self, recipe: Recipe, source: Path | None = None) -> Path:
+        return Path("outputs") / recipe.name
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
         loaded = super().load(recipe, args, device)
@@ -164,7 +175,13 @@ class Medusa(TrainingMethod):
     product = "medusa"
     part = "medusa"
 
+    def default_output(self, recipe: Recipe, source: Path | None = None) -> Path:
+        # As `load_adapted` names the adapter.
+        return Path("outputs") / "peers" / Path(recipe.adapter).resolve().name / self.part
+
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
+        from ssft.baselines.medusa import check_adapter, lora_sha256
+
         adapted = load_adapted(
             recipe.adapter,
             recipe.base,
@@ -172,13 +189,9 @@ class Medusa(TrainingMethod):
             quantization=recipe.quantization,
             device=device,
         )
-        if adapted.streams is not None and adapted.streams.config.mode == "lossless":
-            raise ConfigError(
-                f"adapter={recipe.adapter} is lossless: its LoRA acts on its streams alone, and heads read the main "
-                "state, which is the base's own; name an adapter of mode=shared or a plain LoRA"
-            )
+        check_adapter(adapted)
         fingerprint = base_fingerprint(adapted.model, adapted.tokenizer, recipe.base)
-        return Loaded(adapted.model, adapted.tokenizer, fingerprint, adapted)
+        return Loaded(adapted.model, adapted.tokenizer, fingerprint, adapted, lora_sha256(adapted))
 
     def build_trainer(self, run: "PreparedRun", train: Any, validation: Any) -> Any:
         from ssft.baselines.medusa_trainer import build_medusa_trainer
@@ -192,7 +205,7 @@ class Medusa(TrainingMethod):
         adapted = run.loaded.adapted
         made_for = {"name": adapted.name, "weights_sha256": adapted.bundle.weights_sha256}
         facts = {**provenance, "base": run.fingerprint, "adapter": made_for}
-        save_medusa(output, trainer.heads, adapted, facts, run.run_yaml)
+        save_medusa(output, trainer.heads, adapted, facts, run.run_yaml, run.loaded.adapter_sha256)
 
     def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
         bundle = run.loaded.adapted.bundle

@@ -237,6 +237,23 @@ _SETTINGS = {
     "base of text": (settings(base="base"), "'base' must hold the strings id, architecture"),
     "base without hash": (settings(base={"id": "x"}), "'base' must hold the strings"),
     "base with a number": (section("base", config_sha256=1), "'base' must hold the strings"),
+    "base for a terminal": (
+        section("base", id="\x1b[2Jx; rm"),
+        r"base\.id='\\x1b\[2Jx; rm', 9 characters; expected a string of at most 256 printable",
+    ),
+    "base of a megabyte": (section("base", id="x" * 10**6), r"base\.id='x+, 1,000,000 characters; expected"),
+    "architecture for a terminal": (section("base", architecture="\x1b[2J"), r"base\.architecture='\\x1b\[2J', 4 char"),
+    "tokenizer of a megabyte": (section("base", tokenizer_sha256="0" * 10**6), r"tokenizer_sha256='0+, 1,000,000 char"),
+    "base with a line": (section("base", config_sha256="0\n0"), r"config_sha256='0\\n0', 3 characters"),
+    "identifier of a megabyte": (
+        section("streams", identifier="x" * 10**6),
+        r"identifier='x{59}: expected one of embedding, rotation",
+    ),
+    "mode for a terminal": (
+        section("streams", mode="\x1b[2J" * 10**5),
+        r"mode='(\\x1b\[2J){8}\S{0,7}: expected one of",
+    ),
+    "tree of a megabyte": (section("tree", kind="x" * 10**6), r"tree\.kind='x{59}: expected"),
     "another base": (section("base", config_sha256="0" * 64), "made for base 'base', whose model shape"),
     "another tokenizer": (section("base", tokenizer_sha256="0" * 64), "made for base 'base', whose tokenizer"),
 }
@@ -247,6 +264,15 @@ _LORA = {
     "DoRA": (lora(use_dora=True), "use_dora=True .*DoRA"),
     "a module to import": (lora(megatron_config={}, megatron_core="this"), "megatron_config={} cannot decode"),
     "layers a billion times": (lora(layer_replication=[[0, 10**9]]), "layer_replication="),
+    "base path for a terminal": (
+        lora(base_model_name_or_path="\x1b[2J"),
+        rf"{CONFIG}: base_model_name_or_path='\\x1b\[2J', 4 characters; expected a string",
+    ),
+    "base path of a megabyte": (
+        lora(base_model_name_or_path="x" * 10**6),
+        "base_model_name_or_path='x+, 1,000,000 characters",
+    ),
+    "base path of a list": (lora(base_model_name_or_path=["x"]), r"base_model_name_or_path=\['x'\]; expected a string"),
     "rank zero": (lora(r=0), "r=0, expected a positive integer"),
     "rank below zero": (lora(r=-4), "r=-4, expected a positive integer"),
     "rank true": (lora(r=True), "r=True, expected a positive integer"),
@@ -287,6 +313,14 @@ _LORA = {
     "targets beyond the base": (
         lora(target_modules=[f"m{i}" for i in range(300_000)]),
         "target_modules has 300,000 entries, but no adapter needs more than",
+    ),
+    "megabytes of patterns": (
+        lora(rank_pattern={f"{i:03}{'q' * 9000}": 6 for i in range(500)}),
+        "have 4,501,500 characters together, no adapter needs more than 200,000",
+    ),
+    "patterns of two fields": (
+        lora(**{key: {f"{i:02}{'q' * 9000}": 6 for i in range(12)} for key in ("rank_pattern", "alpha_pattern")}),
+        "have 216,048 characters together",
     ),
     "a megabyte of pattern": (lora(target_modules="q" * 10**6), "has 1,000,000 characters, no adapter needs more"),
 }

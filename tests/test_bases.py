@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from loopback_hub import connected_hub
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -283,6 +284,53 @@ def test_a_folder_that_does_not_load_gives_cause_and_knob(tmp_path):
     (folder / "config.json").write_text('{"model_type": "no-such-type"}')
     with pytest.raises(BaseModelError, match=r"(?s)cannot be loaded with dtype=float32.*Check the folder's files"):
         bases.load_base(folder, dtype="float32")
+
+
+class Payload:
+    """Unpickled, it makes the file `marker`."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+def test_a_folder_with_a_pickle_alone_is_refused_unopened(tmp_path):
+    folder = save_tiny_base(tmp_path / "base")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Payload(tmp_path / "marker")}, folder / "pytorch_model.bin")
+    with pytest.raises(BaseModelError, match=r"loads bases from safetensors only.*again with save_pretrained"):
+        bases.load_base(folder, dtype="float32")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_repository_with_a_pickle_alone_is_refused_unopened(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISABLE_SAFETENSORS_CONVERSION", "1")
+    folder = save_tiny_base(tmp_path / "base")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Payload(tmp_path / "marker")}, folder / "pytorch_model.bin")
+    (tmp_path / "home").mkdir()
+    with connected_hub(monkeypatch, tmp_path / "home") as hub:
+        hub.create("alice/base", {path.name: path.read_bytes() for path in folder.iterdir()})
+        with pytest.raises(BaseModelError, match=r"(?s)never from a pickle \(\.bin\).*save_pretrained, and give that"):
+            bases.load_base("alice/base", dtype="float32")
+        assert hub.requests("GET", r"config\.json")
+        assert not hub.requests("GET", r"pytorch_model\.bin")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_code_that_comes_with_a_base_is_never_run(tmp_path):
+    folder = save_tiny_base(tmp_path / "base")
+    (folder / "modeling.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\n")
+    trust = {"AutoConfig": "modeling.Config", "AutoModelForCausalLM": "modeling.Model"}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": trust}))
+    with pytest.raises(
+        BaseModelError, match=r"ssft runs no code that comes with a base\. Give a base whose architectu"
+    ):
+        bases.load_base(folder, dtype="float32")
+    assert not (tmp_path / "marker").exists()
 
 
 # The fingerprint

@@ -1,16 +1,22 @@
 """Recipes: every shipped file, the schema, overrides and the round trip."""
 
+import json
 import re
+import typing
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
+from trl import SFTConfig
 
 from ssft.bases import DTYPES, QUANTIZATIONS
 from ssft.errors import ConfigError
 from ssft.recipes import (
-    METHODS,
     RESERVED,
     SECTIONS,
+    SECTIONS_READ,
     TOP,
+    Recipe,
     describe_keys,
     dump_recipe,
     load_recipe,
@@ -19,7 +25,7 @@ from ssft.recipes import (
     recipe_path,
 )
 from ssft.runs import default_output
-from ssft.training_methods import METHODS as TRAINING_METHODS
+from ssft.training_methods import METHODS
 
 SHIPPED = recipe_names()
 
@@ -69,6 +75,27 @@ def test_head_comment_has_launch_line_and_override(name):
     assert re.search(r"^Expected .*minutes", head, flags=re.M)
 
 
+@pytest.mark.parametrize("method", ["medusa", "draft"])
+def test_a_peer_s_recipe_has_the_data_of_the_adapter_s(method):
+    main, peer = (load_recipe(name).data for name in ("sql", f"baselines/{method}_sql"))
+    for key in ("train", "revision", "prompt_template", "completion_template", "validation", "validation_fraction"):
+        assert getattr(peer, key) == getattr(main, key), key
+
+
+@pytest.mark.parametrize("method", ["medusa", "draft"])
+@pytest.mark.parametrize("task", ["sql", "dialogsum", "e2e_nlg"])
+def test_heads_say_how_the_peers_of_every_task_are_made(method, task):
+    name = f"baselines/{method}_sql"
+    commands = re.findall(rf"^  ssft train {name} (.*)$", recipe_head(recipe_path(name)), flags=re.M)
+    recipes = [
+        load_recipe(name, command.split(" --output")[0].split() if "=" in command else []) for command in commands
+    ]
+    homes = {str(default_output(recipe)): recipe for recipe in recipes}
+    peer = homes[f"outputs/peers/{task}/{method}"]
+    assert peer.name == task
+    assert peer.training.get("max_length") == load_recipe(task).training.get("max_length")
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_dump_round_trip(name, tmp_path):
     more = {
@@ -109,6 +136,24 @@ def test_name_defaults_to_the_file(write):
     assert load_recipe(write("name: other")).name == "other"
 
 
+@pytest.mark.parametrize("name", ["../adapters/mine", "/tmp/mine", "..", ".hidden", "a/b", "a\\b", "two words", "a\nb"])
+def test_a_name_is_no_path(write, name):
+    with pytest.raises(ConfigError, match=r"name=.*letters, digits and . _ - only, and no dot in front; set name="):
+        load_recipe(write(f"name: {json.dumps(name)}"))
+    with pytest.raises(ConfigError, match=r"no dot in front"):
+        load_recipe("quickstart", [f"name={name}"])
+
+
+@pytest.mark.parametrize("name", ["sql", "v1.2_b-3", "größe", "_a", "7"])
+def test_names_that_are_fine(name):
+    assert load_recipe("quickstart", [f"name={name}"]).name == name
+
+
+def test_a_name_that_python_gave_is_checked_too():
+    with pytest.raises(ConfigError, match="no dot in front"):
+        Recipe(name="../mine").check()
+
+
 # --- YAML ---
 
 
@@ -129,6 +174,10 @@ def test_name_defaults_to_the_file(write):
         ("num_streams: 3", r"unknown key num_streams; did you mean training\.num_streams\?"),
         ("lora:\n  task_type: SEQ_CLS", "lora.task_type cannot be set in a recipe: ssft sets it"),
         ("training:\n  output_dir: x", "training.output_dir cannot be set.*--output"),
+        ("training:\n  push_to_hub: true", "training.push_to_hub cannot be set in a recipe: .*`ssft push`"),
+        ("training:\n  hub_model_id: me/x", "training.hub_model_id cannot be set in a recipe: .*`ssft push`"),
+        ("training:\n  trust_remote_code: true", "trust_remote_code cannot be set in a recipe: it would run code"),
+        ("training:\n  model_init_kwargs: {a: 1}", "model_init_kwargs cannot be set in a recipe: ssft loads the base"),
         ("training:\n  learning_rate: fast", "training.learning_rate='fast' is of the wrong type; expected float"),
         ("data:\n  train: 3", "data.train=3 is of the wrong type; expected str"),
         ("medusa:\n  num_layer: 1", r"unknown key medusa\.num_layer; did you mean .*medusa\.num_layers"),
@@ -228,9 +277,48 @@ def test_bad_overrides(override, message):
 
 
 def test_every_method_is_known_everywhere():
-    kinds = {key: kind for key, kind, *_ in describe_keys(TOP)}
-    assert kinds["method"] == " | ".join(map(repr, METHODS))
-    assert list(METHODS) == list(TRAINING_METHODS)
+    named = typing.get_args(Recipe.__annotations__["method"])
+    assert set(SECTIONS_READ) == set(named) == set(METHODS)
+
+
+def test_nothing_of_a_recipe_uploads_or_runs_foreign_code():
+    words = ("hub_", "push_to", "trust_", "model_init")
+    risky = {f.name for f in fields(SFTConfig) if f.name.startswith(words)}
+    assert len(risky) > 5
+    assert risky <= set(RESERVED["training"])
+
+
+# --- where results go ---
+
+
+def test_heads_go_to_the_peers_of_their_adapter():
+    recipe = load_recipe("baselines/medusa_sql", ["adapter=adapters/mine"])
+    assert str(default_output(recipe)) == "outputs/peers/mine/medusa"
+    assert str(default_output(load_recipe("baselines/medusa_sql", ["adapter=me/mine"]))) == "outputs/peers/mine/medusa"
+
+
+def test_a_twin_goes_to_the_peers_of_the_adapter_whose_recipe_it_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    home = Path("adapters/mine")
+    home.mkdir(parents=True)
+    (home / "run.yaml").write_text(dump_recipe(load_recipe("sql")))
+
+    def output(source, *overrides):
+        return str(default_output(load_recipe(source, list(overrides)), recipe_path(source)))
+
+    # A folder that is no adapter says nothing about whose peer it is.
+    assert output(home / "run.yaml", "method=lora") == "outputs/peers/sql/twin"
+    (home / "adapter_config.json").write_text("{}")
+    assert output(home / "run.yaml", "method=lora") == "outputs/peers/mine/twin"
+    assert output(home / "run.yaml") == "outputs/sql"
+    assert output("sql", "method=lora") == "outputs/peers/sql/twin"
+    # The twin's own run.yaml makes the same twin again.
+    twin = Path("outputs/peers/mine/twin")
+    twin.mkdir(parents=True)
+    (twin / "run.yaml").write_text(dump_recipe(load_recipe("sql", ["method=lora"])))
+    (twin / "adapter_config.json").write_text("{}")
+    (twin / "provenance.json").write_text('{"method": "lora"}')
+    assert output(twin / "run.yaml") == "outputs/peers/mine/twin"
 
 
 def test_a_run_file_of_streams_is_what_it_always_was():

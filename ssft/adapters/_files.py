@@ -1,11 +1,13 @@
 """Reading an adapter folder that somebody else made: links, sizes and headers are checked before memory is taken.
 
-safetensors and JSON only. Files are read into memory of our own instead of being mapped: the hash then covers the very
-bytes that were loaded, and a file that is overwritten in place meanwhile cannot end the process (SIGBUS).
+safetensors and JSON only. Weights are read into memory of our own instead of being mapped: the hash then covers the
+very bytes that were loaded, and a file that is overwritten in place while they are read cannot end the process
+(SIGBUS). Only for the moment in which `shapes` looks at a header is a file mapped, by its library.
 """
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -172,6 +174,17 @@ class AdapterFiles:
                 f"{path}: {size:,} bytes, but no adapter needs more than {max_bytes:,} here; the file is damaged"
             )
         return target
+
+
+def finite(value: Any) -> float | None:
+    """A number of a JSON text as a float; None for what is no number, is not finite, or is beyond any float."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON's integers have no bound
+        return None
+    return number if math.isfinite(number) else None
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssft.adapters._files import finite
 from ssft.errors import BundleError
 
 # Fields of peft's LoraConfig under which the layer's output is no longer W·x + scaling·B·A·x with the base's own W and
@@ -43,6 +44,9 @@ HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
 _MAX_PATTERNS, _MAX_PATTERN = 10_000, 10_000
 """Most expressions of one field, and characters of one; compiling takes memory some hundred times its text."""
+
+_MAX_PATTERNS_TEXT = 200_000
+"""Most characters of all expressions of an adapter together; they are counted before the first is compiled."""
 
 _MAX_NUMBER = 3.4e38
 """Beyond it float32, in which adapters compute, has infinity."""
@@ -79,7 +83,6 @@ def check_types(path: Path, lora: dict[str, Any]) -> None:
         _check_count(path, key, len(patterns or {}), _MAX_PATTERNS)
         for pattern, value in (patterns or {}).items():
             _expect(path, f"{key}[{_short(repr(pattern))}]", value, check(value), meaning)
-            _check_pattern(path, key, pattern)
     for key in ("target_modules", "exclude_modules", "layers_pattern"):
         value = lora.get(key)
         names: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
@@ -87,11 +90,10 @@ def check_types(path: Path, lora: dict[str, Any]) -> None:
         # In the first two a list holds plain names.
         if key == "layers_pattern" or isinstance(value, str):
             _check_count(path, key, len(names), _MAX_PATTERNS)
-            for pattern in names:
-                _check_pattern(path, key, pattern)
     value = lora.get("layers_to_transform")
     indices = value if isinstance(value, list) else [] if value is None else [value]
     _expect(path, "layers_to_transform", value, all(type(i) is int for i in indices), "an integer or a list of them")
+    _check_expressions(path, lora)
 
 
 def check_patterns(path: Path, lora: dict[str, Any], names: Sequence[str]) -> None:
@@ -188,17 +190,34 @@ def _in_peft(key: str, pattern: str) -> str:
     return rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\." if key == "layers_pattern" else pattern
 
 
-@functools.lru_cache(maxsize=8)
+class _NoEndError(Exception):
+    """The trial did not come to its end."""
+
+
 def _ends_soon(expressions: tuple[str, ...], names: tuple[str, ...]) -> bool:
     """Whether all expressions are through with all names in time."""
+    try:
+        _try(expressions, names)
+    except _NoEndError:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=8)
+def _try(expressions: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Raise `_NoEndError` unless a process of its own comes to the end in time.
+
+    Only what ended is remembered: a machine that is busy for once must not refuse an honest adapter for good.
+    """
     trial = json.dumps({"expressions": expressions, "names": names}).encode()
     try:
         # -I -S: neither the user's environment nor site-packages; nothing but the standard library runs.
         command = [sys.executable, "-I", "-S", "-c", _TRIAL]
         done = subprocess.run(command, input=trial, timeout=_PATIENCE, capture_output=True, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+    except subprocess.TimeoutExpired as error:
+        raise _NoEndError from error
+    if done.returncode != 0:
+        raise _NoEndError
 
 
 def _check_count(path: Path, key: str, count: int, limit: int) -> None:
@@ -206,16 +225,26 @@ def _check_count(path: Path, key: str, count: int, limit: int) -> None:
         raise BundleError(f"{path}: {key} has {count:,} entries, but no adapter needs more than {limit:,} here")
 
 
-def _check_pattern(path: Path, key: str, pattern: str) -> None:
-    if len(pattern) > _MAX_PATTERN:
+def _check_expressions(path: Path, lora: dict[str, Any]) -> None:
+    """Raise `BundleError` unless the expressions of a config of the right types are few, short and well formed."""
+    total = 0
+    for key, pattern in _patterns(lora):
+        if len(pattern) > _MAX_PATTERN:
+            raise BundleError(
+                f"{path}: {_shown(key, pattern)} has {len(pattern):,} characters, no adapter needs more than "
+                f"{_MAX_PATTERN:,}"
+            )
+        total += len(pattern)
+    if total > _MAX_PATTERNS_TEXT:
         raise BundleError(
-            f"{path}: {_shown(key, pattern)} has {len(pattern):,} characters, no adapter needs more than "
-            f"{_MAX_PATTERN:,}"
+            f"{path}: the expressions of rank_pattern, alpha_pattern, target_modules, exclude_modules and "
+            f"layers_pattern have {total:,} characters together, no adapter needs more than {_MAX_PATTERNS_TEXT:,}"
         )
-    try:
-        re.compile(_in_peft(key, pattern))
-    except (re.error, OverflowError, RecursionError) as error:
-        raise BundleError(f"{path}: {_shown(key, pattern)} is no regular expression: {error}") from error
+    for key, pattern in _patterns(lora):
+        try:
+            re.compile(_in_peft(key, pattern))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise BundleError(f"{path}: {_shown(key, pattern)} is no regular expression: {error}") from error
 
 
 def _shown(key: str, value: Any) -> str:
@@ -231,7 +260,5 @@ def _is_rank(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    try:
-        return type(value) in (int, float) and abs(float(value)) <= _MAX_NUMBER
-    except OverflowError:  # an integer beyond any float
-        return False
+    number = finite(value)
+    return number is not None and abs(number) <= _MAX_NUMBER

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssft.adapters.bundle import Bundle, check_streams, load_stream_modules, read_bundle
+from ssft.adapters.bundle import Bundle, check_fit, load_stream_modules, read_bundle
 from ssft.adapters.hub import resolve_adapter
 from ssft.adapters.lora import LoraWeights
 from ssft.decoding.config import TreeConfig
@@ -88,9 +88,9 @@ class AdapterBank:
         self._check_free(name)
         folder = resolve_adapter(path)
         # By the headers first: a file of gigabytes that cannot fit the base must not take them.
-        self._check_fit(read_bundle(folder, outline=True))
+        check_fit(read_bundle(folder, outline=True), self.model, self.fingerprint)
         bundle = read_bundle(folder)
-        self._check_fit(bundle)
+        check_fit(bundle, self.model, self.fingerprint)
         streams = None
         if bundle.stream_config is not None:
             streams = load_stream_modules(bundle, self.model.config.hidden_size).to(self.model.device)
@@ -221,16 +221,6 @@ class AdapterBank:
                 f"the rows of this call use adapters of {needed:,} bytes beside {pinned:,} of pinned ones, but "
                 f"max_adapter_bytes is {self.max_bytes:,}; raise it, unpin one, or send the rows in several calls"
             )
-
-    def _check_fit(self, bundle: Bundle) -> None:
-        """Raise `BundleError` unless the bundle's tensors have the shapes that the base needs."""
-        bundle.check_base(self.model, self.fingerprint)
-        if bundle.stream_config is not None:
-            try:
-                bundle.stream_config.check_streams(self.model.config.num_hidden_layers)
-            except ConfigError as error:
-                raise BundleError(f"{bundle.path}: {error}") from error
-            check_streams(bundle, self.model.config.hidden_size)
 
     def _pinned_bytes(self) -> int:
         return sum(adapter.nbytes for adapter in self._adapters.values() if adapter.pinned)

@@ -12,6 +12,7 @@ a foreign folder must not do to the reader (`_files.py`) included.
 
 import json
 import os
+import shlex
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -22,8 +23,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ssft._write import replace_folder
 from ssft.adapters._files import MAX_WEIGHTS, AdapterFiles, all_finite, stamp
 from ssft.adapters._lora_config import check_patterns, check_types, lora_rank
+from ssft.adapters._notes import carried_over
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError
 from ssft.streams.config import StreamConfig
@@ -38,6 +41,8 @@ BUNDLE_FILES = (LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, RUN, PRO
 LORA_PREFIX = "base_model.model."
 MAX_HIDDEN = 65_536
 """Widest base that the size limit of `streams.safetensors` allows for."""
+MAX_NAME = 256
+"""Characters of a base's name, which goes to terminals and into commands."""
 
 HASHED = (LORA_CONFIG, SSFT_CONFIG, LORA_WEIGHTS, STREAM_WEIGHTS)
 """What decides the text; in the order of reading, which the hash depends on."""
@@ -118,7 +123,7 @@ class Bundle:
                 raise BundleError(
                     f"{self.path}: made for base {self.base.get('id')!r}, whose {meaning} "
                     f"({str(self.base.get(key))[:16]}) is not that of {fingerprint['id']!r} ({fingerprint[key][:16]}); "
-                    f"give --base {self.base.get('id')} or train an adapter for this base"
+                    f"give --base {shlex.quote(str(self.base.get('id')))} or train an adapter for this base"
                 )
         check_patterns(self.path / LORA_CONFIG, self.lora, [name for name, _ in model.named_modules()])
         self.check_shapes(model)
@@ -180,6 +185,7 @@ def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundl
     folder = files.path
     lora = files.json(LORA_CONFIG)
     check_types(folder / LORA_CONFIG, lora)
+    _check_name(folder / LORA_CONFIG, "base_model_name_or_path", lora.get("base_model_name_or_path") or "")
     # A plain peft folder has none of our files; half of them is damage.
     if not files.exists(SSFT_CONFIG) and not files.exists(STREAM_WEIGHTS):
         weights = tensors(LORA_WEIGHTS)
@@ -202,6 +208,8 @@ def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundl
     needed = ("id", "architecture", "config_sha256", "tokenizer_sha256")
     if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in needed):
         raise BundleError(f"{folder / SSFT_CONFIG}: 'base' must hold the strings {', '.join(needed)}")
+    for key in needed:
+        _check_name(folder / SSFT_CONFIG, f"base.{key}", base[key])
     rank = streams.projection_rank
     # P [γ, h] and f_η [2, η, h] in float64 at the widest, and a header.
     limit = (streams.num_streams + 2 * min(rank, MAX_HIDDEN)) * MAX_HIDDEN * 8 + 2**20
@@ -212,6 +220,20 @@ def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundl
     stream_weights = tensors(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
     provenance = files.json(PROVENANCE, hashed=False) if files.exists(PROVENANCE) else {}
     return Bundle(folder, version, streams, tree, base, lora, weights, stream_weights, provenance, **_state(files))
+
+
+def check_fit(bundle: Bundle, model: Any, fingerprint: dict[str, str]) -> None:
+    """Raise `BundleError` unless the adapter was made for `model` and its tensors have the shapes needed there.
+
+    An outline is enough: what cannot fit is told before any memory is taken for it.
+    """
+    bundle.check_base(model, fingerprint)
+    if bundle.stream_config is not None:
+        try:
+            bundle.stream_config.check_streams(model.config.num_hidden_layers)
+        except ConfigError as error:
+            raise BundleError(f"{bundle.path}: {error}") from error
+        check_streams(bundle, model.config.hidden_size)
 
 
 def check_streams(bundle: Bundle, hidden_size: int) -> StreamModules:
@@ -242,6 +264,15 @@ def load_stream_modules(bundle: Bundle, hidden_size: int) -> StreamModules:
         raise BundleError(f"{bundle.path / STREAM_WEIGHTS}: holds values beyond the range of float32")
     modules.load_state_dict(weights, assign=True)
     return modules.requires_grad_(False).eval()
+
+
+def _check_name(path: Path, key: str, value: Any) -> None:
+    """Raise `BundleError` unless `value` of the file `path` is a string that a terminal and a message can show."""
+    if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_NAME:
+        size = f", {len(value):,} characters" if isinstance(value, str) else ""
+        raise BundleError(
+            f"{path}: {key}={repr(value)[:60]}{size}; expected a string of at most {MAX_NAME} printable characters"
+        )
 
 
 def _state(files: AdapterFiles) -> dict[str, Any]:
@@ -283,6 +314,9 @@ def write_bundle(
 ) -> Bundle:
     """Write the bundle of one trained adapter; the folder appears whole or not at all.
 
+    Of a bundle that is replaced, the user's text below its card and what `results.json` says of licences and datasets
+    are carried over; `check_bundle_target` tells beforehand whether that will be possible.
+
     Args:
         path: target folder; a bundle that is there already is replaced.
         peft_model: `PeftModel` with the adapter and, attached, its streams.
@@ -292,13 +326,13 @@ def write_bundle(
         card: text of README.md.
     """
     target = Path(path)
-    if target.exists() and not is_bundle(target) and (not target.is_dir() or any(target.iterdir())):
-        raise BundleError(f"{target} exists and is no adapter bundle; choose another --output, nothing was written")
+    check_bundle_target(target)
     modules = streams_of(peft_model, adapter)
     if modules is None:
         raise BundleError("the model has no streams to save; train it with StreamSFTTrainer")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+    real = target.resolve()  # a link to a folder stays a link
+    real.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=real.parent, prefix=f".{real.name}.") as scratch:
         folder = Path(scratch) / "bundle"
         with _without_streams(peft_model):
             peft_model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
@@ -313,16 +347,39 @@ def write_bundle(
         (folder / RUN).write_text(run_yaml, encoding="utf-8")
         _write_json(folder / PROVENANCE, provenance or {})
         (folder / CARD).write_text(card, encoding="utf-8")
+        if is_bundle(target):
+            for name, data in carried_over(target, card).items():
+                (folder / name).write_bytes(data)
         read_bundle(folder)
-        if target.exists():
-            os.replace(target, Path(scratch) / "replaced")
-        os.replace(folder, target)
+        check_replaceable(target)
+        replace_folder(folder, real, Path(scratch) / "replaced")
     return read_bundle(target)
 
 
 def is_bundle(path: Path) -> bool:
     """Whether `path` looks like an adapter folder."""
     return (path / LORA_CONFIG).is_file()
+
+
+def check_bundle_target(target: Path) -> None:
+    """Raise `BundleError` for what `write_bundle` would refuse of its target, before hours are spent on a training."""
+    check_replaceable(target)
+    if is_bundle(target):
+        carried_over(target, "")
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise `BundleError` where a bundle in the place of `target` would destroy what is no bundle's own file."""
+    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir() or not is_bundle(target):
+        raise BundleError(f"{target} exists and is no adapter bundle; choose another --output, nothing was written")
+    foreign = sorted(path.name for path in target.iterdir() if path.name not in BUNDLE_FILES)
+    if foreign:
+        raise BundleError(
+            f"{target} holds {foreign[0]}, which is no file of a bundle and would be lost; move it or choose another "
+            "--output, nothing was written"
+        )
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The card of an adapter (README.md of its bundle), written from its files; numbers never come by hand."""
 
 import json
-import math
 import re
 import shlex
 from typing import Any
@@ -10,20 +9,16 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ssft._write import write_bytes
 from ssft.adapters._card_tables import measured_section
-from ssft.adapters._files import MAX_JSON, AdapterFiles
+from ssft.adapters._files import finite
 from ssft.adapters._markdown import code, fenced, plain
+from ssft.adapters._notes import KEPT, read_notes
 from ssft.adapters.bundle import CARD, CURVE, PROVENANCE, RUN, Bundle
 from ssft.adapters.curve import draw_curve, has_curve
 from ssft.adapters.results import OWN_ROWS, Results, read_results
 from ssft.bases import ALIASES, hub_id
 from ssft.errors import BundleError, ConfigError
 
-KEPT = "<!-- ssft: what stands below this line is yours and stays when the card is written again. -->"
-"""The card's last line of its own."""
-
 _TAGS = ["lora", "ssft", "speculative-streaming", "speculative-decoding"]
-_FIRST_CARDS = "- speculative-streaming\n"
-"""In the cards of before there was `KEPT`."""
 
 _PEFT = {
     "shared": "Plain peft loads the same folder as an ordinary LoRA and decodes the same greedy text, without streams:",
@@ -69,17 +64,13 @@ def check_card(bundle: Bundle) -> str:
             f"{bundle.path}: a plain peft LoRA without streams, which are what the card is about; peft "
             "writes the cards of its own adapters"
         )
-    files = AdapterFiles(bundle.path)
-    if not files.exists(CARD):
-        return ""
-    text = files.read(CARD, MAX_JSON, hashed=False).decode("utf-8", errors="replace")
-    _, kept, notes = text.partition(KEPT + "\n")
-    if kept or not text.strip() or _FIRST_CARDS in text:
-        return notes
-    raise BundleError(
-        f"{bundle.path / CARD}: not written by ssft, and would be lost; to keep it below the card, make this its first "
-        f"line: {KEPT} - or move it away"
-    )
+    ours, notes = read_notes(bundle.path, CARD)
+    if not ours:
+        raise BundleError(
+            f"{bundle.path / CARD}: not written by ssft, and would be lost; to keep it below the card, make this its "
+            f"first line: {KEPT} - or move it away"
+        )
+    return notes
 
 
 def card_text(bundle: Bundle, results: Results | None = None) -> str:
@@ -94,16 +85,17 @@ def card_text(bundle: Bundle, results: Results | None = None) -> str:
         f"# {plain(name)}",
         "",
         f"A LoRA adapter with speculative streams (Speculative Streaming, arXiv 2402.11131) for {_base(bundle)}: it "
-        "drafts its next tokens itself and checks them in the same pass. The text is that of plain decoding.",
+        "drafts its next tokens itself and checks them in the same pass. In float32 the text is that of plain "
+        "decoding.",
         "",
         *_use(bundle, name),
         *measured_section(results),
         *_training(bundle),
         *_licence(bundle, results),
-        KEPT,
-        "",
     ]
-    return "\n".join(lines)
+    # A name that holds the mark would make the rest of the card the user's.
+    text = "\n".join(lines).replace(KEPT, "")
+    return f"{text}\n{KEPT}\n"
 
 
 def front_matter(bundle: Bundle, results: Results, name: str) -> ModelCardData:
@@ -247,9 +239,10 @@ def _training(bundle: Bundle) -> list[str]:
         rows.append(("versions", plain(", ".join(shown))))
     metrics = source.get("metrics")
     for key, value in sorted(metrics.items()) if isinstance(metrics, dict) else ():
-        if re.fullmatch(r"eval_(acceptance_\d{1,2}|chain_tokens_per_call)", key) and type(value) in (int, float):
+        number = finite(value)
+        if re.fullmatch(r"eval_(acceptance_\d{1,2}|chain_tokens_per_call)", key) and number is not None:
             title = key.removeprefix("eval_").replace("_", " ")
-            rows.append((f"{title}, at the end, teacher-forced", f"{value:.3f}"))
+            rows.append((f"{title}, at the end, teacher-forced", f"{number:.3f}"))
     lines = ["## Training", "", "| | |", "|---|---|", *(f"| {title} | {text} |" for title, text in rows), ""]
     if has_curve(source.get("history", [])):
         lines += [f"![Losses and acceptance over the steps]({CURVE})", ""]
@@ -297,6 +290,7 @@ def _count(source: dict[str, Any], key: str) -> float | None:
     value = source.get(key)
     if value is None:
         return None
-    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+    number = finite(value)
+    if number is None or number < 0:
         raise BundleError(f"{PROVENANCE}: {key}={str(value)[:60]!r}, expected a number; the file is damaged")
-    return float(value)
+    return number

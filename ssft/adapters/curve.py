@@ -5,9 +5,12 @@ import math
 import re
 from typing import Any
 
+from ssft.adapters._files import finite
 from ssft.errors import BundleError
 
 MAX_ENTRIES = 100_000
+_MAX_NUMBER = 1e30
+"""Larger ones are drawn as gaps: where an axis reaches to the ends of the floats, its ticks are beyond them."""
 
 _LOSS = re.compile(r"loss_(main|stream_\d{1,2})")
 _ACCEPTANCE = re.compile(r"eval_acceptance_(\d{1,2})")
@@ -19,8 +22,11 @@ Series = dict[str, list[tuple[float, float]]]
 
 
 def loss_series(history: Any) -> tuple[Series, Series]:
-    """(training losses by stream, acceptances by depth), each as points (step, value); foreign or broken entries are a
-    `BundleError`."""
+    """(training losses by stream, acceptances by depth), each as points (step, value), in order of the history.
+
+    A value that is not finite (a step of fp16 training that overflowed) is NaN, a gap in the line. Raises `BundleError`
+    for foreign entries.
+    """
     if not isinstance(history, list) or len(history) > MAX_ENTRIES:
         raise BundleError(
             f"provenance.json: history is no list of at most {MAX_ENTRIES:,} entries; the file is damaged"
@@ -32,20 +38,22 @@ def loss_series(history: Any) -> tuple[Series, Series]:
             raise BundleError(f"provenance.json: history holds {str(entry)[:60]!r}, no object; the file is damaged")
         for key, value in entry.items():
             series = losses if _LOSS.fullmatch(key) else acceptances if _ACCEPTANCE.fullmatch(key) else None
-            if series is not None and (step := _number(entry.get("step"))) is not None:
-                if (number := _number(value)) is None:
-                    raise BundleError(f"provenance.json: history has {key}={str(value)[:60]!r}, no finite number")
-                series.setdefault(_label(key), []).append((step, number))
+            if series is not None and (step := _drawable(entry.get("step"))) is not None:
+                if type(value) not in (int, float):
+                    raise BundleError(f"provenance.json: history has {key}={str(value)[:60]!r}, no number")
+                number = _drawable(value)
+                series.setdefault(_label(key), []).append((step, math.nan if number is None else number))
     return _in_order(losses), _in_order(acceptances)
 
 
 def has_curve(history: Any) -> bool:
     """Whether there are losses of two steps or more."""
-    return any(len(points) > 1 for points in loss_series(history)[0].values())
+    series = loss_series(history)[0].values()
+    return any(sum(math.isfinite(value) for _, value in points) > 1 for points in series)
 
 
 def draw_curve(history: Any) -> bytes | None:
-    """A PNG of less than 100 kB: losses over steps, and where it was evaluated, acceptance; None without a curve."""
+    """A PNG of some tens of kB: losses over steps, and where it was evaluated, acceptance; None without a curve."""
     if not has_curve(history):
         return None
     losses, acceptances = loss_series(history)
@@ -56,7 +64,7 @@ def draw_curve(history: Any) -> bytes | None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2 if acceptances else 1, squeeze=False)[0]
     _plot(axes[0], losses, "loss per token", marker="")
-    if min(value for points in losses.values() for _, value in points) > 0:
+    if min(value for points in losses.values() for _, value in points if math.isfinite(value)) > 0:
         axes[0].set_yscale("log")
     if acceptances:
         _plot(axes[1], acceptances, "share of drafts accepted", marker="o")
@@ -90,6 +98,7 @@ def _in_order(series: Series) -> Series:
     return dict(sorted(series.items(), key=lambda item: (len(item[0]), item[0])))
 
 
-def _number(value: Any) -> float | None:
-    finite = type(value) in (int, float) and math.isfinite(value)
-    return float(value) if finite else None
+def _drawable(value: Any) -> float | None:
+    """A number that an axis can reach, else None."""
+    number = finite(value)
+    return number if number is not None and abs(number) <= _MAX_NUMBER else None

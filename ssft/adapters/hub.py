@@ -16,6 +16,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 
 from ssft._version import __version__
+from ssft._write import replace_folder
 from ssft.adapters._files import MAX_JSON, MAX_WEIGHTS, AdapterFiles
 from ssft.adapters._hub_errors import TRIES, explained, patiently
 from ssft.adapters.bundle import (
@@ -24,7 +25,7 @@ from ssft.adapters.bundle import (
     LORA_WEIGHTS,
     STREAM_WEIGHTS,
     Bundle,
-    is_bundle,
+    check_replaceable,
     read_bundle,
 )
 from ssft.adapters.card import write_card
@@ -152,7 +153,7 @@ def pull(repo: str, output: str | os.PathLike[str] | None = None, revision: str 
     """
     _check_repo(repo)
     target = Path(output) if output is not None else Path("adapters") / repo.split("/")[1]
-    _check_target(target)
+    check_replaceable(target)
     snapshot = _download(repo, revision)
     try:
         files = _install(snapshot, target, repo)
@@ -271,20 +272,6 @@ def _is_whole(path: Path, entry: Any) -> bool:
     return digest.hexdigest() == entry.lfs.sha256 if large else entry.blob_id in (None, digest.hexdigest())
 
 
-def _check_target(target: Path) -> None:
-    """Raise `BundleError` where pulling into `target` would destroy something that is no adapter."""
-    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not target.is_dir() or not is_bundle(target):
-        raise BundleError(f"{target} exists and is no adapter bundle; choose another --output, nothing was written")
-    foreign = sorted(path.name for path in target.iterdir() if path.name not in BUNDLE_FILES)
-    if foreign:
-        raise BundleError(
-            f"{target} holds {foreign[0]}, which is no file of a bundle and would be lost; move it or choose another "
-            "--output, nothing was written"
-        )
-
-
 def _install(snapshot: Path, target: Path, repo: str) -> dict[str, int]:
     """Make `target` a checked copy of the bundle in `snapshot`, at once; returns the bytes of its files."""
     real = target.resolve()  # a link to a folder stays a link
@@ -298,8 +285,8 @@ def _install(snapshot: Path, target: Path, repo: str) -> dict[str, int]:
         except BundleError as error:
             text = str(error).replace(f"{folder}{os.sep}", f"{repo}/")
             raise BundleError(f"{text}. {target} was not written; try another --revision or tell the owner") from error
-        _check_target(target)
-        _put(folder, real, Path(scratch) / "replaced")
+        check_replaceable(target)
+        replace_folder(folder, real, Path(scratch) / "replaced")
     return files
 
 
@@ -312,15 +299,3 @@ def _copy(snapshot: Path, folder: Path) -> dict[str, int]:
             shutil.copyfile(snapshot / name, folder / name)
             sizes[name] = (folder / name).stat().st_size
     return sizes
-
-
-def _put(folder: Path, target: Path, replaced: Path) -> None:
-    """Rename `folder` to `target`; what is there goes to `replaced`, and comes back if anything stops this."""
-    if target.exists():
-        os.replace(target, replaced)
-    try:
-        os.replace(folder, target)
-    except BaseException:
-        if replaced.exists():
-            os.replace(replaced, target)
-        raise

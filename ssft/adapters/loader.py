@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 
 from ssft.adapters._lora_config import check_low_rank
-from ssft.adapters.bundle import LORA_CONFIG, Bundle, load_stream_modules, read_bundle
+from ssft.adapters.bundle import LORA_CONFIG, Bundle, check_fit, load_stream_modules, read_bundle
 from ssft.adapters.hub import resolve_adapter
 from ssft.adapters.lora import LoraWeights
 from ssft.adapters.routing import LoraRouter
@@ -75,8 +75,9 @@ def load_adapted(
 ) -> AdaptedModel:
     """Load a base and put one adapter over it; `adapter` None decodes the bare base.
 
-    `adapter` is a folder, or else a repository of the hub as owner/name, fetched into the hub's cache. The bundle is
-    read and checked before the base is loaded. `base` defaults to the one the bundle was made for.
+    `adapter` is a folder, or else a repository of the hub as owner/name, fetched into the hub's cache. The bundle's
+    configs and headers are checked before the base is loaded, its weights are read once they are known to fit. `base`
+    defaults to the one the bundle was made for.
     `merge` adds the LoRA into the base's weights: main stream and streams share it (paper §3.2.4, shared mode), so the
     streams stay right, and no pass pays for the low-rank products. The adapter can then not be taken off again.
     """
@@ -85,7 +86,9 @@ def load_adapted(
             "merge: 4-bit weights cannot hold a LoRA without being quantised anew, which would change the model; "
             "leave out --merge or take --quantization none"
         )
-    bundle = None if adapter is None else read_bundle(resolve_adapter(adapter))
+    folder = None if adapter is None else resolve_adapter(adapter)
+    # By the headers first: a file of gigabytes that cannot fit the base must not take them.
+    bundle = None if folder is None else read_bundle(folder, outline=True)
     if merge and bundle is not None and bundle.stream_config is not None and bundle.stream_config.mode == "lossless":
         raise ConfigError(
             f"{bundle.path}: merge: the adapter is lossless, its LoRA acts on the streams alone; in the base's weights "
@@ -103,10 +106,12 @@ def load_adapted(
         )
     model, tokenizer = load_base(name, dtype=dtype, quantization=quantization, device=device)
     streams, lora, router = None, None, None
-    if bundle is not None:
-        bundle.check_base(model, base_fingerprint(model, tokenizer, name))
+    if bundle is not None and folder is not None:
+        fingerprint = base_fingerprint(model, tokenizer, name)
+        check_fit(bundle, model, fingerprint)
+        bundle = read_bundle(folder)
+        check_fit(bundle, model, fingerprint)
         if bundle.stream_config is not None:
-            bundle.stream_config.check_streams(model.config.num_hidden_layers)
             streams = load_stream_modules(bundle, model.config.hidden_size).to(model.device)
         if merge:
             model = _merged(model, bundle)
@@ -140,9 +145,9 @@ def describe_device(device: torch.device) -> str:
     """What a measurement ran on: "cuda: NVIDIA H100" or "cpu: model name, 2 threads"."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    name = platform.processor()
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = lines[0].split(":", 1)[1].strip() if lines else name
-    return f"{device.type}: {name or platform.machine()}, {torch.get_num_threads()} threads"
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    # `platform` asks a program, `uname`.
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{device.type}: {name}, {torch.get_num_threads()} threads"

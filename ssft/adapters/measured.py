@@ -1,12 +1,12 @@
 """From the result files of `ssft verify`, `bench`, `bench tasks` and `eval` to the rows of a card."""
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssft.adapters._files import MAX_JSON
+from ssft._digest import file_identity
+from ssft.adapters._files import MAX_JSON, finite
 from ssft.adapters.bundle import Bundle
 from ssft.adapters.results import OWN_ROWS, QualityRow, SpeedRow
 from ssft.errors import ConfigError
@@ -16,7 +16,7 @@ Rows = tuple[list[SpeedRow], list[QualityRow]]
 
 def describe_data(path: Path | None) -> dict[str, str] | None:
     """A data file's name and hash, as result files keep it; None stands for the adapter's own validation rows."""
-    return None if path is None else {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return None if path is None else file_identity(path)
 
 
 def measured(path: Path, bundle: Bundle) -> Rows:
@@ -53,14 +53,23 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle) -> list[Qua
     """`quality` with the twin's metrics from its `ssft eval` beside those of the adapter, where all else is the same.
 
     Raises:
-        ConfigError: the file is none of `ssft eval`, or there is no measurement of the adapter that it compares to.
+        ConfigError: the file is none of `ssft eval`, measures no plain LoRA that method=lora trained, or there is no
+            measurement of the adapter that it compares to.
     """
     value = _read(path)
     if value.get("kind") != "eval":
         raise ConfigError(f"{path}: no result of `ssft eval --facts`; the twin's quality is measured by that")
     if value.get("adapter_sha256") == bundle.weights_sha256:
         raise ConfigError(f"{path}: measured with {bundle.path} itself; give the result of its twin")
-    twins = {row.metric: row for row in _of_eval(_Facts(path, value), bundle)[1]}
+    facts = _Facts(path, value)
+    method, streaming = facts("method", str), facts("streaming", bool)
+    if method != "lora" or streaming or value.get("adapter") is None:
+        found = "the bare base" if value.get("adapter") is None else f"an adapter of method {method[:60]!r}"
+        raise ConfigError(
+            f"{path}: measured with {found}{', streaming' if streaming else ''}; the twin is the same training without "
+            "streams: `ssft train <the adapter's run.yaml> method=lora` makes it, `ssft eval --facts` measures it"
+        )
+    twins = {row.metric: row for row in _of_eval(facts, bundle)[1]}
 
     def same(row: QualityRow) -> bool:
         twin = twins.get(row.metric)
@@ -99,9 +108,12 @@ class _Facts:
         entries = {}
         for metric, item in self(key, dict).items():
             values = item if type(item) is list else [item]
-            if len(values) != count or not all(type(number) in (int, float) for number in values):
-                raise ConfigError(f"{self.path}: {key}.{metric}={item!r}, expected {count} numbers; measure again")
-            entries[metric] = tuple(map(float, values))
+            numbers = tuple(number for number in map(finite, values) if number is not None)
+            if not len(numbers) == len(values) == count:
+                raise ConfigError(
+                    f"{self.path}: {key}.{metric[:60]}={str(item)[:60]}, expected {count} finite numbers; measure again"
+                )
+            entries[metric] = numbers
         return entries
 
     def common(self, bundle: Bundle) -> dict[str, Any]:
@@ -111,7 +123,7 @@ class _Facts:
             "command": self("command", str),
             "device": self("device", str),
             "precision": self("precision", str),
-            "data": _data(self("data", dict, type(None)), bundle),
+            **_data(self("data", dict, type(None)), bundle),
             "rows": self("rows", int),
             "batch_size": self("batch_size", int),
             "max_new_tokens": self("max_new_tokens", int),
@@ -133,14 +145,12 @@ def _of_verify(facts: _Facts, bundle: Bundle) -> Rows:
 
 def _of_eval(facts: _Facts, bundle: Bundle) -> Rows:
     intervals = facts.numbers("intervals", 2)
-    source = facts("data", dict, type(None)) or {}
     rows = [
         QualityRow(
             metric=metric,
             value=value,
             low=intervals[metric][0],
             high=intervals[metric][1],
-            data_sha256=str(source.get("sha256", "")),
             **facts.common(bundle),
         )
         for metric, (value,) in facts.numbers("metrics", 1).items()
@@ -208,7 +218,7 @@ def _common_of_bench(bench: Any, bundle: Bundle) -> dict[str, Any]:
         "command": bench.command,
         "device": bench.device,
         "precision": bench.precision,
-        "data": _data(bench.data, bundle),
+        **_data(bench.data, bundle),
         "rows": bench.rows,
         "batch_size": bench.batch_size,
         "max_new_tokens": bench.max_new_tokens,
@@ -216,15 +226,16 @@ def _common_of_bench(bench: Any, bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _data(source: dict[str, Any] | None, bundle: Bundle) -> str:
-    """`OWN_ROWS` if the file is the training's validation file, else the file's name."""
+def _data(source: dict[str, Any] | None, bundle: Bundle) -> dict[str, str]:
+    """`data` and `data_sha256` of a row: `OWN_ROWS` if the file is the training's validation file, else its name."""
     if source is None:
-        return OWN_ROWS
+        return {"data": OWN_ROWS, "data_sha256": ""}
+    sha256 = str(source.get("sha256", ""))
     own = bundle.provenance.get("data")
     validation = own.get("validation") if isinstance(own, dict) else None
     if isinstance(validation, dict) and validation.get("sha256", "") == source.get("sha256"):
-        return OWN_ROWS
-    return str(source.get("name", ""))
+        return {"data": OWN_ROWS, "data_sha256": sha256}
+    return {"data": str(source.get("name", "")), "data_sha256": sha256}
 
 
 def _tree(tree: dict[str, Any]) -> str:

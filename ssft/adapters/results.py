@@ -10,15 +10,15 @@ file may come from a stranger: every value is checked, and the card escapes what
 """
 
 import json
-import math
 import re
 import types
 import typing
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from ssft._write import write_bytes
-from ssft.adapters._files import AdapterFiles
+from ssft.adapters._files import AdapterFiles, finite
 from ssft.adapters.bundle import RESULTS, Bundle
 from ssft.errors import BundleError, ConfigError
 
@@ -40,7 +40,8 @@ class _Row:
     """What every measurement tells of itself.
 
     source: the command's name (verify, bench, eval). data: the file's name, `OWN_ROWS`, or "" if it cannot be told.
-    tree: in words, "" for a method that drafts none. command: the whole command line.
+    data_sha256: of the file, "" if there was none or it cannot be told. tree: in words, "" for a method that drafts
+    none. command: the whole command line, which names files without their folders.
     """
 
     source: str
@@ -48,15 +49,17 @@ class _Row:
     device: str
     precision: str
     data: str
+    data_sha256: str = ""
     rows: int
     batch_size: int
     max_new_tokens: int
     tree: str
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        """A later measurement with the same key takes the place of an earlier one."""
-        return self.source, self.device, self.precision, self.command
+    def key(self) -> tuple[str, ...]:
+        """A later measurement with the same key takes the place of an earlier one; its last part is the data's hash,
+        since a command names two files of one name alike."""
+        return self.source, self.device, self.precision, self.command, self.data_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +83,13 @@ class SpeedRow(_Row):
 class QualityRow(_Row):
     """One metric, in percent, with its 95 % interval; the twin is the same training without streams.
 
-    difference: adapter minus twin on the same rows, paired. data_sha256: of the file; "" if it cannot be told.
+    difference: adapter minus twin on the same rows, paired.
     """
 
     metric: str
     value: float
     low: float
     high: float
-    data_sha256: str = ""
     twin: float | None = None
     twin_low: float | None = None
     twin_high: float | None = None
@@ -130,6 +132,7 @@ class Results:
     def add(self, speed: list[SpeedRow], quality: list[QualityRow]) -> None:
         """Add the rows of one result; those of an earlier run of the same command go."""
         keys = {row.key for row in (*speed, *quality)}
+        keys |= {(*key[:-1], "") for key in keys}  # rows of before the hash was kept
         self.speed = [row for row in self.speed if row.key not in keys] + speed
         self.quality = [row for row in self.quality if row.key not in keys] + quality
         if len(self.speed) + len(self.quality) > MAX_ROWS:
@@ -141,10 +144,25 @@ class Results:
 
 def read_results(bundle: Bundle) -> Results:
     """The results in a bundle's folder, empty if there are none; raises `BundleError` for a damaged file."""
-    files = AdapterFiles(bundle.path)
-    if not files.exists(RESULTS):
+    results = _read(bundle.path)
+    if results is None:
         return Results(bundle.weights_sha256)
-    path = bundle.path / RESULTS
+    if results.adapter_sha256 != bundle.weights_sha256:
+        return Results(bundle.weights_sha256, results.about, stale=bool(results.speed or results.quality))
+    return results
+
+
+def read_about(folder: Path) -> About:
+    """What the results in an adapter's folder say of licences and datasets; raises `BundleError` for a damaged file."""
+    results = _read(folder)
+    return About() if results is None else results.about
+
+
+def _read(folder: Path) -> Results | None:
+    files = AdapterFiles(folder)
+    if not files.exists(RESULTS):
+        return None
+    path = folder / RESULTS
     files.read(RESULTS, MAX_BYTES, hashed=False)  # the limit here is narrower than that of any JSON
     value = files.json(RESULTS, hashed=False)
     if value.get("format") != FORMAT:
@@ -153,15 +171,12 @@ def read_results(bundle: Bundle) -> Results:
             "remove the file, which only the card needs"
         )
     try:
-        results = _parse(value)
+        return _parse(value)
     except ValueError as error:
         raise BundleError(
             f"{path}: {error}; the file is damaged. Remove it, which only the card needs, and give `ssft card` the "
             "result files again"
         ) from error
-    if results.adapter_sha256 != bundle.weights_sha256:
-        return Results(bundle.weights_sha256, results.about, stale=bool(results.speed or results.quality))
-    return results
 
 
 def write_results(bundle: Bundle, results: Results) -> None:
@@ -174,6 +189,11 @@ def write_results(bundle: Bundle, results: Results) -> None:
     except ValueError as error:
         raise ConfigError(f"a result cannot be kept in {bundle.path / RESULTS}: {error}; measure again") from error
     data = (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    if len(data) > MAX_BYTES:
+        raise ConfigError(
+            f"{bundle.path / RESULTS} would have {len(data):,} bytes, at most {MAX_BYTES:,} are read; remove it from "
+            "the adapter's folder and give the results that count"
+        )
     try:
         write_bytes(bundle.path / RESULTS, data)
     except OSError as error:
@@ -216,8 +236,10 @@ def _typed(value: dict[str, Any], key: str, kind: Any, where: str = "") -> Any:
         if item is None:
             return None
         kind = typing.get_args(kind)[0]
-    if kind is float and type(item) is int:
-        item = float(item)
+    if kind is float and type(item) in (int, float):
+        item = finite(item)
+        if item is None:
+            raise ValueError(f"{place} is not finite")
     if kind == list[str]:
         if type(item) is not list or not all(type(text) is str and len(text) <= MAX_TEXT for text in item):
             raise ValueError(f"{place} is no list of strings")
@@ -225,8 +247,6 @@ def _typed(value: dict[str, Any], key: str, kind: Any, where: str = "") -> Any:
         raise ValueError(f"{place}={str(item)[:60]!r}, expected {kind.__name__}")
     elif kind is str and len(item) > MAX_TEXT:
         raise ValueError(f"{place} has {len(item):,} characters, at most {MAX_TEXT:,} are allowed")
-    elif kind is float and not math.isfinite(item):
-        raise ValueError(f"{place} is not finite")
     elif kind is int and not 0 <= item < 2**63:
-        raise ValueError(f"{place}={item} is no count")
+        raise ValueError(f"{place}={str(item)[:60]} is no count")
     return item

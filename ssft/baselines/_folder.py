@@ -1,23 +1,30 @@
 """Writing an output folder so that it appears whole or not at all."""
 
 import json
-import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ssft._write import replace_folder
 from ssft.adapters.bundle import PROVENANCE, RUN
+from ssft.errors import ConfigError
 
 
 @contextmanager
-def whole_folder(target: Path, run_yaml: str, provenance: dict[str, Any]) -> Iterator[Path]:
+def whole_folder(
+    target: Path, run_yaml: str, provenance: dict[str, Any], replaceable: Callable[[Path], bool]
+) -> Iterator[Path]:
     """A fresh folder beside `target` to write into; it takes the place of `target` once the block ends without error.
 
-    `run.yaml` and `provenance.json` are in it already. What stood at `target` is replaced: whether it may be is the
-    caller's to check.
+    `run.yaml` and `provenance.json` are in it already. `replaceable` tells of what stands at `target` whether it is an
+    earlier result of the same kind; it is asked again just before that is replaced.
+
+    Raises:
+        ConfigError: something else stands at `target`, before the block or after it.
     """
+    check_free(target, replaceable)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         folder = Path(scratch) / target.name
@@ -26,9 +33,22 @@ def whole_folder(target: Path, run_yaml: str, provenance: dict[str, Any]) -> Ite
         text = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
         yield folder
-        if target.exists():
-            os.replace(target, Path(scratch) / "replaced")
-        os.replace(folder, target)
+        check_free(target, replaceable)
+        replace_folder(folder, target, Path(scratch) / "replaced")
+
+
+def may_write(target: Path, replaceable: Callable[[Path], bool]) -> bool:
+    """Whether `target` is free, an empty folder, or something that `replaceable` gives away."""
+    return not target.exists() or (target.is_dir() and not any(target.iterdir())) or replaceable(target)
+
+
+def check_free(target: Path, replaceable: Callable[[Path], bool]) -> None:
+    """Raise `ConfigError` unless `may_write`."""
+    if not may_write(target, replaceable):
+        raise ConfigError(
+            f"{target} exists and is no earlier result of this kind; nothing there was changed. Choose another folder, "
+            "or move that one away (a run that has ended then goes on with --resume)"
+        )
 
 
 def made_by(path: Path) -> str:

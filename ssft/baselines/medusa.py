@@ -8,7 +8,6 @@ Head j at token t reads what the base's head reads there and guesses y_{t+j}, th
 that streams and heads differ in nothing but where the guess comes from. Nothing in a folder is ever executed.
 """
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssft.adapters._files import AdapterFiles, stamp
+from ssft.adapters._files import AdapterFiles, all_finite
 from ssft.adapters.bundle import LORA_CONFIG, LORA_WEIGHTS
 from ssft.baselines._folder import whole_folder
 from ssft.bases import base_fingerprint
@@ -29,6 +28,7 @@ from ssft.errors import BundleError, ConfigError
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "medusa.json", "medusa.safetensors"
 MAX_HEADS, MAX_LAYERS = 16, 8
+MAX_SHOWN = 200
 FINGERPRINT = {"architecture": "architecture", "config_sha256": "model shape", "tokenizer_sha256": "tokenizer"}
 
 
@@ -136,34 +136,33 @@ def save_medusa(
     adapted: Any,
     provenance: dict[str, Any] | None = None,
     run_yaml: str = "",
+    adapter_sha256: str | None = None,
 ) -> Path:
     """Write the heads of `adapted` (an `AdaptedModel`) to `folder`, which appears whole or not at all.
 
+    `adapter_sha256` is what `lora_sha256` said when training began; without it the adapter's files are read now.
+
     Raises:
-        BundleError: `folder` holds something else, or the adapter on disk is no longer the one that was loaded.
+        ConfigError: `folder` holds something else, or the adapter is lossless.
+        BundleError: the heads hold NaN, or the adapter's files are no longer those that were loaded.
     """
     target = Path(folder)
-    check_target(target)
+    check_adapter(adapted)
+    made_over = lora_sha256(adapted) if adapter_sha256 is None else adapter_sha256
     settings = {
         "format_version": FORMAT_VERSION,
         "medusa": heads.config.medusa_dict(),
         "base": _fingerprint(adapted),
-        "adapter": {"name": adapted.name, "lora_sha256": _adapter_sha256(adapted)},
+        "adapter": {"name": adapted.name, "lora_sha256": made_over},
     }
     dtype = adapted.model.dtype
     weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in heads.state_dict().items()}
-    with whole_folder(target, run_yaml, provenance or {}) as built:
+    with whole_folder(target, run_yaml, provenance or {}, lambda old: (old / CONFIG).is_file()) as built:
         save_file(weights, built / WEIGHTS)
         text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
         (built / CONFIG).write_text(text + "\n", encoding="utf-8")
-        load_medusa(built, adapted)
+        _read(built, adapted, made_over)
     return target
-
-
-def check_target(target: Path) -> None:
-    """Raise `BundleError` if heads cannot be written to `target` without overwriting something else."""
-    if target.exists() and not (target / CONFIG).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise BundleError(f"{target} exists and holds no Medusa heads; choose another folder, nothing was written")
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
@@ -173,16 +172,55 @@ def load_medusa(folder: str | os.PathLike[str], adapted: Any) -> MedusaHeads:
     """The heads in `folder`, ready to guess for `adapted` (an `AdaptedModel`): its device, its type, no gradients.
 
     Raises:
+        ConfigError: the adapter is lossless.
         BundleError: a damaged or incomplete folder, or heads of another base, adapter or shape.
     """
+    check_adapter(adapted)
+    return _read(folder, adapted, lora_sha256(adapted))
+
+
+def check_adapter(adapted: Any) -> None:
+    """Raise `ConfigError` unless the LoRA acts on the main state, which is what heads read."""
+    if adapted.streams is not None and adapted.streams.config.mode == "lossless":
+        raise ConfigError(
+            f"adapter {adapted.name!r} is lossless: its LoRA acts on its streams alone, and Medusa heads read the main "
+            "state, which is the base's own; take an adapter of mode=shared or a plain LoRA"
+        )
+
+
+def lora_sha256(adapted: Any) -> str:
+    """Hash of the LoRA's two files, as they were when it was loaded; empty for a bare base.
+
+    Not the whole bundle's: another draft tree or other streams change nothing that the heads read.
+
+    Raises:
+        BundleError: the folder no longer holds what was loaded.
+    """
+    bundle = adapted.bundle
+    if bundle is None:
+        return ""
+    files = AdapterFiles(bundle.path)
+    for name in (LORA_CONFIG, LORA_WEIGHTS):
+        files.read(name)
+    if not bundle.unchanged():
+        raise BundleError(
+            f"{bundle.path}: changed since it was loaded, so it is not the adapter that is in memory; load it again"
+        )
+    return files.sha256
+
+
+def _read(folder: str | os.PathLike[str], adapted: Any, made_over: str) -> MedusaHeads:
     files = AdapterFiles(folder)
     path = files.path / CONFIG
     settings = files.json(CONFIG)
     version = settings.get("format_version")
-    if version != FORMAT_VERSION:
-        raise BundleError(f"{path}: format_version is {version!r}, this ssft reads {FORMAT_VERSION}")
+    if version != FORMAT_VERSION or type(version) is not int:  # True == 1.0 == 1
+        raise BundleError(
+            f"{path}: format_version is {_shown(version)}, this ssft reads {FORMAT_VERSION}; newer heads need a newer "
+            "ssft"
+        )
     config = _read_config(path, settings.get("medusa"))
-    _check_made_for(path, settings, adapted)
+    _check_made_for(path, settings, adapted, made_over)
     vocabulary, hidden = adapted.hooks.backbone.head.weight.shape
     # On no device: what the config asks for is compared before any memory is taken.
     with torch.device("meta"):
@@ -197,7 +235,10 @@ def load_medusa(folder: str | os.PathLike[str], adapted: Any) -> MedusaHeads:
             f"{expected.get(wrong)}"
         )
     model = adapted.model
-    heads.load_state_dict({key: value.to(model.device, model.dtype) for key, value in weights.items()}, assign=True)
+    weights = {key: value.to(model.device, model.dtype) for key, value in weights.items()}
+    if not all(map(all_finite, weights.values())):
+        raise BundleError(f"{files.path / WEIGHTS}: holds values beyond the range of {model.dtype}")
+    heads.load_state_dict(weights, assign=True)
     return heads.requires_grad_(False).eval()
 
 
@@ -207,18 +248,18 @@ def _read_config(path: Path, section: Any) -> MedusaConfig:
     types = {f.name: type(f.default) for f in fields(MedusaConfig)}
     for key, value in section.items():
         if key not in types:
-            raise BundleError(f"{path}: medusa.{key} is unknown to this version of ssft")
+            raise BundleError(f"{path}: medusa: the key {_shown(key)} is unknown to this version of ssft")
         if type(value) is not types[key]:
-            raise BundleError(f"{path}: medusa.{key}={value!r}, expected {types[key].__name__}")
+            raise BundleError(f"{path}: medusa.{key}={_shown(value)}, expected {types[key].__name__}")
     config = MedusaConfig(**section)
     try:
         config.check_medusa()
     except ConfigError as error:
-        raise BundleError(f"{path}: {error}") from error
+        raise BundleError(f"{path}: {str(error)[:MAX_SHOWN]}") from error
     return config
 
 
-def _check_made_for(path: Path, settings: dict[str, Any], adapted: Any) -> None:
+def _check_made_for(path: Path, settings: dict[str, Any], adapted: Any, made_over: str) -> None:
     """Raise `BundleError` unless base and LoRA are those that the heads were trained over."""
     base, adapter = settings.get("base"), settings.get("adapter")
     if not isinstance(base, dict) or not isinstance(adapter, dict):
@@ -227,14 +268,14 @@ def _check_made_for(path: Path, settings: dict[str, Any], adapted: Any) -> None:
     for key, meaning in FINGERPRINT.items():
         if base.get(key) != fingerprint[key]:
             raise BundleError(
-                f"{path}: made for base {base.get('id')!r}, whose {meaning} ({str(base.get(key))[:16]}) is not that "
-                f"of {fingerprint['id']!r} ({fingerprint[key][:16]}); decode over that base, or train heads for this "
-                "one (ssft train with method=medusa)"
+                f"{path}: made for base {_shown(base.get('id'))}, whose {meaning} ({_shown(base.get(key), 18)}) is not "
+                f"that of {fingerprint['id']!r} ({fingerprint[key][:16]}); decode over that base, or train heads for "
+                "this one (ssft train with method=medusa)"
             )
-    if adapter.get("lora_sha256") != _adapter_sha256(adapted):
+    if adapter.get("lora_sha256") != made_over:
         raise BundleError(
-            f"{path}: trained over another LoRA (that of {adapter.get('name')!r} then, "
-            f"{str(adapter.get('lora_sha256'))[:16]}), whose states these heads know; decode with that adapter, or "
+            f"{path}: trained over another LoRA (that of {_shown(adapter.get('name'))} then, "
+            f"{_shown(adapter.get('lora_sha256'), 18)}), whose states these heads know; decode with that adapter, or "
             f"train heads for {adapted.name!r} (ssft train with method=medusa)"
         )
 
@@ -245,26 +286,6 @@ def _fingerprint(adapted: Any) -> dict[str, str]:
     return base_fingerprint(adapted.model, adapted.tokenizer, name)
 
 
-def _adapter_sha256(adapted: Any) -> str:
-    """Hash of the LoRA's two files, as they were when it was loaded; empty for a bare base.
-
-    Not the whole bundle's: another draft tree or other streams change nothing that the heads read.
-    """
-    bundle = adapted.bundle
-    if bundle is None:
-        return ""
-    digest = hashlib.sha256()
-    for name in (LORA_CONFIG, LORA_WEIGHTS):
-        try:
-            data = (bundle.path / name).read_bytes()
-            unchanged = stamp(bundle.path / name) == bundle.stamps.get(name)
-        except OSError as error:
-            raise BundleError(f"{bundle.path / name}: cannot be read ({error}); load the adapter again") from error
-        if not unchanged:
-            raise BundleError(
-                f"{bundle.path / name}: changed since it was loaded, so it is not the LoRA that is in memory; load "
-                "the adapter again"
-            )
-        digest.update(f"{name} {len(data)}\n".encode())
-        digest.update(data)
-    return digest.hexdigest()
+def _shown(value: Any, most: int = 80) -> str:
+    """A value of a foreign file for a message, which may go to a terminal: without control characters, and bounded."""
+    return repr(value)[:most]

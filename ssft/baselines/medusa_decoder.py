@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ssft.baselines.medusa import MedusaHeads
 from ssft.decoding.config import TreeConfig
-from ssft.decoding.engine import Route, StreamDecoder, _Row, _States
+from ssft.decoding.engine import Route, Row, States, StreamDecoder
 from ssft.streams.insertion import StreamHooks
 
 
@@ -31,7 +31,7 @@ class MedusaDecoder(StreamDecoder):
         self.heads = heads
 
     def _guesses(
-        self, rows: list[_Row], active: list[int], states: _States, paths: list[list[int]]
+        self, rows: list[Row], active: list[int], states: States, paths: list[list[int]]
     ) -> tuple[dict[int, int], Tensor | None]:
         """Logits [d, num_heads, V] in float32 of the heads on the main states where verification stopped."""
         most = self.heads.config.num_heads

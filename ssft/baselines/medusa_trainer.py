@@ -4,23 +4,18 @@ L = Σ_j decay^j · CE(head j, y_{t+j})       on completion tokens; head j has t
 """
 
 import copy
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from ssft.baselines.medusa import MedusaConfig, MedusaHeads
 from ssft.errors import ConfigError
-from ssft.training.callbacks import mark_complete_checkpoints
-from ssft.training.loss import HEAD_ROWS, IGNORE, chain_acceptance, stream_targets
+from ssft.training.loss import HEAD_ROWS, IGNORE, head_in_chunks, stream_targets
+from ssft.training.metrics import SpeculationMetrics
 from ssft.training.trainer import is_right_padded
 
 
@@ -37,27 +32,16 @@ class HeadLosses(nn.Module):
     def forward(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """States [M, h] and targets [M, num_heads] (-100 = none) -> cross-entropies, argmaxes, each [M, num_heads].
 
-        At most `HEAD_ROWS` rows of logits stay for backward; beyond that they are computed again, chunk by chunk.
+        At most `HEAD_ROWS` rows of logits of all heads together stay for backward; beyond that they are computed again,
+        chunk by chunk.
         """
-        recompute = targets.numel() > HEAD_ROWS
-        losses, choices = [], []
-        for head, wanted in zip(self.heads.heads, targets.unbind(dim=1), strict=True):
-            parts = [
-                checkpoint(_score, head, s, t, use_reentrant=False) if recompute else _score(head, s, t)
-                for s, t in zip(states.split(HEAD_ROWS), wanted.split(HEAD_ROWS), strict=True)
-            ]
-            losses.append(torch.cat([loss for loss, _ in parts]))
-            choices.append(torch.cat([choice for _, choice in parts]))
+        chunk = max(HEAD_ROWS // len(self.heads.heads), 1)
+        wanted = zip(self.heads.heads, targets.unbind(dim=1), strict=True)
+        losses, choices = zip(*(head_in_chunks(states, column, head, chunk) for head, column in wanted), strict=True)
         return torch.stack(losses, dim=1), torch.stack(choices, dim=1)
 
 
-def _score(head: nn.Module, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-row cross-entropy [rows] in float32 and argmax [rows]."""
-    scores = head(states).float()
-    return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="none"), scores.detach().argmax(dim=-1)
-
-
-class MedusaTrainer(SFTTrainer):
+class MedusaTrainer(SpeculationMetrics):
     """Trains `heads` for one `AdaptedModel`; data, masks, schedule and arguments are TRL's, as for the streams.
 
     The base runs as it decodes: in its own type, in eval mode, with its LoRA, without gradients. `trainer.heads` is
@@ -94,7 +78,6 @@ class MedusaTrainer(SFTTrainer):
         self.heads = MedusaHeads.from_base(config, self.backbone.head)
         # From here on the trainer knows no other model than the heads.
         self.model = self.model_wrapped = self.callback_handler.model = HeadLosses(self.heads)
-        self._clock = (time.perf_counter(), 0)
 
     # -- loss ---------------------------------------------------------------------------------------------------
 
@@ -106,11 +89,7 @@ class MedusaTrainer(SFTTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Weighted loss of all heads per completion token of the whole accumulated batch."""
-        if return_outputs:
-            raise ConfigError(
-                "compute_metrics/preprocess_logits_for_metrics need the full logits, which are never built here; "
-                "leave them unset and read the logged metrics"
-            )
+        self._refuse_outputs(return_outputs)
         labels, config = inputs["labels"], self.heads.config
         sources, targets = stream_targets(labels, config.num_heads)
         rows, column = (targets[..., 0] != IGNORE).nonzero(as_tuple=True)  # the M real sources
@@ -123,12 +102,10 @@ class MedusaTrainer(SFTTrainer):
             self._log_acceptance(rows, torch.cat((main, choices), dim=1), targets)
         weights = config.loss_decay ** torch.arange(1, config.num_heads + 1, device=losses.device)
         total = (losses * weights).sum()
-        self._log_losses(losses, targets[:, 1:], inputs["attention_mask"])
-        if num_items_in_batch is None:
-            return total / max(len(targets), 1)
-        scaled = total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
-        # DDP averages gradients over ranks while `num_items_in_batch` counts the tokens of all of them.
-        return scaled * self.accelerator.num_processes if self.args.average_tokens_across_devices else scaled
+        names = [f"loss_head_{j}" for j in range(1, config.num_heads + 1)]
+        counts = (targets[:, 1:] != IGNORE).sum(dim=0)
+        self._log_losses(names, losses.detach().sum(dim=0), counts, inputs["attention_mask"])
+        return self._per_token(total, len(targets), num_items_in_batch)
 
     @torch.no_grad()
     def _main_states(self, inputs: dict[str, Any]) -> Tensor:
@@ -145,41 +122,6 @@ class MedusaTrainer(SFTTrainer):
         # One row of the router for all: every state has the same adapter.
         with self.adapted.applied(), torch.autocast(states.device.type, enabled=False):
             return torch.cat([self.backbone.logits(part).argmax(dim=-1) for part in states.split(HEAD_ROWS)])
-
-    # -- metrics ------------------------------------------------------------------------------------------------
-
-    def _log_losses(self, losses: Tensor, targets: Tensor, attention_mask: Tensor) -> None:
-        mode = "train" if self.model.training else "eval"
-        sums = torch.cat((losses.detach().sum(dim=0), (targets != IGNORE).sum(dim=0).to(losses)))
-        totals, counts = self.accelerator.reduce(sums, reduction="sum").cpu().chunk(2)
-        for j, (total, count) in enumerate(zip(totals.tolist(), counts.tolist(), strict=True), start=1):
-            if count:
-                self._metrics[mode][f"loss_head_{j}"].append(total / count)
-        if mode == "train":
-            tokens = self.accelerator.reduce(attention_mask.sum(), reduction="sum").item()
-            self._total_train_tokens += int(tokens)
-            self._log_speed()
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-
-    def _log_speed(self) -> None:
-        """Tokens per second of all ranks since the last step; averaged when the trainer logs."""
-        before, tokens = self._clock
-        now = time.perf_counter()
-        if tokens:
-            self._metrics["train"]["tokens_per_second"].append((self._total_train_tokens - tokens) / (now - before))
-        self._clock = (now, self._total_train_tokens)
-
-    def _log_acceptance(self, rows: Tensor, choices: Tensor, targets: Tensor) -> None:
-        """`choices` and `targets` [M, num_heads+1] with the main stream's in column 0, `rows` [M] their sequence."""
-        counts = [chain_acceptance(choices[rows == b], targets[rows == b]) for b in rows.unique()]
-        if not counts:
-            return
-        accepted = torch.stack([a for a, _ in counts]).sum(0)
-        possible = torch.stack([p for _, p in counts]).sum(0)
-        shares = (accepted / possible.clamp(min=1)).tolist()
-        for depth, share in enumerate(shares, start=1):
-            self._metrics["eval"][f"acceptance_{depth}"].append(share)
-        self._metrics["eval"]["chain_tokens_per_call"].append(1 + sum(shares))
 
     # -- what SFTTrainer does with a whole model ----------------------------------------------------------------
 
@@ -212,27 +154,20 @@ def build_medusa_trainer(
     train_rows: Any,
     validation_rows: Any = None,
     tokenizer: Any = None,
-    callbacks: list[TrainerCallback] | None = None,
 ) -> MedusaTrainer:
     """A trainer of fresh heads for `adapted` (an `AdaptedModel`, which is frozen).
 
     Args:
         args: TRL's arguments.
-        train_rows, validation_rows: a `Dataset` or a list of rows, prompt/completion as TRL takes them; no validation
-            rows: None or empty.
+        train_rows, validation_rows: `Dataset`s with columns prompt and completion, as TRL takes them; no validation
+            rows: None.
         tokenizer: the adapted model's own unless given.
-        callbacks: beside the one that marks checkpoints as complete, so that a killed run can be resumed.
     """
     return MedusaTrainer(
         adapted,
         config,
         args,
-        train_dataset=_as_dataset(train_rows),
-        eval_dataset=_as_dataset(validation_rows) if validation_rows is not None and len(validation_rows) else None,
+        train_dataset=train_rows,
+        eval_dataset=validation_rows,
         processing_class=tokenizer or adapted.tokenizer,
-        callbacks=[mark_complete_checkpoints(), *(callbacks or [])],
     )
-
-
-def _as_dataset(rows: Any) -> Dataset:
-    return Dataset.from_list(rows) if isinstance(rows, list) else rows

@@ -10,7 +10,7 @@ from typing import Any
 from trl import SFTTrainer
 
 from ssft.adapters.bundle import LORA_CONFIG, read_bundle
-from ssft.baselines._folder import whole_folder
+from ssft.baselines._folder import made_by, whole_folder
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import StreamModules
 from ssft.training.trainer import keep_gradients_on_cpu
@@ -52,7 +52,7 @@ def save_twin(path: Path, peft_model: Any, base: str, run_yaml: str, provenance:
 
     `base` is the name under which the base is loaded again.
     """
-    with whole_folder(path, run_yaml, provenance) as folder:
+    with whole_folder(path, run_yaml, provenance, lambda old: made_by(old) == "lora") as folder:
         peft_model.save_pretrained(folder, save_embedding_layers=False)
         config = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
         # peft stores where the base lay on this machine.

@@ -103,7 +103,7 @@ def _mixed_rows(mixed: MixedResult) -> list[list[Any]]:
 
 
 def _ratio(comparison: Comparison) -> list[str]:
-    interval = "{:.2f} - {:.2f}".format(*comparison.interval)
+    interval = "-" if comparison.interval is None else "{:.2f} - {:.2f}".format(*comparison.interval)
     return [f"{comparison.ratio:.3f}", interval, f"{comparison.spread:.3f}"]
 
 

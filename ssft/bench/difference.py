@@ -25,7 +25,7 @@ HEADERS = [
     "same as plain A",
     "same as plain B",
 ]
-FASTER, SLOWER, UNCLEAR = "faster", "slower", "no clear change"
+FASTER, SLOWER, UNCLEAR, INCOMPARABLE = "faster", "slower", "no clear change", "not comparable"
 ONLY_A, ONLY_B, ABSENT = "only in A", "only in B", "-"
 
 _SETTINGS = (
@@ -45,6 +45,10 @@ _SETTINGS = (
 )
 
 
+_COMPARABLE = ("baseline", "prompts_sha256", "precision", "batch_size")
+"""Where these differ, two speed-ups are not of the same thing."""
+
+
 @dataclass
 class Side:
     """One method in one result; the fields mean what they mean in `MethodResult`, rows are the task's."""
@@ -62,7 +66,9 @@ class MethodDifference:
     """One method of one task in both results; a side is None where the method did not run.
 
     ratio: speed-up B over speed-up A. verdict: `FASTER` or `SLOWER` if the two intervals have no point in common,
-    else `UNCLEAR`; `ONLY_A`, `ONLY_B` where one side is missing, `ABSENT` without speed-ups (a yardstick).
+    else, and without intervals, `UNCLEAR`; `ONLY_A`, `ONLY_B` where one side is missing, `ABSENT` without speed-ups (a
+    yardstick), `INCOMPARABLE` (and no ratio) where they were measured on other prompts, against another baseline, in
+    another precision or batch size, which the remarks tell.
     """
 
     task: str
@@ -108,11 +114,15 @@ def compare_results(a: BenchResult | SuiteResult, b: BenchResult | SuiteResult) 
     for task in dict.fromkeys([*left, *right]):
         one, other = left.get(task), right.get(task)
         names = dict.fromkeys([*(one.methods if one else ()), *(other.methods if other else ())])
-        found.methods += [_method(task, name, _side(one, name), _side(other, name)) for name in names]
+        unlike = _unlike(one, other)
+        found.methods += [_method(task, name, _side(one, name), _side(other, name), unlike) for name in names]
         if one is None or other is None:
             found.remarks.append(f"{task}: {ONLY_B if one is None else ONLY_A}")
             continue
         found.remarks += _settings(task, one, other)
+        if unlike:
+            verb = "differs" if len(unlike) == 1 else "differ"
+            found.remarks.append(f"{task}: speed-ups are not comparable, since {' and '.join(unlike)} {verb}")
         found.remarks += _texts(task, one, other, found.texts)
     return found
 
@@ -148,18 +158,24 @@ def _side(result: BenchResult | None, name: str) -> Side | None:
     )
 
 
-def _method(task: str, name: str, a: Side | None, b: Side | None) -> MethodDifference:
+def _unlike(a: BenchResult | None, b: BenchResult | None) -> list[str]:
+    """The keys of `_COMPARABLE` that are not the same; none where one side is missing."""
+    return [] if a is None or b is None else [key for key in _COMPARABLE if getattr(a, key) != getattr(b, key)]
+
+
+def _method(task: str, name: str, a: Side | None, b: Side | None, unlike: list[str]) -> MethodDifference:
     if a is None or b is None:
         return MethodDifference(task, name, a, b, None, ONLY_B if a is None else ONLY_A)
     if not a.speedup or not b.speedup:
         return MethodDifference(task, name, a, b, None, ABSENT)
-    one, other = _span(a), _span(b)
-    verdict = UNCLEAR if overlap(one, other) else FASTER if other[0] > one[1] else SLOWER
+    if unlike:
+        return MethodDifference(task, name, a, b, None, INCOMPARABLE)
+    one, other = a.speedup_interval, b.speedup_interval
+    if one is None or other is None or overlap(one, other):
+        verdict = UNCLEAR
+    else:
+        verdict = FASTER if other[0] > one[1] else SLOWER
     return MethodDifference(task, name, a, b, b.speedup / a.speedup, verdict)
-
-
-def _span(side: Side) -> tuple[float, float]:
-    return side.speedup_interval or (side.speedup or 0.0, side.speedup or 0.0)
 
 
 def _cells(side: Side | None) -> list[str | None]:

@@ -8,6 +8,10 @@ OURS = "streaming"
 """The method that this project is about; a task's sentences say where it stands, first or not."""
 
 YARDSTICK = "yardstick"
+LOW_PRECISION = ("bfloat16", "float16", "4bit")
+TIE = 0.5
+"""Logits: in low precision, rounding decides where plain's best token leads by no more."""
+TOO_FEW = "too few rounds or prompts for an interval"
 
 
 @dataclass(frozen=True)
@@ -15,8 +19,8 @@ class Finding:
     """One task in a few sentences.
 
     headline: who is fastest and how surely. details: where streaming stands, whose texts are the same, what the
-    yardstick does. leader: the fastest method beside the baseline, None where only the baseline ran. clear: whether
-    the leader's interval lies above 1.
+    yardstick does. leader: the fastest of `ranked`, None where that is empty. clear: whether the leader's interval lies
+    above 1.
     """
 
     headline: str
@@ -35,36 +39,44 @@ def contenders(result: BenchResult) -> dict[str, MethodResult]:
     return dict(sorted(found.items(), key=lambda item: -_speedup(item[1])))
 
 
+def ranked(result: BenchResult) -> dict[str, MethodResult]:
+    """`contenders` without those that broke their promise, whose speed may come from their other text."""
+    wrong = broken(result)
+    return {name: method for name, method in contenders(result).items() if name not in wrong}
+
+
 def find(result: BenchResult) -> Finding:
     """The sentences for one task."""
-    ranked = contenders(result)
+    places = ranked(result)
     details = [*_identity(result), *_yardsticks(result)]
     if result.interrupted:
         details.append(f"The run was interrupted; the numbers cover {count(result.rounds, 'whole round')}.")
-    if not ranked:
+    if not places:
+        if contenders(result):
+            return Finding(f"No method beside {result.baseline} keeps plain's text, so none is ranked.", details)
         return Finding(f"Only {result.baseline} ran, so there is nothing to compare it with.", details)
-    leader, best = next(iter(ranked.items()))
-    low, high = span(best)
-    clear = low > 1
+    leader, best = next(iter(places.items()))
+    clear = best.speedup_interval is not None and best.speedup_interval[0] > 1
     if clear:
         headline = f"{leader} is the fastest: {times(best)} as fast as {result.baseline}."
-    elif high < 1:
+    elif best.speedup_interval is not None and best.speedup_interval[1] < 1:
         headline = f"Nothing beats {result.baseline}: the nearest, {leader}, is {times(best)} as fast."
     else:
-        headline = (
-            f"Nothing is clearly faster than {result.baseline}: {leader} comes out {times(best)} as fast, "
-            "and that interval covers 1."
-        )
-    return Finding(headline, [*_runner_up(ranked), *details], leader, clear)
+        why = f"there are {TOO_FEW}" if best.speedup_interval is None else "that interval covers 1"
+        number = f"{_speedup(best):.2f} times" if best.speedup_interval is None else times(best)
+        headline = f"Nothing is clearly faster than {result.baseline}: {leader} comes out {number} as fast, and {why}."
+    return Finding(headline, [*_runner_up(places), *details], leader, clear)
 
 
 def times(method: MethodResult) -> str:
     """`1.84 times (95 % interval 1.62 to 2.05)`."""
-    return "{:.2f} times (95 % interval {:.2f} to {:.2f})".format(_speedup(method), *span(method))
+    if method.speedup_interval is None:
+        return f"{_speedup(method):.2f} times ({TOO_FEW})"
+    return "{:.2f} times (95 % interval {:.2f} to {:.2f})".format(_speedup(method), *method.speedup_interval)
 
 
 def span(method: MethodResult) -> tuple[float, float]:
-    """The speed-up's interval; without one, the speed-up itself."""
+    """Ends of a bar: the speed-up's interval; without one, the speed-up itself."""
     return method.speedup_interval or (_speedup(method), _speedup(method))
 
 
@@ -77,6 +89,25 @@ def differing(result: BenchResult) -> dict[str, int]:
     """Method -> prompts whose text is not plain's, for those that promise it and break the promise."""
     found = {name: result.rows - (method.identical or 0) for name, method in checked(result).items() if method.lossless}
     return {name: rows for name, rows in found.items() if rows}
+
+
+def ties(result: BenchResult) -> dict[str, int]:
+    """The methods of `differing` whose texts all part where rounding decides, which is no broken promise."""
+    if result.precision not in LOW_PRECISION:
+        return {}
+    found = {}
+    for name, rows in differing(result).items():
+        margins = [difference.margin for difference in result.methods[name].differences]
+        # A difference without a place (or beyond plain's end) cannot be shown to be a tie.
+        if len(margins) >= rows and all(margin is not None and margin <= TIE for margin in margins):
+            found[name] = rows
+    return found
+
+
+def broken(result: BenchResult) -> dict[str, int]:
+    """The methods of `differing` without `ties`."""
+    tied = ties(result)
+    return {name: rows for name, rows in differing(result).items() if name not in tied}
 
 
 def checked(result: BenchResult) -> dict[str, MethodResult]:
@@ -93,26 +124,40 @@ def _speedup(method: MethodResult) -> float:
     return method.speedup or 0.0
 
 
-def _runner_up(ranked: dict[str, MethodResult]) -> list[str]:
+def _runner_up(places: dict[str, MethodResult]) -> list[str]:
     """Where streaming stands, or if it leads, who comes next."""
-    leader, *others = ranked
-    other = OURS if OURS in others else next((name for name in others if ranked[name].kind == "speculative"), None)
+    leader, *others = places
+    other = OURS if OURS in others else next((name for name in others if places[name].kind == "speculative"), None)
     if other is None:
         return []
-    near = overlap(span(ranked[leader]), span(ranked[other]))
-    judged = "the two intervals overlap" if near else "the two intervals do not overlap"
+    spans = [places[name].speedup_interval for name in (leader, other)]
     opening = f"{other} comes" if other == OURS else f"Next is {other}, which comes"
-    return [f"{opening} to {times(ranked[other])}; {judged}."]
+    sentence = f"{opening} to {times(places[other])}"
+    if spans[0] is None or spans[1] is None:
+        return [f"{sentence}."]
+    judged = "overlap" if overlap(spans[0], spans[1]) else "do not overlap"
+    return [f"{sentence}; the two intervals {judged}."]
 
 
 def _identity(result: BenchResult) -> list[str]:
     compared = checked(result)
     promised = [name for name, method in compared.items() if method.lossless]
-    wrong = differing(result)
-    same = [name for name in promised if name not in wrong]
+    wrong, tied = broken(result), ties(result)
+    same = [name for name in promised if name not in {**wrong, **tied}]
     lines = []
     for name, rows in wrong.items():
-        lines.append(f"{name} does not keep its promise: its text differs from plain's on {_of(rows, result.rows)}.")
+        place = (
+            f"; at {times(compared[name])} as fast as {result.baseline} it is not ranked"
+            if name in contenders(result)
+            else ""
+        )
+        text = f"its text differs from plain's on {_of(rows, result.rows)}"
+        lines.append(f"{name} does not keep its promise: {text}{place}.")
+    for name, rows in tied.items():
+        lines.append(
+            f"{name}: {rows:,} of {count(result.rows, 'text')} part at ties, where plain leads by at most {TIE:g} "
+            f"logits and rounding in {result.precision} decides."
+        )
     if same:
         lines.append(f"The same text as plain's, token for token, on {_all(result.rows)}: {', '.join(same)}.")
     for name, method in compared.items():
@@ -125,7 +170,8 @@ def _identity(result: BenchResult) -> list[str]:
 def _yardsticks(result: BenchResult) -> list[str]:
     """Tokens per second of other programs, beside the fastest method here."""
     found = {name: method for name, method in result.methods.items() if method.kind == YARDSTICK}
-    rest = {name: method for name, method in result.methods.items() if name not in found}
+    wrong = broken(result)
+    rest = {name: method for name, method in result.methods.items() if name not in {**found, **wrong}}
     if not rest:
         return []
     fastest = max(rest, key=lambda name: rest[name].tokens_per_second)

@@ -9,10 +9,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ssft.bench import plots
-from ssft.bench.findings import OURS, contenders, count, find
+from ssft.bench.findings import LOW_PRECISION, OURS, TIE, broken, count, find, ranked
 from ssft.bench.methods import method_module, method_names
 from ssft.bench.plot_style import MUTED, OKABE_ITO, OUR_COLOUR
-from ssft.bench.report import categories, human_bytes, number, quality_rows
+from ssft.bench.report import (
+    SHOWN,
+    TRAINING_HEADERS,
+    bare_device,
+    categories,
+    human_bytes,
+    number,
+    quality_rows,
+    training_rows,
+)
 from ssft.bench.result import BenchResult, CategoryResult, MethodResult, QualityResult, SuiteResult
 
 TEMPLATE = "report.html.j2"
@@ -27,27 +36,50 @@ class Plot:
     svg: Markup
 
 
-CAPTIONS: dict[plots.Draw, tuple[str, str]] = {
+def _plot(draw: plots.Draw, result: SuiteResult) -> Plot:
+    title, caption = _CAPTIONS[draw]
+    if draw is plots.quality_figure:
+        caption = f"{caption} {_twins(result)}"
+    # matplotlib has escaped the names in it.
+    return Plot(title, caption, svg=Markup(plots.to_svg(draw, result)))
+
+
+_CAPTIONS: dict[plots.Draw, tuple[str, str]] = {
     plots.speedup_figure: (
         "How fast",
         "Times as fast as the fastest plain method, prompts included. Thin bars are 95 % intervals; an interval that "
-        "reaches the line at 1 is no clear gain.",
+        "reaches the line at 1 is no clear gain, and without one nothing is clear. A hollow mark is a method that "
+        "promises plain's text and gives another, so it is not ranked.",
     ),
     plots.cost_figure: (
         "Why",
         "What a pass of the model gives, and what it costs. To the right: more tokens accepted. Upward: a dearer pass. "
-        "Points on one line decode equally fast; prompts' passes are left out.",
+        "Points on one line decode equally fast. Each batch's first pass, its time and its tokens are left out.",
     ),
     plots.acceptance_figure: (
         "How deep drafts hold",
-        "Share of passes whose draft was accepted at least this deep, for the methods that draft a tree.",
+        "Share of passes whose draft was accepted at least this deep, for the methods that draft.",
     ),
     plots.quality_figure: (
         "How good the answers are",
-        "The adapter beside its twin: the same training, data and seed, without streams. The small numbers "
-        "are the adapter's mean minus the twin's.",
+        "The adapter beside its twin, trained without streams. The adapter answers with its streams, as its users run "
+        "it; the twin has none. The small numbers are the adapter's mean minus the twin's.",
     ),
 }
+
+
+def _twins(result: SuiteResult) -> str:
+    """How alike the twins' trainings are."""
+    twins = {name: task.quality for name, task in result.tasks.items() if task.quality and task.quality.twin}
+    if not twins:
+        return "No task has a twin."
+    unlike = [name for name, quality in twins.items() if quality.twin_unlike]
+    if not unlike:
+        return "The two had the same training, data and seed."
+    return (
+        f"Their trainings are not known to be the same for {', '.join(unlike)}, so the streams are not all that may "
+        "differ there; the tables say in what."
+    )
 
 
 def html_report(result: SuiteResult) -> str:
@@ -64,13 +96,12 @@ def html_report(result: SuiteResult) -> str:
         title=f"Side by side: {', '.join(result.tasks)}" if result.tasks else "Side by side",
         created=_day(result.created),
         cards=[_card(name, task.bench) for name, task in result.tasks.items()],
-        plots=[
-            # matplotlib has escaped the names in it.
-            Plot(*CAPTIONS[draw], svg=Markup(plots.to_svg(draw, result)))
-            for draw in plots.drawings(result)
-        ],
+        plots=[_plot(draw, result) for draw in plots.drawings(result)],
         tasks=[_task(name, task.bench, task.quality) for name, task in result.tasks.items()],
         descriptions=_descriptions(result),
+        trained=[(name, row) for name, task in result.tasks.items() for row in training_rows(task.bench)],
+        training_headers=TRAINING_HEADERS,
+        device=bare_device(result.device),
         rules=[*_rules(result), *_trees(result)],
         counted=count,
     )
@@ -90,16 +121,22 @@ def _card(name: str, bench: BenchResult) -> dict[str, Any]:
 
 
 def _task(name: str, bench: BenchResult, quality: QualityResult | None) -> dict[str, Any]:
-    fastest = next(iter(contenders(bench)), None)
+    fastest = next(iter(ranked(bench)), None)
     return {
         "name": name,
         "bench": bench,
         "tokens": bench.methods["plain"].tokens if "plain" in bench.methods else 0,
         "methods": [_method(key, method, bench, key == fastest) for key, method in bench.methods.items()],
-        "differences": [(key, entry) for key, method in bench.methods.items() for entry in method.differences[:5]],
+        "differences": [(key, entry) for key, method in bench.methods.items() for entry in method.differences[:SHOWN]],
+        "hidden": [
+            f"{key}: the first {SHOWN} of {len(method.differences)}"
+            for key, method in bench.methods.items()
+            if len(method.differences) > SHOWN
+        ],
         "categories": _categories(bench) if len(categories(bench)) > 1 else [],
         "quality": [[_typeset(value) for value in row] for row in quality_rows(quality)] if quality else [],
         "metric": quality.metric if quality is not None else None,
+        "unlike": quality.twin_unlike if quality is not None else [],
     }
 
 
@@ -112,7 +149,7 @@ def _method(name: str, method: MethodResult, bench: BenchResult, fastest: bool) 
             mark for mark, holds in (("baseline", name == bench.baseline), ("fastest", fastest)) if holds
         ),
         "speedup": _times(method.speedup),
-        "interval": None if method.speedup is None else _span(method, name, bench),
+        "interval": None if method.speedup is None else _span(method, name == bench.baseline),
         "decode": _times(method.decode_speedup),
         "cells": [
             f"{method.tokens_per_second:,.1f}",
@@ -122,7 +159,7 @@ def _method(name: str, method: MethodResult, bench: BenchResult, fastest: bool) 
             f"{method.decode_seconds:,.2f}",
         ],
         "same": None if same is None else f"{same}/{bench.rows}",
-        "wrong": same is not None and same < bench.rows and method.lossless,
+        "wrong": name in broken(bench),
         "sizes": [
             _short(method.extra_parameters),
             human_bytes(method.extra_bytes),
@@ -133,17 +170,18 @@ def _method(name: str, method: MethodResult, bench: BenchResult, fastest: bool) 
 
 def _categories(bench: BenchResult) -> list[dict[str, Any]]:
     """One row per category, with a pair (speed-up, interval) per method."""
-    rows = []
-    for name in categories(bench):
-        found = [method.categories.get(name) for method in bench.methods.values()]
-        cells = [
-            (None, None)
-            if entry is None or entry.speedup is None
-            else (_times(entry.speedup), _span(entry, key, bench))
-            for key, entry in zip(bench.methods, found, strict=True)
-        ]
-        rows.append({"name": name, "rows": next(entry.rows for entry in found if entry is not None), "cells": cells})
-    return rows
+    return [
+        {
+            "name": category.name,
+            "rows": category.rows,
+            "baseline": category.baseline,
+            "cells": [
+                (None, None) if cell is None else (_times(cell.speedup), _span(cell, key == cell.baseline))
+                for key, cell in category.cells.items()
+            ],
+        }
+        for category in categories(bench)
+    ]
 
 
 def _descriptions(result: SuiteResult) -> dict[str, str]:
@@ -173,8 +211,9 @@ def _rules(result: SuiteResult) -> list[tuple[str, str]]:
         ),
         (
             "Speed-up",
-            "The median over the rounds of the baseline's seconds over the method's seconds in the same round. The "
-            "95 % interval is a bootstrap over rounds and prompts.",
+            "The median over the rounds of the baseline's seconds per token over the method's in the same round. The "
+            "95 % interval is a bootstrap over rounds and prompts, and takes at least two of each. Within a category "
+            "the baseline is the fastest plain method there.",
         ),
         (
             "Baseline",
@@ -188,13 +227,17 @@ def _rules(result: SuiteResult) -> list[tuple[str, str]]:
         ),
         (
             "Prompt and decoding",
-            "Prompt seconds last from the call until the first token is there, decoding is the rest; both are sums "
-            "over the prompts of a round, as medians over the rounds.",
+            "Prompt seconds last from the call until the first pass is done, decoding is the rest; both are sums over "
+            "the prompts of a round, as medians over the rounds. The first pass reads the prompt and gives one token. "
+            "That of assisted and prompt_lookup already verifies a draft: its making and the tokens it gave count for "
+            "the prompt. The speed-up of decoding leaves the first passes' seconds and tokens out.",
         ),
         (
             "Same text",
             "Prompts whose token ids equal those of the method plain in every round. A missing, shorter or longer "
-            "output counts as different.",
+            "output counts as different. A method that promises plain's text and gives another is listed and not "
+            f"ranked; in {', '.join(LOW_PRECISION)} a text that parts where plain's best token leads by at most "
+            f"{TIE:g} logits is a tie that rounding decides, and breaks no promise.",
         ),
         (
             "Size",
@@ -203,7 +246,8 @@ def _rules(result: SuiteResult) -> list[tuple[str, str]]:
         ),
         (
             "Machine",
-            f"{result.device}; weights in {result.precision}; torch held to {count(result.threads, 'thread')}.",
+            f"{bare_device(result.device)}; weights in {result.precision}; torch held to "
+            f"{count(result.threads, 'thread')}.",
         ),
     ]
 
@@ -220,11 +264,11 @@ def _times(value: float | None) -> str | None:
     return number(value, "{:.2f}×")
 
 
-def _span(found: MethodResult | CategoryResult, name: str, bench: BenchResult) -> str | None:
-    """The interval of a speed-up; the baseline's is 1 by definition."""
-    if name == bench.baseline or found.speedup_interval is None:
+def _span(found: MethodResult | CategoryResult, baseline: bool) -> str | None:
+    """The interval of a speed-up, a dash where it is missing; the baseline's own is 1 by definition, so None."""
+    if baseline:
         return None
-    return "{:.2f} – {:.2f}".format(*found.speedup_interval)
+    return "–" if found.speedup_interval is None else "{:.2f} – {:.2f}".format(*found.speedup_interval)
 
 
 def _typeset(value: Any) -> Any:

@@ -9,8 +9,9 @@ import json
 import random
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -24,10 +25,13 @@ from ssft.bench.compare import add_margins
 from ssft.bench.memory import peak_bytes
 from ssft.bench.methods import BASELINE
 from ssft.bench.result import BenchResult
-from ssft.bench.summary import Candidate, Round, candidate, summarise
+from ssft.bench.summary import Candidate, Round, candidate, find_differences, summarise
+from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, SSFTError
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+WARM_UP_ERRORS = (SSFTError, RuntimeError, ValueError, torch.OutOfMemoryError)
+"""A method that raises one of these before anything is timed cannot run here."""
 
 
 def versions() -> dict[str, str]:
@@ -63,8 +67,9 @@ def measure(
         seed: order of the methods in each round, and the bootstrap.
         progress: a bar on stderr once it takes more than two seconds.
         categories: of each prompt; a batch holds prompts of one category only.
-        left_out: methods that cannot run here, and why. If given, a method that fails with an `SSFTError` in the
-            warm-up joins them, plain aside; without it the error is raised.
+        left_out: methods that cannot run here, and why. If given, a method that fails joins them, plain aside: with an
+            `SSFTError` at any time, or with what torch and other libraries raise in the warm-up. Without it, and for
+            plain, the error is raised.
 
     A Ctrl-C after at least one finished round returns what is there, with `interrupted` set.
     """
@@ -76,49 +81,65 @@ def measure(
         raise ConfigError(f"{len(categories)} categories for {len(prompts)} prompts; give one for each prompt")
     candidates = {name: candidate(name, method) for name, method in methods.items()}
     units = category_batches([len(prompt) for prompt in prompts], batch_size, categories)
-    by_size = sorted(units, key=lambda unit: len(unit) * max(len(prompts[index]) for index in unit))
-    smallest, largest = by_size[0], by_size[-1]
+    warm_up, largest = _warm_up([len(prompt) for prompt in prompts], units)
+    share = sum(map(len, warm_up)) + len(largest) + rounds * len(prompts)
+    bar = _Bar(len(methods), share, progress)
     out = dict(left_out or {})
-    plain = candidates[BASELINE].record
+
+    def run(name: str, unit: list[int]) -> Sequence[Generation]:
+        outputs: Sequence[Generation] = candidates[name].method.run([prompts[index] for index in unit])
+        return outputs
+
+    def leave(name: str, error: Exception) -> None:
+        """Go on without the method, if that is allowed."""
+        if left_out is None or name == BASELINE:
+            raise error
+        out[name] = str(error) if isinstance(error, SSFTError) else f"{type(error).__name__}: {error}"
+        del candidates[name]
+        bar.leave(name)
+
     order = random.Random(seed)
     interrupted = False
-    bar = tqdm(
-        total=len(methods) * (len(smallest) + len(largest) + rounds * len(prompts)),
-        unit="prompt",
-        delay=2,
-        disable=None if progress else True,
-        leave=False,
-    )
     try:
         for name in methods:
-            bar.set_postfix_str(f"{name}, warm-up", refresh=False)
-            entry = candidates[name]
+            bar.show(f"{name}, warm-up")
             try:
-                entry.method.run([prompts[index] for index in smallest])
-                bar.update(len(smallest))
-                entry.peak_bytes = _peak_bytes(adapted, entry, [prompts[index] for index in largest])
-                bar.update(len(largest))
-            except SSFTError as error:
-                if left_out is None or name == BASELINE:
-                    raise
-                out[name] = str(error)
-                del candidates[name]
-        bar.total -= (len(methods) - len(candidates)) * rounds * len(prompts)
+                for unit in warm_up:
+                    run(name, unit)
+                    bar.add(name, len(unit))
+                candidates[name].peak_bytes = _peak_bytes(adapted, candidates[name], partial(run, name, largest))
+                bar.add(name, len(largest))
+            except WARM_UP_ERRORS as error:
+                leave(name, error)
         for _ in range(rounds):
-            names = order.sample(list(candidates), len(candidates))
-            finished = {name: _round(prompts, name, candidates[name].method, units, bar) for name in names}
+            finished = {}
+            for name in order.sample(list(candidates), len(candidates)):
+                bar.show(name)
+                try:
+                    finished[name] = _round(len(prompts), units, partial(run, name), partial(bar.add, name))
+                except SSFTError as error:
+                    leave(name, error)
             for name, done in finished.items():  # only whole rounds count: a pair needs both halves
-                candidates[name].record.add(done, plain.ids or finished[BASELINE].ids()[: len(prompts)])
-        for entry in candidates.values():
-            if entry.kind != "yardstick":
-                add_margins(adapted, prompts, plain.ids, entry.record.differences.values())
+                candidates[name].record.add(done)
     except KeyboardInterrupt:
-        if not plain.times:
+        # Between two of the methods' records, too.
+        done_rounds = min(len(entry.record.rounds) for entry in candidates.values())
+        if not done_rounds:
             raise
+        for entry in candidates.values():
+            entry.record.cut(done_rounds)
         interrupted = True
-        print(f"interrupted: the result covers {len(plain.times)} of {rounds} rounds", file=sys.stderr)
     finally:
         bar.close()
+    plain = candidates[BASELINE].record
+    find_differences(candidates)
+    try:
+        for entry in candidates.values() if not interrupted else ():
+            add_margins(adapted, prompts, plain.ids, entry.differences.values())
+    except KeyboardInterrupt:
+        interrupted = True
+    if interrupted:
+        print(f"interrupted: the result covers {len(plain.rounds)} of {rounds} rounds", file=sys.stderr)
     results, baseline = summarise(candidates, units, categories, seed)
     return BenchResult(
         adapter=adapted.name,
@@ -128,7 +149,7 @@ def measure(
         rows=len(prompts),
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
-        rounds=len(plain.times),
+        rounds=len(plain.rounds),
         interrupted=interrupted,
         seed=seed,
         tree=adapted.tree.tree_dict(),
@@ -156,23 +177,67 @@ def category_batches(
     ]
 
 
-def _peak_bytes(adapted: Any, entry: Candidate, batch: list[list[int]]) -> int | None:
-    """Run a batch; most bytes of tensors meanwhile, None where they cannot be told."""
+class _Bar:
+    """A bar on stderr, once it takes more than two seconds, over `share` prompts of each of `methods` methods."""
+
+    def __init__(self, methods: int, share: int, progress: bool) -> None:
+        self.share = share
+        self.done: Counter[str] = Counter()
+        self.bar = tqdm(total=methods * share, unit="prompt", delay=2, disable=None if progress else True, leave=False)
+
+    def show(self, text: str) -> None:
+        """What runs now."""
+        self.bar.set_postfix_str(text, refresh=False)
+
+    def add(self, name: str, prompts: int) -> None:
+        """The method has run so many more prompts."""
+        self.done[name] += prompts
+        self.bar.update(prompts)
+
+    def leave(self, name: str) -> None:
+        """The method runs no more; what it had still to do is taken off."""
+        self.bar.total -= self.share - self.done[name]
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
+
+def _warm_up(lengths: Sequence[int], units: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """Units to run before anything counts, and the largest unit, whose memory is taken then.
+
+    The first is the one with the longest prompt: what is compiled for the longest text is compiled there, and neither
+    in a round nor under the profiler of the memory. The second is the smallest.
+    """
+
+    def size(unit: list[int]) -> int:
+        return len(unit) * max(lengths[index] for index in unit)
+
+    longest = max(units, key=lambda unit: (max(lengths[index] for index in unit), len(unit)))
+    smallest, largest = min(units, key=size), max(units, key=size)
+    return [longest] if smallest is longest else [longest, smallest], largest
+
+
+def _peak_bytes(adapted: Any, entry: Candidate, run: Callable[[], Any]) -> int | None:
+    """Call `run`; most bytes of tensors meanwhile, None where they cannot be told."""
     if entry.kind == "yardstick":  # another program, whose memory is not torch's
-        entry.method.run(batch)
+        run()
         return None
-    return peak_bytes(adapted.model.device, lambda: entry.method.run(batch))
+    return peak_bytes(adapted.model.device, run)
 
 
-def _round(prompts: Sequence[list[int]], name: str, method: Any, units: list[list[int]], bar: Any) -> Round:
-    """What one method does in one round."""
-    bar.set_postfix_str(name, refresh=False)
-    done = Round.empty(len(prompts))
+def _round(
+    rows: int,
+    units: Sequence[list[int]],
+    run: Callable[[list[int]], Sequence[Generation]],
+    tick: Callable[[int], None],
+) -> Round:
+    """What one method does in one round over `rows` prompts; `run` decodes a unit, `tick` hears how many that were."""
+    done = Round.empty(rows)
     for unit in units:
-        batch = [prompts[index] for index in unit]
         begin = time.perf_counter()
         # The token ids that come back have been copied from the device, so nothing is left in its queue.
-        outputs = method.run(batch)
+        outputs = run(unit)
         done.add(unit, time.perf_counter() - begin, outputs)
-        bar.update(len(unit))
+        tick(len(unit))
     return done

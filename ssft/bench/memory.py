@@ -25,8 +25,9 @@ def peak_bytes(device: torch.device, run: Callable[[], Any]) -> int | None:
     """Call `run` once; most bytes of tensors on `device` during the call, above those before it.
 
     CUDA's allocator keeps count itself. On the CPU torch's profiler reports every allocation, which slows small
-    operations down: nothing should be timed at the same time. None for devices that have neither; `run` is called all
-    the same.
+    operations down: nothing should be timed at the same time. What is written to stderr during that call, progress bars
+    included, is held back until its end, so that the profiler's own messages can be taken out. None for devices that
+    have neither; `run` is called all the same.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -49,16 +50,17 @@ def _cpu_peak_bytes(run: Callable[[], Any]) -> int:
         run()
     events = recording.profiler.kineto_results.events()  # type: ignore[union-attr]
     return highest_sum(
-        event.nbytes()
+        (event.start_ns(), event.nbytes())
         for event in events
         if event.name() == MEMORY_EVENT and event.device_type() == torch.autograd.DeviceType.CPU
     )
 
 
-def highest_sum(changes: Iterable[int]) -> int:
-    """The highest running sum of changes in bytes, at least 0."""
+def highest_sum(changes: Iterable[tuple[int, int]]) -> int:
+    """The highest running sum of changes (time, bytes), at least 0. They may come in any order, as those of several
+    threads do; of changes at one time the first given is the first."""
     held = highest = 0
-    for change in changes:
+    for _, change in sorted(changes, key=lambda change: change[0]):
         held += change
         highest = max(highest, held)
     return highest

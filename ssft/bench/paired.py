@@ -31,15 +31,15 @@ class Comparison:
     """Two ways, by name in `values`, of running `rows` rows; see the module for `ratio`.
 
     unit: of the values, which are medians over the rounds. interval: bootstrap 95 % interval of the ratio over the
-    rounds; spread: standard deviation of the rounds' ratios. identical: rows with the same tokens both ways in every
-    round; None where rows are meant to differ or stand in another order.
+    rounds, None for a single round; spread: standard deviation of the rounds' ratios. identical: rows with the same
+    tokens both ways in every round; None where rows are meant to differ or stand in another order.
     """
 
     rows: int
     unit: str
     values: dict[str, float]
     ratio: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     spread: float
     identical: int | None
 
@@ -92,7 +92,7 @@ def compare(timed: Mapping[str, Timed], unit: str = TOKENS, same_rows: bool = Tr
         unit=unit,
         values=dict(zip(timed, [1 / m if unit == TOKENS else m for m in medians], strict=True)),
         ratio=speedup(baseline, other),
-        interval=bootstrap_interval(baseline, other, seed),
+        interval=bootstrap_interval(baseline, other, seed, least_units=1),
         spread=spread(round_ratios(baseline, other)),
         identical=identical if same_rows else None,
     )

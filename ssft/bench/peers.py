@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ssft.adapters.bundle import RUN
-from ssft.bench.methods import BASELINE, Setting, method_module, method_names
+from ssft.bench.methods import BASELINE, Setting, build_methods, method_names
 from ssft.errors import ConfigError, SSFTError
 
 ALL = "all"
 """In place of methods' names: every method that can run."""
 PARTS = ("medusa", "draft", "twin")
+UNKNOWN = "run.yaml is missing, so nothing is known"
+"""In place of what a twin's training differs in."""
 _REPORTING = ("logging", "log_", "save", "eval", "per_device_eval", "disable_tqdm", "report_to")
 _STREAMS = ("num_streams", "num_msa_layers", "identifier", "mode", "projection_rank", "stream_", "main_loss_weight")
 """How settings of a training begin that do not reach the LoRA of a run without streams."""
@@ -53,13 +55,13 @@ def twin_command(adapter: Path, peers: Path) -> str:
 def twin_differences(adapter: Path, twin: Path) -> list[str]:
     """Settings that decide a training and are not the same in both folders' run.yaml: `training.seed (1, None)`.
 
-    Data files are compared by name, since runs start in different folders. A folder without run.yaml says nothing, so
-    nothing is known to differ.
+    Data files are compared by name, since runs start in different folders. A folder without run.yaml says nothing,
+    which is told as `UNKNOWN`.
     """
     from ssft.recipes import load_recipe
 
     if not all((folder / RUN).is_file() for folder in (adapter, twin)):
-        return []
+        return [UNKNOWN]
     left, right = (_deciding(load_recipe(folder / RUN)) for folder in (adapter, twin))
     keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]
     return [f"{key} ({left.get(key)!r:.30}, {right.get(key)!r:.30})" for key in keys]
@@ -98,13 +100,13 @@ def ready_methods(names: Sequence[str] | None, setting: Setting) -> tuple[dict[s
     With `names` None (all) a method that cannot run is left out, the baseline aside. Named methods must run: their
     `SSFTError`s are raised, and the second value is None, which tells `measure` to do likewise.
     """
-    methods: dict[str, Any] = {}
+    if names is not None:
+        return build_methods(names, setting), None
+    methods = build_methods([BASELINE], setting)
     left_out: dict[str, str] = {}
-    for name in method_names() if names is None else names:
+    for name in method_names()[1:]:  # the baseline is the first
         try:
-            methods[name] = method_module(name).Method(setting)
+            methods |= build_methods([name], setting)
         except SSFTError as error:
-            if names is not None or name == BASELINE:
-                raise
             left_out[name] = str(error)
-    return methods, left_out if names is None else None
+    return methods, left_out

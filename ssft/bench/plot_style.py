@@ -118,6 +118,11 @@ def beside(axes: Any, at: tuple[float, float], text: str, across: str = "axes fr
     )
 
 
+def face(colour: str, hollow: bool) -> dict[str, Any]:
+    """How a mark is filled."""
+    return {"markerfacecolor": PAPER if hollow else colour, "markeredgecolor": colour if hollow else PAPER}
+
+
 def dot(
     axes: Any, y: float, value: float, span: tuple[float, float] | None, colour: str, marker: str, filled: bool
 ) -> None:

@@ -7,14 +7,14 @@ Ito), and plain methods are grey. Every figure has its own light background, so 
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ssft.bench.findings import OURS, contenders, span
+from ssft.bench.findings import OURS, YARDSTICK, broken, contenders, ranked, span
 from ssft.bench.plot_style import (
     BEHIND,
     COLUMNS,
@@ -29,6 +29,7 @@ from ssft.bench.plot_style import (
     Canvas,
     beside,
     dot,
+    face,
     label,
     legend,
     panels_of,
@@ -43,10 +44,13 @@ PNG_DPI = 160
 
 
 def speedup_figure(canvas: Canvas, result: SuiteResult) -> None:
-    """Speed-up of every method on every task, with its interval, and the baseline as a line at 1."""
+    """Speed-up of every method on every task, with its interval, and the baseline as a line at 1.
+
+    The mark of a method that broke its promise of plain's text is hollow, and it is not the fastest.
+    """
     tasks = _benches(result)
     everywhere = {name: contenders(bench) for name, bench in tasks.items()}
-    names = _by_speed(everywhere.values())
+    names = _by_speed(tasks.values())
     highest = max((span(method)[1] for found in everywhere.values() for method in found.values()), default=1.0)
     right = max(1.2, highest) * 1.02
     looks = method_looks(result)
@@ -55,6 +59,7 @@ def speedup_figure(canvas: Canvas, result: SuiteResult) -> None:
         axes.set_title(title)
         axes.grid(axis="y", visible=False)
         axes.axvline(1, color=INK, linewidth=1.1, zorder=1)
+        fastest, wrong = next(iter(ranked(bench)), None), broken(bench)
         for place, name in enumerate(names):
             method = everywhere[title].get(name)
             if method is None:
@@ -66,10 +71,12 @@ def speedup_figure(canvas: Canvas, result: SuiteResult) -> None:
             value = method.speedup or 0.0
             axes.plot([1, value], [place, place], color=colour, alpha=0.22, linewidth=6, solid_capstyle="butt")
             axes.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="round")
-            axes.plot([value], [place], color=colour, marker=marker, markersize=7, markeredgecolor=PAPER)
+            axes.plot([value], [place], color=colour, marker=marker, markersize=7, **face(colour, name in wrong))
             # In a column of their own, values can be read down like a table's.
-            weight = "bold" if name == next(iter(everywhere[title])) else "normal"
-            beside(axes, (1, place), f"{value:.2f}×", fontweight=weight)
+            if name in wrong:
+                beside(axes, (1, place), f"{value:.2f}×, other text", color=MUTED, style="italic")
+            else:
+                beside(axes, (1, place), f"{value:.2f}×", fontweight="bold" if name == fastest else "normal")
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.45, -0.55)
         axes.set_xlim(0, right)
@@ -82,10 +89,7 @@ def speedup_figure(canvas: Canvas, result: SuiteResult) -> None:
 
 
 def cost_figure(canvas: Canvas, result: SuiteResult) -> None:
-    """Tokens per pass against the cost of a pass, with lines of equal speed-up of decoding.
-
-    Prompts' passes and their tokens are left out on both axes, so that a point's speed-up is its x over its y.
-    """
+    """Tokens per pass against the cost of a pass, with lines of equal speed-up of decoding (see `cost_points`)."""
     tasks = {name: points for name, bench in _benches(result).items() if (points := cost_points(bench))}
     looks = method_looks(result)
     every = [point for points in tasks.values() for point in points.values()]
@@ -100,33 +104,45 @@ def cost_figure(canvas: Canvas, result: SuiteResult) -> None:
         axes.set_ylim(bottom, top)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
         _equal_speedups(axes, right, bottom, top)
+        wrong = broken(_benches(result)[title])
         for name, (x, y) in points.items():
             colour, marker = looks[name]
             size = 10 if name == OURS else 8
-            axes.plot([x], [y], marker=marker, color=colour, markersize=size, markeredgecolor=PAPER, linestyle="")
+            looks_of = face(colour, name in wrong)
+            axes.plot([x], [y], marker=marker, color=colour, markersize=size, linestyle="", **looks_of)
         axes.text(
             0.97, 0.04, "faster ↘", transform=axes.transAxes, ha="right", color=MUTED, style="italic", bbox=BEHIND
         )
-        label(axes, x="tokens per pass", y="cost of a pass (baseline = 1)")
+        # A plain pass over one row gives one token.
+        unit = "" if _benches(result)[title].batch_size == 1 else " (baseline = 1)"
+        label(axes, x=f"tokens per pass{unit}", y="cost of a pass (baseline = 1)")
     present = [name for name in looks if any(name in points for points in tasks.values())]
     legend(canvas, present, looks)
 
 
 def cost_points(bench: BenchResult) -> dict[str, tuple[float, float]]:
-    """Method -> (tokens per pass, seconds per pass over the baseline's), both of decoding after the prompt's pass.
+    """Method -> (tokens per pass, seconds per pass), both over the baseline's and of decoding after the first passes.
 
-    A prompt's pass gives its first token. Methods that decode nothing after it have no point.
+    A batch has one first pass, which may give its rows several tokens each (`MethodResult.prompt_tokens`). So a point's
+    x over its y is the method's speed of decoding over the baseline's, at every batch size. Methods that decode nothing
+    after their first passes have no point.
     """
     baseline = bench.methods.get(bench.baseline)
-    if baseline is None:
+    unit = _per_pass(baseline, bench) if baseline is not None else None
+    if unit is None:
         return {}
-    unit = _seconds_per_pass(baseline, bench.rows)
     points = {}
     for name, method in bench.methods.items():
-        cost = _seconds_per_pass(method, bench.rows)
-        if method.kind != "yardstick" and unit and cost:
-            points[name] = ((method.tokens - bench.rows) / (method.calls - bench.rows), cost / unit)
+        own = _per_pass(method, bench)
+        if method.kind != YARDSTICK and own is not None:
+            points[name] = (own[0] / unit[0], own[1] / unit[1])
     return points
+
+
+def first_passes(bench: BenchResult) -> int:
+    """Passes that hold prompts: one per batch, and a batch holds prompts of one category only."""
+    rows = {name: entry.rows for method in bench.methods.values() for name, entry in method.categories.items()}
+    return sum(math.ceil(number / bench.batch_size) for number in rows.values() or [bench.rows])
 
 
 def acceptance_figure(canvas: Canvas, result: SuiteResult) -> None:
@@ -192,7 +208,7 @@ def quality_figure(canvas: Canvas, result: SuiteResult) -> None:
 def overview_figure(canvas: Canvas, result: SuiteResult) -> None:
     """For a README: speed-ups above, tokens and cost of a pass below."""
     rows = math.ceil(len(_benches(result)) / COLUMNS)
-    names = _by_speed(contenders(bench) for bench in _benches(result).values())
+    names = _by_speed(_benches(result).values())
     parts: Any = canvas.subfigures(2, 1, height_ratios=[_speedup_height(rows, len(names)), _square_height(rows)])
     above, below = parts
     hint = " (grey lines: equal speed-up)" if len(_benches(result)) > 1 else ""  # one panel is too narrow for it
@@ -252,7 +268,7 @@ def method_looks(result: SuiteResult) -> dict[str, tuple[str, str]]:
     looks: dict[str, tuple[str, str]] = {}
     plain = speculative = 0
     for name, method in methods.items():
-        if method.kind == "yardstick":
+        if method.kind == YARDSTICK:
             continue
         if name == OURS:
             looks[name] = OUR_COLOUR, "o"
@@ -277,18 +293,21 @@ def _drafting(bench: BenchResult) -> dict[str, MethodResult]:
     return {name: m for name, m in bench.methods.items() if len(m.accepted) > 1 and sum(m.accepted) > 0}
 
 
-def _by_speed(found: Any) -> list[str]:
-    """Methods of several tasks, those with the higher mean speed-up first."""
+def _by_speed(benches: Iterable[BenchResult]) -> list[str]:
+    """Methods of several tasks, those with the higher mean speed-up first; those that are ranked nowhere come last."""
     values: dict[str, list[float]] = {}
-    for methods in found:
-        for name, method in methods.items():
+    placed: set[str] = set()
+    for bench in benches:
+        placed.update(ranked(bench))
+        for name, method in contenders(bench).items():
             values.setdefault(name, []).append(method.speedup or 0.0)
-    return sorted(values, key=lambda name: -sum(values[name]) / len(values[name]))
+    return sorted(values, key=lambda name: (name not in placed, -sum(values[name]) / len(values[name])))
 
 
-def _seconds_per_pass(method: MethodResult, rows: int) -> float | None:
-    passes = method.calls - rows
-    return method.decode_seconds / passes if passes > 0 and method.decode_seconds > 0 else None
+def _per_pass(method: MethodResult, bench: BenchResult) -> tuple[float, float] | None:
+    """Tokens and seconds of a pass after the first ones; None without such passes."""
+    passes, tokens = method.passes - first_passes(bench), method.tokens - method.prompt_tokens
+    return (tokens / passes, method.decode_seconds / passes) if min(passes, tokens, method.decode_seconds) > 0 else None
 
 
 def _figure(draw: Draw, result: SuiteResult) -> Figure:
@@ -304,7 +323,7 @@ def _height(draw: Draw, result: SuiteResult) -> float:
     """Inches."""
     benches = _benches(result)
     rows = max(1, math.ceil(len(benches) / COLUMNS))
-    speedups = _speedup_height(rows, len(_by_speed(contenders(bench) for bench in benches.values())))
+    speedups = _speedup_height(rows, len(_by_speed(benches.values())))
     if draw is speedup_figure:
         return speedups
     if draw is overview_figure:

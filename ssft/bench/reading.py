@@ -18,8 +18,9 @@ def read_result(path: Path) -> BenchResult | SuiteResult:
     """The result in a JSON file.
 
     Raises:
-        ConfigError: the file is missing, cut off, no result, lacks a key, has one too many (a newer version wrote it),
-            or a value of another type. The message names the file and the place, as `tasks.sql.bench.rows`.
+        ConfigError: the file is missing, cut off, no result, of another format, lacks a key, has one too many (a newer
+            version wrote it), or a value of another type. The message names the file and the place, as
+            `tasks.sql.bench.rows`.
     """
     path = Path(path)
     try:
@@ -35,7 +36,7 @@ def read_result(path: Path) -> BenchResult | SuiteResult:
         raise ConfigError(
             f"{path}: no result of a comparison; give a file that `ssft bench --output` or `ssft bench tasks` wrote"
         )
-    if kind is SuiteResult and value.get("format") != FORMAT:
+    if value.get("format") != FORMAT:
         raise ConfigError(
             f"{path}: format {value.get('format')!r}, this version of ssft reads format {FORMAT}; read it with the "
             "version of ssft that wrote it, or measure again"

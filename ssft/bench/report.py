@@ -1,18 +1,17 @@
 """A result as tables and lines of text, and as files: JSON, one HTML page, one PNG."""
 
-import dataclasses
-import json
-import math
-import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssft._json import json_text
 from ssft._write import check_target as check_output
 from ssft._write import write_bytes
-from ssft.bench.findings import count, differing
+from ssft.bench.findings import OURS, count, differing, ties
 from ssft.bench.reading import read_result
-from ssft.bench.result import BenchResult, CategoryResult, MethodResult, QualityResult, SuiteResult
+from ssft.bench.result import BenchResult, CategoryResult, QualityResult, SuiteResult
 
 __all__ = [
     "HEADERS",
@@ -23,7 +22,6 @@ __all__ = [
     "remarks",
     "table_rows",
     "tables",
-    "to_json",
     "write_json",
     "write_report",
     "write_text",
@@ -42,7 +40,13 @@ HEADERS = [
     "on disk",
     "peak memory",
 ]
+TRAINING_KEYS = ("data", "rows", "steps", "seconds", "device")
+TRAINING_HEADERS = ["method", *TRAINING_KEYS]
 BAR_WIDTH = 30
+DEEPEST = 8
+"""Depths of a histogram with a line of their own."""
+SHOWN = 3
+"""Places where texts part, per method."""
 REPORT_FILES = ("report.json", "report.html", "report.png")
 
 Table = tuple[str, list[str], list[list[Any]]]
@@ -70,7 +74,8 @@ def table_rows(result: BenchResult) -> list[list[Any]]:
 
 
 def tables(result: BenchResult | SuiteResult) -> list[Table]:
-    """All tables of a result: methods, categories where there are several, methods left out, quality."""
+    """All tables of a result: methods, categories where there are several, what was trained, methods left out,
+    quality."""
     if isinstance(result, BenchResult):
         return _bench_tables(result, "")
     found: list[Table] = []
@@ -91,33 +96,60 @@ def tables(result: BenchResult | SuiteResult) -> list[Table]:
         ]
         rows = [[name, *row] for name, quality in qualities.items() for row in quality_rows(quality)]
         found.append(("Quality: the adapter, and its twin trained without streams", headers, rows))
+    unlike = [[name, entry] for name, quality in qualities.items() for entry in quality.twin_unlike]
+    if unlike:
+        found.append(("Where the twin's training was another", ["task", "adapter's, twin's"], unlike))
     return found
 
 
 def _bench_tables(result: BenchResult, prefix: str) -> list[Table]:
     found: list[Table] = [(f"{prefix}speed-up against {result.baseline}", list(HEADERS), table_rows(result))]
-    names = categories(result)
-    if len(names) > 1:
-        headers = ["category", "prompts", *result.methods]
+    if len(categories(result)) > 1:
+        headers = ["category", "prompts", "baseline", *result.methods]
         found.append((f"{prefix}speed-up by category", headers, category_rows(result)))
+    if trained := training_rows(result):
+        found.append((f"{prefix}what was trained for the methods", list(TRAINING_HEADERS), trained))
     if result.left_out:
         found.append((f"{prefix}left out", ["method", "reason"], [list(item) for item in result.left_out.items()]))
     return found
 
 
-def categories(result: BenchResult) -> list[str]:
-    """Names of the categories, in the order of their first appearance."""
-    return list(dict.fromkeys(name for method in result.methods.values() for name in method.categories))
+@dataclass(frozen=True)
+class Category:
+    """The prompts of one category; cells: method -> what it did on them, None where it did not run on them."""
+
+    name: str
+    rows: int
+    baseline: str
+    cells: dict[str, CategoryResult | None]
+
+
+def categories(result: BenchResult) -> list[Category]:
+    """The categories in the order of their first appearance."""
+    names = dict.fromkeys(name for method in result.methods.values() for name in method.categories)
+    found = []
+    for name in names:
+        cells = {key: method.categories.get(name) for key, method in result.methods.items()}
+        first = next(cell for cell in cells.values() if cell is not None)
+        found.append(Category(name, first.rows, first.baseline, cells))
+    return found
 
 
 def category_rows(result: BenchResult) -> list[list[Any]]:
-    """One row per category: its prompts, and every method's speed-up with the interval."""
-    rows: list[list[Any]] = []
-    for name in categories(result):
-        found = [method.categories.get(name) for method in result.methods.values()]
-        prompts = next(category.rows for category in found if category is not None)
-        rows.append([name, prompts, *(None if category is None else _speedup_cell(category) for category in found)])
-    return rows
+    """One row per category: its prompts, its baseline, and every method's speed-up with the interval."""
+    return [
+        [category.name, category.rows, category.baseline, *(_speedup_cell(*item) for item in category.cells.items())]
+        for category in categories(result)
+    ]
+
+
+def training_rows(result: BenchResult) -> list[list[Any]]:
+    """One row per method for which something was trained, under `TRAINING_HEADERS`."""
+    return [
+        [name, *(_fact(method.training.get(key)) for key in TRAINING_KEYS)]
+        for name, method in result.methods.items()
+        if method.training
+    ]
 
 
 def quality_rows(quality: QualityResult) -> list[list[Any]]:
@@ -139,27 +171,39 @@ def quality_rows(quality: QualityResult) -> list[list[Any]]:
 
 def heading(result: BenchResult | SuiteResult) -> str:
     """One line: what was measured, on what."""
+    where = machine(result.precision, result.device, result.threads)
     if isinstance(result, SuiteResult):
-        return (
-            f"{', '.join(result.tasks) or 'no task'}: {result.precision} on {result.device}, "
-            f"{count(result.threads, 'thread')}{', interrupted' if result.interrupted else ''}"
-        )
+        return f"{', '.join(result.tasks) or 'no task'}: {where}{', interrupted' if result.interrupted else ''}"
+    rounds = f"{count(result.rounds, 'round')}{' before an interruption' if result.interrupted else ''}"
     return (
-        f"{result.adapter}: {result.rows} prompts, at most {result.max_new_tokens} tokens, batch {result.batch_size}, "
-        f"{result.rounds} rounds, {result.precision} on {result.device}"
+        f"{result.adapter}: {count(result.rows, 'prompt')}, at most {result.max_new_tokens} tokens, batch "
+        f"{result.batch_size}, {rounds}, {where}"
     )
+
+
+def machine(precision: str, device: str, threads: int) -> str:
+    """`float32 on cpu: Intel Xeon, 2 threads`; the threads once, also where the device's name does not tell them."""
+    return f"{precision} on {bare_device(device)}, {count(threads, 'thread')}"
+
+
+def bare_device(device: str) -> str:
+    """The device without the threads that a CPU's name ends with."""
+    return re.sub(r", \d+ threads?$", "", device)
 
 
 def remarks(result: BenchResult) -> list[str]:
     """Lines under the table: the baseline, where outputs differ, how deep drafts were accepted."""
     plain = [name for name, method in result.methods.items() if method.kind == "plain"]
     lines = [f"speed-up is against {result.baseline}, the fastest plain method of {', '.join(plain)}"]
+    tied = ties(result)
     for name, rows in differing(result).items():
-        lines.append(
-            f"{name}: {rows} of {result.rows} outputs differ from plain's; `ssft verify` shows where and by what margin"
-        )
+        hint = "; `ssft verify` shows where and by what margin" if name == OURS else ""
+        kind = f", at ties that rounding in {result.precision} decides" if name in tied else ""
+        lines.append(f"{name}: {rows} of {result.rows} outputs differ from plain's{kind}{hint}")
     for name, method in result.methods.items():
-        for difference in method.differences[:3]:
+        if len(method.differences) > SHOWN:
+            lines.append(f"{name}: the first {SHOWN} of {len(method.differences)} that part:")
+        for difference in method.differences[:SHOWN]:
             margin = "" if difference.margin is None else f", where plain leads by {difference.margin:.3f} logits"
             lines.append(f"{name}: prompt {difference.row} parts at token {difference.position}{margin}")
         if sum(method.accepted):
@@ -168,11 +212,18 @@ def remarks(result: BenchResult) -> list[str]:
 
 
 def histogram_lines(counts: Sequence[int]) -> list[str]:
-    """A text bar per index: `  2  41 %  ############`."""
-    total, most = sum(counts), max(counts)
+    """A text bar per index, `  2  41 %  ############`, up to the last that is not 0; those beyond `DEEPEST` share one.
+
+    `counts`: at least one is not 0.
+    """
+    last = max(index for index, count in enumerate(counts) if count)
+    shown = {f"{index}": count for index, count in enumerate(counts[: min(last, DEEPEST) + 1])}
+    if last > DEEPEST:
+        shown[f"{DEEPEST + 1}+"] = sum(counts[DEEPEST + 1 :])
+    total, most = sum(counts), max(shown.values())
     return [
         f"  {index:>2} {count / total:>5.0%}  {'#' * max(round(BAR_WIDTH * count / most), 1 if count else 0)}".rstrip()
-        for index, count in enumerate(counts)
+        for index, count in shown.items()
     ]
 
 
@@ -208,23 +259,16 @@ def human_bytes(size: int | None) -> str | None:
     return f"{value:.{digits}f} {unit}"
 
 
-def _speedup_cell(found: CategoryResult | MethodResult) -> str | None:
-    if found.speedup is None or found.speedup_interval is None:
-        return None
-    return f"{ratio(found.speedup)} ({interval(found.speedup_interval)})"
+def _speedup_cell(name: str, found: CategoryResult | None) -> str | None:
+    """`1.84 x (1.62 - 2.05)`; the baseline has no interval, and a dash stands for one that is missing."""
+    if found is None or name == found.baseline:
+        return None if found is None else ratio(found.speedup)
+    return f"{ratio(found.speedup)} ({interval(found.speedup_interval) or '-'})"
 
 
-def to_json(value: Any) -> Any:
-    """Dataclasses, paths and tuples as what JSON knows; NaN and infinities become null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [to_json(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+def _fact(value: Any) -> Any:
+    """A cell of what a method's provenance tells; whole numbers of seconds."""
+    return round(value) if isinstance(value, float) else value
 
 
 def write_text(path: Path, text: str) -> None:
@@ -236,13 +280,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, result: Any) -> None:
     """Write a result object as JSON, atomically."""
-    write_text(path, json.dumps(to_json(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(result) + "\n")
 
 
 def write_report(result: SuiteResult, folder: Path) -> list[Path]:
     """Write `REPORT_FILES` into a folder, which is made if need be: each file whole or not at all.
 
-    The JSON comes first: it alone cannot be made again from the others. With no finished task there is no picture.
+    The JSON comes first: it alone cannot be made again from the others. With no finished task there is no picture, and
+    an older one, which would not belong to the new JSON, is removed.
     """
     # Plotting takes a second to import, which the commands that write plain JSON should not pay.
     from ssft.bench.html import html_report
@@ -252,8 +297,9 @@ def write_report(result: SuiteResult, folder: Path) -> list[Path]:
     write_json(data, result)
     write_text(page, html_report(result))
     written = [data, page]
-    if any(task.bench.methods for task in result.tasks.values()):
-        check_output(picture)
-        write_bytes(picture, to_png(overview_figure, result))
-        written.append(picture)
-    return written
+    if not any(task.bench.methods for task in result.tasks.values()):
+        picture.unlink(missing_ok=True)
+        return written
+    check_output(picture)
+    write_bytes(picture, to_png(overview_figure, result))
+    return [*written, picture]

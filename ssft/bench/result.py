@@ -40,18 +40,18 @@ class MethodResult:
     rest. tokens_per_call: tokens, the target's own included, per call of the target. passes: two rows in one pass are
     two calls and one pass.
 
-    speedup: median over the rounds of the paired ratio of seconds per token, baseline / method (where texts are the same,
-    that is the ratio of seconds; a text that differs and is shorter is no speed); speedup_interval: its bootstrap 95 %
-    interval over rounds and batches of prompts, None where there is one of either; speedup_mean, speedup_spread: mean
-    and standard deviation of the rounds' ratios. decode_speedup: the same median without the first passes, their
+    speedup: median over the rounds of the paired ratio of seconds per token, baseline / method (where texts are the
+    same, that is the ratio of seconds; a text that differs and is shorter is no speed); speedup_interval: its bootstrap
+    95 % interval over rounds and batches of prompts, None where there is one of either; speedup_mean, speedup_spread:
+    mean and standard deviation of the rounds' ratios. decode_speedup: the same median without the first passes, their
     seconds and their tokens. None of them exists for a yardstick (None).
 
     identical: prompts whose ids equal plain's in every round (a missing output counts as different); differences: the
     first of each prompt that is not. accepted: [depth] passes that accepted so deep, for methods that draft a tree.
 
     extra_parameters, extra_bytes: beside base and LoRA, in memory and on disk. peak_bytes: most memory that tensors
-    took during one batch, above what was there before it; None where the device does not tell. training: what was trained
-    for the method (`DecodingMethod.training`).
+    took during one batch, above what was there before it; None where the device does not tell. training: what was
+    trained for the method (`DecodingMethod.training`).
     """
 
     kind: str

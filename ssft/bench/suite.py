@@ -30,8 +30,8 @@ class Task:
     """One adapter.
 
     rows: at least `SuiteSettings.limit` of them where there are so many; the first are the prompts. load, load_twin:
-    give the `AdaptedModel`, and its plain-LoRA twin's or None where there is none. peers: see `Setting`. data: see
-    `BenchResult`.
+    give the `AdaptedModel`, and its plain-LoRA twin's or None where there is none. twin_unlike: see `QualityResult`.
+    peers: see `Setting`. data: see `BenchResult`.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Task:
     load_twin: Callable[[], Any] | None = None
     peers: Path | None = None
     data: dict[str, str] | None = None
+    twin_unlike: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _run_task(run: _Run, task: Task, place: str) -> None:
         if task.load_twin is not None:
             _free()
             twin = score_answers(task.load_twin(), questions, settings.max_new_tokens, settings.progress)
-            run.tasks[task.name].quality = quality_result(questions.metric, scores, twin)
+            run.tasks[task.name].quality = quality_result(questions.metric, scores, twin, task.twin_unlike)
     if settings.progress:
         print(f"{place} {task.name}: done in {time.perf_counter() - begin:,.0f} s", file=sys.stderr)
 

@@ -33,8 +33,8 @@ class StepResult:
     """Cost of a stream training step.
 
     seconds: per step, median over rounds and batches. ratio: median over the rounds of streaming seconds / plain
-    seconds; ratio_interval: its bootstrap 95 % interval. tokens: mean tokens of a batch, completion_tokens those that
-    the loss counts. peak_bytes: of the GPU, None elsewhere.
+    seconds; ratio_interval: its bootstrap 95 % interval, None with one round or one batch. tokens: mean tokens of a
+    batch, completion_tokens those that the loss counts. peak_bytes: of the GPU, None elsewhere.
     """
 
     recipe: str
@@ -50,7 +50,7 @@ class StepResult:
     completion_tokens: float
     seconds: dict[str, float]
     ratio: float
-    ratio_interval: tuple[float, float]
+    ratio_interval: tuple[float, float] | None
     ratio_spread: float
     peak_bytes: dict[str, int] | None
     versions: dict[str, str]
@@ -172,7 +172,8 @@ def compare_steps(
 
 def table_rows(result: StepResult) -> list[list[Any]]:
     """One row per trainer, under the headers trainer, ms per step, ratio, peak memory."""
-    ratios = {PLAIN: "1.00", STREAMING: "{:.2f} ({:.2f} - {:.2f})".format(result.ratio, *result.ratio_interval)}
+    interval = "" if result.ratio_interval is None else " ({:.2f} - {:.2f})".format(*result.ratio_interval)
+    ratios = {PLAIN: "1.00", STREAMING: f"{result.ratio:.2f}{interval}"}
     rows: list[list[Any]] = []
     for name, label in ((PLAIN, "TRL SFTTrainer, LoRA"), (STREAMING, "StreamSFTTrainer")):
         peak = f"{result.peak_bytes[name] / 2**30:.2f} GiB" if result.peak_bytes else None

@@ -1,4 +1,9 @@
-"""Quality beside the twin: answers of an adapter and of the plain LoRA trained alike, on the same rows."""
+"""Quality beside the twin: answers of an adapter and of the plain LoRA trained alike, on the same rows.
+
+The adapter decodes with its streams, for that is what its users run; the twin, which has none, decodes plainly. In
+float32 the streams leave the adapter's text as it is. In lower precision rounding may decide a tie otherwise with them
+than without, and a difference between adapter and twin then holds that too.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +40,7 @@ def questions_of(rows: Sequence[dict[str, Any]], limit: int) -> Questions | None
 def score_answers(
     adapted: Any, questions: Questions, max_new_tokens: int, progress: bool = True
 ) -> list[dict[str, float]]:
-    """Metric -> percent for every row; an adapter with streams decodes with them, which leaves the text as it is."""
+    """Metric -> percent for every row; an adapter with streams decodes with them (see the module)."""
     prompts = encode_rows(adapted, questions.rows)
     results = decode_prompts(adapted, prompts, True, max_new_tokens, BATCH_SIZE, progress)
     texts = [adapted.decode(result.token_ids) for result in results]
@@ -44,13 +49,20 @@ def score_answers(
 
 
 def quality_result(
-    metric: str, adapter: Sequence[Mapping[str, float]], twin: Sequence[Mapping[str, float]] | None = None
+    metric: str,
+    adapter: Sequence[Mapping[str, float]],
+    twin: Sequence[Mapping[str, float]] | None = None,
+    unlike: Sequence[str] = (),
 ) -> QualityResult:
-    """Means with intervals from the scores of the same rows in the same order; without `twin` its fields are empty."""
+    """Means with intervals from the scores of the same rows in the same order; without `twin` its fields are empty.
+
+    `unlike`: for `QualityResult.twin_unlike`.
+    """
     means, intervals = summarise(adapter)
     result = QualityResult(len(adapter), metric, means, intervals)
     if twin is not None:
         result.twin, result.twin_intervals = summarise(twin)
+        result.twin_unlike = list(unlike)
         for name in means:
             # Paired: a row that is hard is hard for both.
             gains = [own[name] - other[name] for own, other in zip(adapter, twin, strict=True)]

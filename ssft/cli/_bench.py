@@ -61,6 +61,17 @@ def peers_option() -> Any:
     return click.option("--peers", metavar="DIR", type=kind, default=None, help=PEERS_HELP)
 
 
+def exit_code(result: Any) -> int:
+    """Of a finished command: 130 after an interruption, 1 where a method in float32 broke its promise, else 0."""
+    from ssft.bench.findings import differing
+    from ssft.bench.result import SuiteResult
+
+    if result.interrupted:
+        return 130
+    benches = [task.bench for task in result.tasks.values()] if isinstance(result, SuiteResult) else [result]
+    return int(any(bench.precision == "float32" and differing(bench) for bench in benches))
+
+
 def print_tables(result: Any) -> None:
     """A `BenchResult` or `SuiteResult`: what was measured, its tables, remarks."""
     from ssft.bench.report import heading, remarks, tables

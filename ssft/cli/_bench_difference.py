@@ -21,7 +21,8 @@ RESULT = click.Path(exists=True, dir_okay=False, path_type=Path)
 def difference_command(ctx: click.Context, first: Path, second: Path, as_json: bool) -> None:
     """Put two results of `ssft bench --output` or `ssft bench tasks` side by side, A before B.
 
-    A speed-up has changed if its two intervals have no point in common. Exit 0: plain's texts are the same or were not
+    A speed-up has changed if its two intervals have no point in common; where baseline, prompts, precision or batch
+    size differ, speed-ups are not compared. Exit 0: plain's texts are the same or were not
     comparable, which is told, 1: they differ somewhere.
     """
     from ssft.bench.difference import HEADERS, compare_results, table_rows

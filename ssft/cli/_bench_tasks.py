@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ssft.cli._adapted import adapted_options, open_adapted, prompt_rows
-from ssft.cli._bench import METHODS_HELP, peers_option, print_tables
+from ssft.cli._bench import METHODS_HELP, exit_code, peers_option, print_tables
 from ssft.cli._command_line import command_line
 from ssft.cli._options import (
     POSITIVE,
@@ -62,7 +62,9 @@ ADAPTERS = Path("adapters")
     help="Folder for report.json, report.html and report.png.",
 )
 @json_option()
+@click.pass_context
 def tasks_command(
+    ctx: click.Context,
     adapters: tuple[str, ...],
     data: tuple[str, ...],
     peers: Path | None,
@@ -87,7 +89,10 @@ def tasks_command(
     Per task every method runs on the same prompts as in `ssft bench ADAPTER`; then the adapter's answers are scored,
     beside those of its plain-LoRA twin where --peers has one: exact match for SQL and for labels, ROUGE for other
     text. The report is written anew after every task. Ctrl-C reports what is finished, the finished rounds of the
-    running task included.
+    running task included, and exits 130.
+
+    Exit 0: done, 1: in float32 a method that promises plain's text breaks the promise, 130: interrupted. In lower
+    precision rounding may decide ties, so differences are told and are no failure.
     """
     paths = adapter_names(adapters or found_adapters(ADAPTERS))
     files = task_files(list(paths), data)
@@ -102,18 +107,19 @@ def tasks_command(
     opening = {"dtype": dtype, "quantization": quantization, "device": device, "merge": merge}
     tasks = []
     for name, path in paths.items():
-        folder, load_twin = _peers(name, path, peers, base, opening)
+        folder, load_twin, unlike = _peers(name, path, peers, base, opening)
         own = prompt_rows(str(path), files.get(name), rows)
         load = _opener(str(path), base, opening)
-        tasks.append(Task(name, own, load, load_twin, folder, describe_data(files.get(name))))
+        tasks.append(Task(name, own, load, load_twin, folder, describe_data(files.get(name)), unlike))
     set_threads(threads)
     settings = SuiteSettings(limit, quality_limit, max_new_tokens, batch_size, rounds, seed, names)
     result = run_suite(tasks, settings, command_line(), lambda suite: write_report(suite, output))
     if as_json:
         print_json(result)
-        return
-    print_tables(result)
-    click.echo(f"\nreport: {output / 'report.html'}")
+    else:
+        print_tables(result)
+        click.echo(f"\nreport: {output / 'report.html'}")
+    ctx.exit(exit_code(result))
 
 
 def found_adapters(folder: Path) -> tuple[str, ...]:
@@ -146,8 +152,9 @@ def _opener(adapter: str, base: str | None, opening: dict[str, Any]) -> Any:
 
 def _peers(
     name: str, path: Path, root: Path | None, base: str | None, opening: dict[str, Any]
-) -> tuple[Path | None, Any]:
-    """The adapter's folder of peers, and what loads its twin; both read and checked before anything is loaded."""
+) -> tuple[Path | None, Any, list[str]]:
+    """The adapter's folder of peers, what loads its twin, and in what the twin's training was another; all is read and
+    checked before anything is loaded."""
     from ssft.adapters.bundle import read_bundle
     from ssft.adapters.hub import resolve_adapter
     from ssft.bench.peers import peers_folder, twin_command, twin_differences, twin_folder
@@ -158,13 +165,14 @@ def _peers(
     if twin is None:
         if folder is not None:
             click.echo(f"{name}: no twin to compare quality with; make it: {twin_command(path, folder)}", err=True)
-        return folder, None
+        return folder, None, []
     read_bundle(twin)
-    if unlike := twin_differences(bundle.path, twin):
+    unlike = twin_differences(bundle.path, twin)
+    if unlike:
         click.echo(
-            f"{name}: its twin was trained otherwise, so the streams are not all that may change quality: "
-            f"{', '.join(unlike)}",
+            f"{name}: the twin's training is not known to be the same, so the streams are not all that may change "
+            f"quality: {', '.join(unlike)}",
             err=True,
         )
     # A plain LoRA does not say which base it was made for; its adapter does.
-    return folder, _opener(str(twin), base or bundle.base.get("id"), opening)
+    return folder, _opener(str(twin), base or bundle.base.get("id"), opening), unlike

@@ -1,4 +1,8 @@
-"""The command line that is running, as a line for a result file: it says how to get the numbers again."""
+"""The command line that is running, as a line for a result file: it says what was asked for.
+
+Folders are left out, so the line names the files and does not locate them; which file it was, its hash says, which the
+results keep beside the line.
+"""
 
 from __future__ import annotations
 

@@ -7,10 +7,6 @@ object; progress and logs always go to stderr.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +14,7 @@ from typing import Any
 
 import click
 
+from ssft._json import json_text
 from ssft._write import write_bytes
 from ssft.bases import DTYPES, QUANTIZATIONS
 
@@ -107,43 +104,24 @@ def model_options(function: Any) -> Any:
 
 
 def set_threads(threads: int | None) -> int:
-    """Set torch's CPU threads if a number is given; returns the number in force."""
+    """Hold torch to a number of CPU threads, without one to what it has now; returns the number in force.
+
+    A number that torch took by itself is no promise: its libraries may take fewer for small work until it is set.
+    """
     import torch
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or torch.get_num_threads())
     return torch.get_num_threads()
-
-
-def _plain(value: Any) -> Any:
-    """A value that JSON knows: dataclasses and paths become plain, NaN and infinities null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays
-        return _plain(value.tolist())
-    return value
 
 
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout."""
-    click.echo(_as_json(value))
+    click.echo(json_text(value))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write what `print_json` prints to a file, whole or not at all."""
-    write_bytes(path, (_as_json(value) + "\n").encode())
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (json_text(value) + "\n").encode())
 
 
 def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], stderr: bool = False) -> None:

@@ -12,15 +12,19 @@ if TYPE_CHECKING:
 
 
 def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[str, Any]:
-    """Kind, command, adapter with its hash (None for the bare base), data with its hash (None: the adapter's own
-    validation rows), device, precision and tree."""
+    """Kind, command, adapter with its hash and the training method that made it (both empty for the bare base; no
+    method where the folder does not tell), data with its hash (None: the adapter's own validation rows), device,
+    precision and tree."""
     from ssft.adapters.measured import describe_data
+    from ssft.baselines._folder import made_by
+    from ssft.bench.answers import weights_sha256
 
     return {
         "kind": kind,
         "command": command_line(),
         "adapter": adapted.name,
-        "adapter_sha256": adapted.bundle.weights_sha256 if adapted.bundle is not None else None,
+        "adapter_sha256": weights_sha256(adapted),
+        "method": made_by(adapted.bundle.path) if adapted.bundle is not None else "",
         "data": describe_data(data),
         "device": adapted.device,
         "precision": adapted.precision,

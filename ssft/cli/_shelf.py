@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ssft.cli._adapted import encode_rows, own_rows
+from ssft.cli._adapted import encode_rows, prompt_rows
 from ssft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -66,13 +66,8 @@ def data_files(names: list[str], data: tuple[str, ...]) -> dict[str, Path]:
 
 def adapter_rows(paths: dict[str, Path], data: tuple[str, ...], limit: int | None) -> dict[str, list[dict[str, Any]]]:
     """Name -> the first `limit` rows of its `--data`, or of its own validation rows."""
-    from ssft.data import load_rows
-
     files = data_files(list(paths), data)
-    return {
-        name: load_rows(files[name], limit, need_completion=False) if name in files else own_rows(str(path))[:limit]
-        for name, path in paths.items()
-    }
+    return {name: prompt_rows(str(path), files.get(name), limit) for name, path in paths.items()}
 
 
 def encode_prompts(model: MultiAdapterModel, rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[list[int]]]:

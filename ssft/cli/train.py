@@ -34,14 +34,14 @@ def command(
     `ssft recipes keys`), for example `training.num_streams=6 data.train=rows.jsonl`.
 
     The key `method` trains what adapters are compared with instead: `ssft train adapters/sql/run.yaml method=lora`
-    gives the same LoRA without streams.
+    gives the same LoRA without streams, in outputs/peers/sql/twin, where `ssft bench --peers outputs/peers` looks.
     """
     from ssft import runs
-    from ssft.recipes import load_recipe
+    from ssft.recipes import load_recipe, recipe_path
 
     set_threads(threads)
     resolved = load_recipe(recipe, list(overrides))
-    target = output or runs.default_output(resolved)
+    target = output or runs.default_output(resolved, recipe_path(recipe))
     # The trainer prints its log; stdout is for the facts alone.
     with redirect_stdout(sys.stderr):
         run = runs.prepare(resolved, target, device)

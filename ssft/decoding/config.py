@@ -48,7 +48,7 @@ class TreeConfig:
     def check_tree(self) -> None:
         """Raise `ConfigError` if a field is out of range."""
         if self.kind not in TREE_KINDS:
-            raise ConfigError(f"tree.kind={self.kind!r}: expected one of {', '.join(TREE_KINDS)}")
+            raise ConfigError(f"tree.kind={repr(self.kind)[:60]}: expected one of {', '.join(TREE_KINDS)}")
         if not 1 <= self.max_nodes <= MAX_NODES:
             raise ConfigError(f"tree.max_nodes={self.max_nodes}: must lie between 1 and {MAX_NODES}")
         if self.top_k < 1:

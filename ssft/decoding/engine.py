@@ -30,7 +30,7 @@ Route = Callable[[list[Any]], AbstractContextManager[Any]]
 
 
 @dataclass
-class _Row:
+class Row:
     """One sequence on its way: its draft for the next pass and what is left to do."""
 
     index: int
@@ -50,7 +50,7 @@ class _Row:
 
 
 @dataclass
-class _States:
+class States:
     """What a pass leaves: main [B, n, h] as the head reads it, streams [B, m, g, h] raw, sources [B][m] their nodes."""
 
     main: Tensor
@@ -80,7 +80,7 @@ class Engine:
         """
         begin = time.perf_counter()
         rows = [
-            _Row(i, request, self._budget(request), Generation(), DraftTree([request.prompt[-1]]))
+            Row(i, request, self._budget(request), Generation(), DraftTree([request.prompt[-1]]))
             for i, request in enumerate(requests)
         ]
         results = [row.result for row in rows]
@@ -109,7 +109,7 @@ class Engine:
 
     # -- passes -------------------------------------------------------------------------------------------------
 
-    def _prompt_pass(self, rows: list[_Row], cache: TreeCache) -> _States:
+    def _prompt_pass(self, rows: list[Row], cache: TreeCache) -> States:
         """All prompts at once, padded on the right, where causal rows do not see it; streams beside the last token."""
         prompts = [row.request.prompt for row in rows]
         device = cache.store.device
@@ -122,9 +122,9 @@ class Engine:
         # The streams' slots and the padding lie behind the lengths set here: the next pass overwrites them.
         cache.lengths = lengths.tolist()
         main = hidden.gather(1, last.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-        return _States(main, streams, [[0]] * len(prompts))
+        return States(main, streams, [[0]] * len(prompts))
 
-    def _tree_pass(self, rows: list[_Row], cache: TreeCache) -> _States:
+    def _tree_pass(self, rows: list[Row], cache: TreeCache) -> States:
         """One forward over every row's tree: [B, n] nodes, then g streams beside m of them."""
         trees = [row.tree for row in rows]
         nodes = max(len(tree) for tree in trees)
@@ -144,9 +144,9 @@ class Engine:
         lower, upper = tree_masks(trees, cache.lengths, nodes, sources, depth, self._like(), self.backbone.window)
         plan = None if upper is None else self._plan(rows, torch.tensor(sources, device=device), upper)
         hidden, streams = self._forward(rows, ids, positions, lower, plan, cache)
-        return _States(hidden, streams, sources)
+        return States(hidden, streams, sources)
 
-    def _plan(self, rows: list[_Row], sources: Tensor, mask: Tensor | None) -> StreamPlan | None:
+    def _plan(self, rows: list[Row], sources: Tensor, mask: Tensor | None) -> StreamPlan | None:
         """As many streams beside each of sources [B, m] as the row with most of them uses; None if no row has any."""
         # A tree of depth 0 uses no stream of its adapter.
         modules = streams_of_rows([row.request.streams if row.request.depth else None for row in rows])
@@ -155,7 +155,7 @@ class Engine:
 
     def _forward(
         self,
-        rows: list[_Row],
+        rows: list[Row],
         ids: Tensor,
         positions: Tensor,
         mask: Tensor | None,
@@ -171,7 +171,7 @@ class Engine:
             return hidden, None
         return hidden, plan.streams.unflatten(1, (-1, plan.num_streams))
 
-    def _sources(self, rows: list[_Row]) -> list[list[int]]:
+    def _sources(self, rows: list[Row]) -> list[list[int]]:
         """[B][m] nodes that carry streams; a row with fewer nodes repeats its root, which costs nothing extra."""
         chosen = []
         for row in rows:
@@ -183,7 +183,7 @@ class Engine:
 
     # -- between passes -----------------------------------------------------------------------------------------
 
-    def _verify(self, rows: list[_Row], states: _States) -> tuple[list[list[int]], list[int]]:
+    def _verify(self, rows: list[Row], states: States) -> tuple[list[list[int]], list[int]]:
         """Accepted path of each row and the token that the main stream issues after it."""
         logits = self.backbone.logits(states.main)
         choices = logits.argmax(dim=-1).tolist()
@@ -195,7 +195,7 @@ class Engine:
             issued.append(token)
         return paths, issued
 
-    def _processed(self, row: _Row, logits: Tensor) -> Callable[[list[int]], int]:
+    def _processed(self, row: Row, logits: Tensor) -> Callable[[list[int]], int]:
         """Choices after the row's logits processors: each node of logits [n, V] with its own path as history."""
         # The last of these is the root of the tree.
         history = row.request.prompt + row.result.token_ids
@@ -209,7 +209,7 @@ class Engine:
 
         return choose
 
-    def _extend(self, row: _Row, path: list[int], token: int, prompt_pass: bool, begin: float) -> None:
+    def _extend(self, row: Row, path: list[int], token: int, prompt_pass: bool, begin: float) -> None:
         """Append the accepted nodes and the issued token up to the first at which the row ends."""
         result = row.result
         result.calls += 1
@@ -227,7 +227,7 @@ class Engine:
                 return
 
     def _draft(
-        self, rows: list[_Row], active: list[int], states: _States, paths: list[list[int]], issued: list[int]
+        self, rows: list[Row], active: list[int], states: States, paths: list[list[int]], issued: list[int]
     ) -> None:
         """Grow the next tree of every active row from the guesses for the tokens after the one just issued."""
         for b in active:
@@ -245,7 +245,7 @@ class Engine:
             rows[b].tree = grow_tree(issued[b], guesses[:depth], values[:depth], request.tree, left - 1, nodes)
 
     def _guesses(
-        self, rows: list[_Row], active: list[int], states: _States, paths: list[list[int]]
+        self, rows: list[Row], active: list[int], states: States, paths: list[list[int]]
     ) -> tuple[dict[int, int], Tensor | None]:
         """Logits for the tokens after the issued one, from the streams of the node where verification stopped.
 
@@ -265,7 +265,7 @@ class Engine:
 
     # -- set-up -------------------------------------------------------------------------------------------------
 
-    def _routed(self, rows: list[_Row]) -> AbstractContextManager[Any]:
+    def _routed(self, rows: list[Row]) -> AbstractContextManager[Any]:
         return self.route([row.request.adapter for row in rows])
 
     def _budget(self, request: Request) -> int:
@@ -284,7 +284,7 @@ class Engine:
             )
         return min(request.max_new_tokens, context - len(request.prompt))
 
-    def _new_cache(self, rows: list[_Row]) -> TreeCache:
+    def _new_cache(self, rows: list[Row]) -> TreeCache:
         """Room for the longest row and, behind it, one pass of tree nodes and their streams."""
         config = self.backbone.config
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

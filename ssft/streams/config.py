@@ -56,9 +56,9 @@ class StreamConfig:
                 f"least one of them; choose a value from 1 to {num_layers - 1}"
             )
         if self.identifier not in IDENTIFIERS:
-            raise ConfigError(f"identifier={self.identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
+            raise ConfigError(f"identifier={repr(self.identifier)[:60]}: expected one of {', '.join(IDENTIFIERS)}")
         if self.mode not in MODES:
-            raise ConfigError(f"mode={self.mode!r}: expected one of {', '.join(MODES)}")
+            raise ConfigError(f"mode={repr(self.mode)[:60]}: expected one of {', '.join(MODES)}")
         if self.projection_rank < 0:
             raise ConfigError(f"projection_rank={self.projection_rank}: η is 0 (identity) or a positive rank")
 

@@ -82,24 +82,30 @@ def ngram_loss(
         weights: [γ+1], α_0 … α_γ.
     """
     states = torch.cat((main.unsqueeze(1), streams), dim=1)  # [M, γ+1, h]
-    losses, choices = _head_in_chunks(states.flatten(0, 1), targets.flatten(), logits)
+    losses, choices = head_in_chunks(states.flatten(0, 1), targets.flatten(), logits)
     losses, choices = losses.view_as(targets), choices.view_as(targets)
     total = (losses * weights.to(losses.dtype)).sum()
     return NgramLoss(total, losses.detach().sum(dim=0), (targets != IGNORE).sum(dim=0), choices)
 
 
-def _head_in_chunks(states: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Per-row cross-entropy and argmax: states [rows, h], targets [rows] -> [rows], [rows]; no row is scored twice."""
+def head_in_chunks(
+    states: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], chunk: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Per-row cross-entropy in float32 and argmax: states [rows, h], targets [rows] -> [rows], [rows].
+
+    At most `chunk` rows of logits (0: `HEAD_ROWS`) stay for backward; where there are more, all are computed again.
+    """
+    chunk = chunk or HEAD_ROWS
 
     def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         scores = logits(states).float()
         return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="none"), scores.detach().argmax(-1)
 
-    if states.shape[0] <= HEAD_ROWS:
+    if states.shape[0] <= chunk:
         return score(states, targets)
     parts = [
         checkpoint(score, s, t, use_reentrant=False)
-        for s, t in zip(states.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
+        for s, t in zip(states.split(chunk), targets.split(chunk), strict=True)
     ]
     losses, choices = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(choices)

@@ -1,22 +1,21 @@
 """`StreamSFTTrainer`: TRL's `SFTTrainer` whose loss also teaches the streams (paper §3.2.4)."""
 
-import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from trl import SFTTrainer
 
 from ssft.errors import ConfigError
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import CONTAINER, attach_streams, streams_of
 from ssft.streams.plan import StreamPlan
 from ssft.training.config import StreamSFTConfig
-from ssft.training.loss import NgramLoss, chain_acceptance, ngram_loss, stream_targets
+from ssft.training.loss import NgramLoss, ngram_loss, stream_targets
 from ssft.training.lossless import gate_lora
+from ssft.training.metrics import SpeculationMetrics
 
 
-class StreamSFTTrainer(SFTTrainer):
+class StreamSFTTrainer(SpeculationMetrics):
     """Trains a LoRA adapter and its speculative streams together.
 
     Used like `SFTTrainer`: model (or its name), `StreamSFTConfig`, datasets, `peft_config`. The LoRA is shared by
@@ -47,7 +46,6 @@ class StreamSFTTrainer(SFTTrainer):
         self.streams.float()
         keep_gradients_on_cpu(self.model)
         self.gate = gate_lora(self.model, adapter, args.num_msa_layers) if args.mode == "lossless" else None
-        self._clock = (time.perf_counter(), 0)
 
     # -- loss ---------------------------------------------------------------------------------------------------
 
@@ -59,11 +57,7 @@ class StreamSFTTrainer(SFTTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Weighted n-gram loss per completion token of the whole accumulated batch."""
-        if return_outputs:
-            raise ConfigError(
-                "compute_metrics/preprocess_logits_for_metrics need the full logits, which the n-gram loss never "
-                "builds; leave them unset and read the logged metrics"
-            )
+        self._refuse_outputs(return_outputs)
         labels, attention_mask = inputs["labels"], inputs["attention_mask"]
         sources, targets = stream_targets(labels, self.args.num_streams)
         plan = StreamPlan(self.streams, sources, self.args.num_streams)
@@ -76,7 +70,9 @@ class StreamSFTTrainer(SFTTrainer):
             model(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, logits_to_keep=1)
         with self.accelerator.autocast():
             loss = self._score(plan, targets)
-        return self._normalise(loss, num_items_in_batch, attention_mask)
+        names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, self.args.num_streams + 1))]
+        self._log_losses(names, loss.sums, loss.counts, attention_mask)
+        return self._per_token(loss.total, loss.counts[0], num_items_in_batch)
 
     def _score(self, plan: StreamPlan, targets: Tensor) -> NgramLoss:
         """Head and loss on the sources only: targets [B, S, γ+1]."""
@@ -101,45 +97,6 @@ class StreamSFTTrainer(SFTTrainer):
         if not self.model.training or warmup <= 0:
             return self.args.stream_loss_weight
         return self.args.stream_loss_weight * min(1.0, (self.state.global_step + 1) / warmup)
-
-    def _normalise(self, loss: NgramLoss, num_items: Tensor | int | None, attention_mask: Tensor) -> Tensor:
-        """Sum -> mean over the tokens of all micro-batches and ranks, as TRL does, plus the metrics."""
-        mode = "train" if self.model.training else "eval"
-        means = self.accelerator.reduce(torch.cat((loss.sums, loss.counts.to(loss.sums))), reduction="sum")
-        sums, counts = means.cpu().chunk(2)
-        names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, len(sums)))]
-        for name, total, count in zip(names, sums.tolist(), counts.tolist(), strict=True):
-            if count:
-                self._metrics[mode][name].append(total / count)
-        if mode == "train":
-            tokens = self.accelerator.reduce(attention_mask.sum(), reduction="sum").item()
-            self._total_train_tokens += int(tokens)
-            self._log_speed()
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-        if num_items is None:
-            return loss.total / loss.counts[0].clamp(min=1)
-        scaled = loss.total / torch.as_tensor(num_items, device=loss.total.device).clamp(min=1)
-        # DDP averages gradients over ranks while `num_items` counts the tokens of all of them.
-        return scaled * self.accelerator.num_processes if self.args.average_tokens_across_devices else scaled
-
-    def _log_speed(self) -> None:
-        """Tokens per second of all ranks since the last step; averaged when the trainer logs."""
-        before, tokens = self._clock
-        now = time.perf_counter()
-        if tokens:
-            self._metrics["train"]["tokens_per_second"].append((self._total_train_tokens - tokens) / (now - before))
-        self._clock = (now, self._total_train_tokens)
-
-    def _log_acceptance(self, rows: Tensor, choices: Tensor, targets: Tensor) -> None:
-        counts = [chain_acceptance(choices[rows == b], targets[rows == b]) for b in rows.unique()]
-        if not counts:
-            return
-        accepted = torch.stack([a for a, _ in counts]).sum(0)
-        possible = torch.stack([p for _, p in counts]).sum(0)
-        shares = (accepted / possible.clamp(min=1)).tolist()
-        for depth, share in enumerate(shares, start=1):
-            self._metrics["eval"][f"acceptance_{depth}"].append(share)
-        self._metrics["eval"]["chain_tokens_per_call"].append(1 + sum(shares))
 
     # -- optimiser ----------------------------------------------------------------------------------------------
 

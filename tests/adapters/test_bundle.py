@@ -1,5 +1,6 @@
 """The adapter bundle: round trip, plain peft, wrong base, what is known of it later."""
 
+import json
 import os
 import shutil
 
@@ -11,8 +12,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_base import save_tiny_base
 
-from ssft.adapters.bundle import BUNDLE_FILES, HASHED, load_stream_modules, read_bundle, write_bundle
+from ssft.adapters.bundle import (
+    BUNDLE_FILES,
+    HASHED,
+    check_bundle_target,
+    load_stream_modules,
+    read_bundle,
+    write_bundle,
+)
+from ssft.adapters.card import KEPT, write_card
 from ssft.adapters.loader import load_adapted
+from ssft.adapters.results import About, Results, read_results, write_results
 from ssft.bases import base_fingerprint, load_base
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError
@@ -112,11 +122,102 @@ def test_a_bundle_replaces_an_older_one_whole(written):
     base, folder = written
     model, tokenizer = load_base(base, dtype="float32")
     fingerprint = base_fingerprint(model, tokenizer, base)
-    (folder / "stray.txt").write_text("old")
+    (folder / "training.png").write_text("old")
     write_bundle(folder, with_adapter(model, StreamConfig(2, 1)), tree=TreeConfig(), base=fingerprint)
-    assert not (folder / "stray.txt").exists()
+    assert not (folder / "training.png").exists()
     assert read_bundle(folder).stream_config.num_streams == 2
     assert [p.name for p in folder.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def again(base, folder, **settings):
+    """Another training's bundle in the place of `folder`."""
+    model, tokenizer = load_base(base, dtype="float32")
+    fingerprint = base_fingerprint(model, tokenizer, base)
+    return write_bundle(
+        folder, with_adapter(model, StreamConfig(2, 1)), tree=TreeConfig(), base=fingerprint, **settings
+    )
+
+
+def test_a_new_training_keeps_what_the_user_wrote(written):
+    base, folder = written
+    old = read_bundle(folder)
+    about = About("cc-by-4.0", ["owner/rows"], "CC BY 4.0")
+    write_results(old, Results(old.weights_sha256, about))
+    card = folder / "README.md"
+    card.write_text(card.read_text() + "\n## My notes\n\nMade with càre.\n", encoding="utf-8")
+    bundle = again(base, folder)
+    assert bundle.weights_sha256 != old.weights_sha256
+    assert card.read_text(encoding="utf-8") == f"{KEPT}\n\n## My notes\n\nMade with càre.\n"
+    assert read_results(bundle) == Results(bundle.weights_sha256, about)
+    write_card(bundle)
+    text = card.read_text(encoding="utf-8")
+    assert text.endswith(f"licence of the data: CC BY 4.0\n\n{KEPT}\n\n## My notes\n\nMade with càre.\n")
+    again(base, folder, card=f"# New\n{KEPT}\n")
+    assert card.read_text(encoding="utf-8") == f"# New\n{KEPT}\n\n## My notes\n\nMade with càre.\n"
+
+
+def test_a_new_training_keeps_a_card_by_another_hand_whole(written):
+    base, folder = written
+    (folder / "README.md").write_text("# Mine\n")
+    again(base, folder, card="# New\n")
+    assert (folder / "README.md").read_text() == f"# New\n{KEPT}\n# Mine\n"
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("stray.txt", b"mine", "holds stray.txt, which is no file of a bundle and would be lost"),
+        ("README.md", b"caf\xe9", r"README\.md: not readable as text"),
+        ("results.json", b"{", r"results\.json: not readable as JSON"),
+    ],
+)
+def test_what_cannot_be_kept_stops_the_new_bundle(written, name, content, message):
+    base, folder = written
+    (folder / name).write_bytes(content)
+    before = snapshot(folder)
+    with pytest.raises(BundleError, match=message):
+        check_bundle_target(folder)
+    with pytest.raises(BundleError, match=message):
+        again(base, folder)
+    assert snapshot(folder) == before
+
+
+def test_the_old_bundle_comes_back_when_the_last_rename_fails(written, monkeypatch):
+    base, folder = written
+    before, rename = snapshot(folder), os.replace
+
+    def failing(source, destination):
+        if str(source).endswith("bundle"):
+            raise OSError("the disk is gone")
+        rename(source, destination)
+
+    monkeypatch.setattr("ssft._write.os.replace", failing)
+    with pytest.raises(OSError, match="the disk is gone"):
+        again(base, folder)
+    assert snapshot(folder) == before
+
+
+def test_a_base_is_quoted_for_the_shell(written, tmp_path):
+    base, folder = written
+    held = json.loads((folder / "ssft_config.json").read_text())["base"]
+    change_json(folder, "ssft_config.json", base={**held, "id": "x; rm -r ~", "config_sha256": "0" * 64})
+    with pytest.raises(BundleError, match=r"give --base 'x; rm -r ~' or train"):
+        load_adapted(folder, str(base))
+
+
+def test_weights_are_read_only_where_they_fit(written, tmp_path, monkeypatch):
+    """Gigabytes that are another base's must not take memory."""
+    _, folder = written
+    other = save_tiny_base(tmp_path / "other", "llama", num_hidden_layers=5)
+    read = []
+    monkeypatch.setattr("ssft.adapters._files.load", lambda data: read.append(len(data)))
+    with pytest.raises(BundleError, match="made for base"):
+        load_adapted(folder, str(other))
+    assert read == []
 
 
 # -- what was read ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ PROVENANCE_OF_A_RUN = {
     "metrics": {"eval_acceptance_1": 0.8, "eval_loss": 1.2},
     "history": HISTORY,
 }
+GAPS = [{"step": step, "loss_main": loss} for step, loss in enumerate((1.0, float("nan"), float("inf")))]
 HOSTILE = "</code>|<script>alert(1)</script> [x](http://evil) ```\n# heading\n![p](http://evil/p.png) `|`"
 
 
@@ -221,9 +223,55 @@ def test_a_card_by_another_hand_is_not_lost(bundle):
     path.write_text(f"{KEPT}\n# My model\n")
     write_card(bundle)
     assert path.read_text().endswith(f"{KEPT}\n# My model\n")
-    path.write_text("---\ntags:\n- lora\n- speculative-streaming\n---\nof an ssft before\n")
+    path.write_text("---\ntags:\n- lora\n- speculative-streaming\n---\nmy own words\n")  # anybody's tags
+    with pytest.raises(BundleError, match=r"README.md: not written by ssft, and would be lost"):
+        write_card(bundle)
+    assert "my own words" in path.read_text()
+    path.write_text(
+        "# of an ssft before\n\nA LoRA adapter with speculative streams (Speculative Streaming, arXiv 2402.11131) for "
+        "`base`.\n\n`run.yaml` and `provenance.json` hold the settings, versions and the training history.\n"
+    )
     write_card(bundle)
     assert "of an ssft before" not in path.read_text()
+    assert path.read_text().endswith(f"\n{KEPT}\n")
+
+
+@pytest.mark.parametrize(
+    ("below", "kept"),
+    [
+        ("", ""),
+        ("\n", ""),
+        ("  \n", ""),
+        ("\r\nmine\r\n", "mine\r\n"),
+        (" \t\nmine", "mine"),
+        ("\n\nmine\n", "\nmine\n"),
+        (" mine\nand mine\n", " mine\nand mine\n"),
+    ],
+)
+def test_notes_survive_an_editors_touch(bundle, below, kept):
+    path = bundle.path / CARD
+    path.write_bytes(f"# old\n{KEPT}{below}".encode())
+    write_card(bundle)
+    assert path.read_bytes().decode().partition(KEPT)[2] == "\n" + kept
+    write_card(bundle)
+    assert path.read_bytes().decode().partition(KEPT)[2] == "\n" + kept
+
+
+def test_notes_that_are_no_text_are_left_alone(bundle):
+    path = bundle.path / CARD
+    data = f"{KEPT}\ncaf".encode() + b"\xe9\n"
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=r"README\.md: not readable as text"):
+        write_card(bundle)
+    assert path.read_bytes() == data
+
+
+def test_a_name_with_the_mark_takes_nothing_from_the_card(bundle):
+    bundle.provenance["data"] = {"train": {"name": KEPT, "sha256": KEPT}}
+    for _ in range(2):
+        write_card(bundle)
+        assert (bundle.path / CARD).read_text().count(KEPT) == 1
+        assert (bundle.path / CARD).read_text().endswith(KEPT + "\n")
 
 
 def test_a_plain_lora_has_no_card_of_ours(tmp_path):
@@ -264,9 +312,12 @@ def test_text_of_strangers_stays_text(bundle, tmp_path):
     [
         ({"history": "x"}, "history is no list"),
         ({"history": [3]}, "history holds '3', no object"),
-        ({"history": [{"step": 1, "loss_main": "x"}]}, "history has loss_main='x', no finite number"),
-        ({"history": [{"step": 1, "loss_main": float("inf")}]}, "history has loss_main='inf', no finite number"),
+        ({"history": [{"step": 1, "loss_main": "x"}]}, "history has loss_main='x', no number"),
+        ({"history": [{"step": 1, "loss_main": True}]}, "history has loss_main='True', no number"),
+        ({"history": [{"step": 1, "eval_acceptance_1": None}]}, "history has eval_acceptance_1='None', no number"),
         ({"steps": "many"}, "steps='many', expected a number"),
+        ({"steps": 10**400}, "steps='10{59}', expected a number"),
+        ({"train_rows": float("inf")}, "train_rows='inf', expected a number"),
         ({"train_seconds": -1}, "train_seconds='-1', expected a number"),
     ],
 )
@@ -274,6 +325,14 @@ def test_a_damaged_provenance_is_named(bundle, changes, message):
     bundle.provenance |= changes
     with pytest.raises(BundleError, match=f"provenance.json: {message}"):
         write_card(bundle)
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("inf")])
+def test_a_metric_that_is_no_finite_number_is_left_out(bundle, value):
+    bundle.provenance["metrics"] = {"eval_acceptance_1": value, "eval_acceptance_2": 0.5}
+    rows = tables(card_text(bundle))
+    assert rows["acceptance 2, at the end, teacher-forced"] == ["0.500"]
+    assert "acceptance 1, at the end, teacher-forced" not in rows
 
 
 # -- the curve --------------------------------------------------------------------------------------------------
@@ -286,16 +345,34 @@ def test_the_curve_holds_losses_and_acceptance_in_order():
     assert acceptances == {"depth 1": [(5, 0.8)], "depth 2": [(5, 0.5)]}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 10**400, 1e300])
+def test_a_step_that_overflowed_is_a_gap(bundle, value):
+    """fp16 training logs one such loss now and then, and goes on."""
+    history = [*HISTORY, {"step": 6, "loss_main": value, "eval_acceptance_1": value}, {"step": 7, "loss_main": 0.2}]
+    losses, acceptances = loss_series(history)
+    assert [math.isnan(y) for _, y in losses["main"]] == [False] * 5 + [True, False]
+    assert math.isnan(acceptances["depth 1"][-1][1])
+    bundle.provenance["history"] = history
+    assert write_card(bundle)
+    assert (bundle.path / CURVE).read_bytes() == draw_curve(history) != draw_curve(HISTORY)
+
+
+def test_a_step_beyond_any_axis_is_left_out():
+    assert loss_series([*HISTORY, {"step": 10**400, "loss_main": 1.0}]) == loss_series(HISTORY)
+
+
 def test_the_picture_is_small_and_the_same_each_time():
     picture = draw_curve(HISTORY)
     assert picture.startswith(PNG)
-    assert len(picture) < 200_000
+    assert len(picture) < 100_000
     assert draw_curve(HISTORY) == picture
     width = int.from_bytes(picture[16:20], "big")
     assert int.from_bytes(draw_curve(HISTORY[:5])[16:20], "big") < width  # nothing was evaluated: one panel
 
 
-@pytest.mark.parametrize("history", [[], HISTORY[:1], [{"step": 1, "eval_acceptance_1": 1}], [{"loss_main": 1}] * 3])
+@pytest.mark.parametrize(
+    "history", [[], HISTORY[:1], [{"step": 1, "eval_acceptance_1": 1}], [{"loss_main": 1}] * 3, GAPS]
+)
 def test_too_little_history_makes_no_picture(history):
     assert draw_curve(history) is None
 

@@ -42,25 +42,69 @@ def spoil(folder, name, how, marker):
         os.mkfifo(path)
 
 
-@pytest.mark.parametrize("how", ["link", "terabyte", "pickle", "pipe"])
-@pytest.mark.parametrize("name", ["README.md", "run.yaml", "results.json", "training.png", "provenance.json"])
-def test_a_card_is_written_in_the_folder_or_not_at_all(folder, tmp_path, name, how):
+OUTSIDE, LARGE, SPECIAL = (
+    "a link to .*precious, outside the adapter folder",
+    "1,099,511,627,776 bytes",
+    "no regular file",
+)
+WRITTEN = ""
+OUTCOMES = {
+    "README.md": {"link": OUTSIDE, "terabyte": LARGE, "pickle": "not readable as text", "pipe": SPECIAL},
+    "results.json": {"link": OUTSIDE, "terabyte": LARGE, "pickle": "not readable as JSON", "pipe": SPECIAL},
+    "provenance.json": {"link": OUTSIDE, "terabyte": LARGE, "pickle": "not readable as JSON", "pipe": SPECIAL},
+    # The card names the recipe and does not read it.
+    "run.yaml": dict.fromkeys(("link", "terabyte", "pickle", "pipe"), WRITTEN),
+    # It is drawn anew.
+    "training.png": dict.fromkeys(("link", "terabyte", "pickle", "pipe"), WRITTEN),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "outcome"), [(name, how, text) for name, ways in OUTCOMES.items() for how, text in ways.items()]
+)
+def test_a_card_is_written_in_the_folder_or_not_at_all(folder, tmp_path, name, how, outcome):
     """Whatever stands in its place, nothing outside is read or written, nothing executed, no terabyte read."""
     spoil(folder, name, how, tmp_path / "marker")
+    others = {path: path.read_bytes() for path in folder.iterdir() if path.name != name}
     begin = time.perf_counter()
-    try:
-        write_card(read_bundle(folder))
-        outcome = "written"
-    except BundleError as error:
-        outcome = str(error)
-        assert name in outcome
+    if outcome == WRITTEN:
+        assert write_card(read_bundle(folder))
+        assert "precious" not in (folder / "README.md").read_text()
+        if name == "training.png":
+            assert not (folder / name).is_symlink()
+            assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    else:
+        with pytest.raises(BundleError, match=f"{name}: {outcome}"):
+            write_card(read_bundle(folder))
+        assert {path: path.read_bytes() for path in folder.iterdir() if path.name != name} == others
     assert time.perf_counter() - begin < 20
     assert not (tmp_path / "marker").exists()
     if how == "link":
         assert (tmp_path / "precious").read_text() == "precious"
-        assert "outside the adapter folder" in outcome or not (folder / name).is_symlink() or name == "run.yaml"
-    if outcome == "written":
-        assert "precious" not in (folder / "README.md").read_text()
+
+
+HUGE = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"steps": %s}', "provenance.json: steps='10+', expected a number"),
+        ('{"device": "cpu", "processes": -%s}', "provenance.json: processes='-10+', expected a number"),
+        ('{"history": %s}', "provenance.json: history is no list"),
+        ('{"history": [%s]}', "provenance.json: history holds '10+', no object"),
+        ('{"history": [{"step": %s, "loss_main": 1}, {"step": 2, "loss_main": %s}]}', ""),
+        ('{"metrics": {"eval_acceptance_1": %s, "eval_chain_tokens_per_call": %s}}', ""),
+        ('{"metrics": %s, "data": %s, "libraries": %s, "device": %s, "ssft": %s}', ""),
+    ],
+)
+def test_an_integer_beyond_any_float_in_the_provenance(folder, content, message):
+    (folder / "provenance.json").write_text(content.replace("%s", HUGE))
+    if message:
+        with pytest.raises(BundleError, match=message):
+            write_card(read_bundle(folder))
+    else:
+        assert write_card(read_bundle(folder))
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,10 @@ PROVENANCE = {
     "history": list,
 }
 
-MEASUREMENT = ["source", "command", "device", "precision", "data", "rows", "batch_size", "max_new_tokens", "tree"]
+MEASUREMENT = [
+    *("source", "command", "device", "precision", "data", "data_sha256", "rows", "batch_size", "max_new_tokens"),
+    "tree",
+]
 RESULTS = {
     "Results": ["adapter_sha256", "about", "speed", "quality"],
     "About": ["license", "datasets", "data_license"],
@@ -91,7 +94,7 @@ RESULTS = {
     ],
     "QualityRow": [
         *MEASUREMENT,
-        *("metric", "value", "low", "high", "data_sha256", "twin", "twin_low", "twin_high", "twin_command"),
+        *("metric", "value", "low", "high", "twin", "twin_low", "twin_high", "twin_command"),
         *("difference", "difference_low", "difference_high"),
     ],
 }

@@ -1,8 +1,11 @@
 """A bad adapter is a named error and nothing else: the running model says the same before and after."""
 
+import ctypes
 import json
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import threading
 from contextlib import contextmanager
@@ -24,14 +27,31 @@ PROMPTS = [[5, 9, 40, 8], [7, 7, 3]]
 MEMORY = 128 * 2**20
 """Bytes that reading a bad folder may take for a moment: honest limits are 16 MiB of JSON and its values."""
 
+OUTWARD = (
+    "os.system",
+    "os.exec",
+    "os.spawn",
+    "os.posix_spawn",
+    "os.fork",
+    "os.forkpty",
+    "subprocess.Popen",
+    "socket.connect",
+    "ctypes.dlopen",
+)
+"""Audit events of what starts a program, a connection or foreign machine code."""
+
+TRIAL = ("subprocess.Popen", (sys.executable, "-I", "-S", "-c", _lora_config._TRIAL))
+"""The one process that reading an adapter may start: it tries expressions, and nothing of the folder is its program."""
+
 _watching = threading.local()
 
 
 def _hook(event, args):
     """Audit hooks stay for good: one, which looks away unless a test of this thread asks."""
     seen = getattr(_watching, "seen", None)
-    if seen is not None and event in ("open", "exec", "import", "pickle.find_class", "os.system", "os.exec"):
-        seen.append((event, args[0]))
+    if seen is not None and event in ("open", "exec", "import", "pickle.find_class", *OUTWARD):
+        # Of a process the whole command, not the program alone.
+        seen.append((event, tuple(args[1]) if event == "subprocess.Popen" else args[0] if args else None))
 
 
 sys.addaudithook(_hook)
@@ -39,7 +59,7 @@ sys.addaudithook(_hook)
 
 @contextmanager
 def watched():
-    """Collects (event, argument) of what this thread opens, imports, unpickles and executes."""
+    """Collects (event, argument) of what this thread opens, imports, unpickles, executes, starts and connects to."""
     _watching.seen = seen = []
     try:
         yield seen
@@ -138,7 +158,8 @@ def test_a_bad_adapter_is_named_and_disturbs_nothing(model, text, folder, tmp_pa
     assert len(str(caught.value)) < 2_000
     assert all(character.isprintable() for character in str(caught.value))
     assert opened_outside(seen, folder) == []
-    assert {event for event, _ in seen} <= {"open"}, seen
+    assert [entry for entry in seen if entry[0] != "open" and entry != TRIAL] == []
+    assert (TRIAL in seen) == ("found no end" in message)
     assert state(model) == before
     assert says(model) == text
 
@@ -151,6 +172,39 @@ def test_the_undamaged_adapter_loads_and_opens_its_own_files_alone(shelf, model,
     found = model.generate(PROMPTS[0], "good", max_new_tokens=8, ignore_eos=True, return_dict=True)
     assert found["token_ids"] == shelf.reference(PROMPTS[0], "projected", 8)
     model.delete_adapter("good")
+
+
+def forked():
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def connected():
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        client.connect(server.getsockname())
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking beside other threads
+@pytest.mark.parametrize(
+    ("event", "act"),
+    [
+        ("os.system", lambda: os.system("true")),
+        ("os.posix_spawn", lambda: os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)),
+        ("os.fork", forked),
+        ("subprocess.Popen", lambda: subprocess.run(["true"], check=True)),
+        ("socket.connect", connected),
+        ("ctypes.dlopen", lambda: ctypes.CDLL(None)),
+    ],
+)
+def test_the_watch_sees_what_leaves_the_process(event, act):
+    with watched() as seen:
+        act()
+    assert event in OUTWARD
+    assert event in {name for name, _ in seen}
+    assert TRIAL not in seen
 
 
 def test_the_watch_sees_what_it_must(tmp_path):
@@ -232,7 +286,7 @@ def test_code_in_the_folder_is_never_executed(shelf, model, folder, tmp_path, mo
             found = adapted.decoder().generate([PROMPTS[0]], 8)[0].token_ids
     assert found == expected
     assert not marker.exists()
-    assert not [event for event in seen if event[0] == "pickle.find_class"]
+    assert not [event for event in seen if event[0] in ("pickle.find_class", *OUTWARD)]
     touched = {
         Path(os.fsdecode(path)).name for event, path in seen if event == "open" and isinstance(path, str | bytes)
     }
@@ -271,6 +325,19 @@ def test_numbers_that_overflow_spoil_their_own_rows_alone(shelf, model, folder):
     model.delete_adapter("loud")
     assert found[0]["token_ids"] == shelf.reference(PROMPTS[0], "deep", 8)
     assert found[2]["token_ids"] == shelf.reference(PROMPTS[0], "many", 8)
+
+
+def test_a_busy_machine_refuses_an_honest_expression_for_once_only(model, folder, monkeypatch):
+    lora(target_modules=r"(?:.*\.)?[a-z]+_proj(?:|x)")(folder)
+    monkeypatch.setattr(_lora_config, "_PATIENCE", 1e-4)
+    with pytest.raises(BundleError, match="found no end within"):
+        model.load_adapter(folder, "busy")
+    monkeypatch.setattr(_lora_config, "_PATIENCE", 60.0)
+    model.load_adapter(folder, "busy")
+    with watched() as seen:
+        read_bundle(folder).check_base(model.model, model.bank.fingerprint)
+    assert TRIAL not in seen  # what ended once is remembered
+    model.delete_adapter("busy")
 
 
 def test_an_honest_expression_is_matched(shelf, model, folder):

@@ -8,6 +8,7 @@ import pytest
 from loopback_hub import TOKEN, connected_hub
 from shelf import PLAIN, shared_shelf
 
+from ssft._write import replace_folder
 from ssft.adapters import hub as hub_module
 from ssft.adapters.bundle import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, read_bundle
 from ssft.adapters.hub import pull, push, resolve_adapter
@@ -295,9 +296,9 @@ def test_the_old_bundle_comes_back_when_the_last_rename_fails(hub, tmp_path, mon
             raise OSError("the disk is gone")
         rename(source, destination)
 
-    monkeypatch.setattr(hub_module.os, "replace", failing)
+    monkeypatch.setattr("ssft._write.os.replace", failing)
     with pytest.raises(OSError, match="the disk is gone"):
-        hub_module._put(tmp_path / "bundle", target, tmp_path / "replaced")
+        replace_folder(tmp_path / "bundle", target, tmp_path / "replaced")
     assert contents(target) == before
 
 

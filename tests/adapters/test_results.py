@@ -1,6 +1,7 @@
 """results.json: made from result files, kept, replaced, refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from result_files import eval_facts, save, verify_facts
@@ -103,6 +104,18 @@ WRONG = [
     ({"command": None}, r"command='None', expected str; the file was changed by hand"),
     ({"kind": "train"}, r"v.json: no result of a comparison"),
 ]
+WRONG_NUMBERS = [
+    ({"metrics": {"exact_match": 10**400}}, r"e.json: metrics.exact_match=10{59}, expected 1 finite numbers"),
+    ({"metrics": {"exact_match": float("nan")}}, r"metrics.exact_match=nan, expected 1 finite numbers"),
+    ({"intervals": {"exact_match": [1]}}, r"intervals.exact_match=\[1\], expected 2 finite numbers"),
+    ({"intervals": {"exact_match": [1, "2"]}}, r"intervals.exact_match=\[1, '2'\], expected 2 finite numbers"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_NUMBERS)
+def test_a_wrong_metric_is_refused(bundle, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        measured(save(tmp_path / "e.json", eval_facts(bundle, **changes)), bundle)
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG)
@@ -128,10 +141,15 @@ def test_a_cut_off_result_and_one_of_another_kind(bundle, tmp_path):
 # -- the twin ---------------------------------------------------------------------------------------------------
 
 
+def twin_facts(bundle):
+    changes = {"adapter_sha256": "1" * 64, "method": "lora", "streaming": False}
+    return eval_facts(bundle, **changes, command="ssft eval twin --data test.jsonl")
+
+
 def test_the_twins_metrics_stand_beside_the_adapters(bundle, tmp_path):
     _, quality = measured(save(tmp_path / "e.json", eval_facts(bundle)), bundle)
-    changes = {"adapter_sha256": "1" * 64, "metrics": {"exact_match": 60.0}, "intervals": {"exact_match": [45, 75]}}
-    twin = eval_facts(bundle, **changes, command="ssft eval twin --data test.jsonl", streaming=False)
+    changes = {"metrics": {"exact_match": 60.0}, "intervals": {"exact_match": [45, 75]}}
+    twin = {**twin_facts(bundle), **changes}
     (row,) = with_twin(save(tmp_path / "t.json", twin), quality, bundle)
     assert (row.value, row.twin, row.twin_low, row.twin_high) == (62.5, 60, 45, 75)
     assert (row.difference, row.twin_command) == (None, "ssft eval twin --data test.jsonl")
@@ -145,11 +163,19 @@ def test_the_twins_metrics_stand_beside_the_adapters(bundle, tmp_path):
         ({"metrics": {"rouge1": 1}, "intervals": {"rouge1": [0, 2]}}, "no `ssft eval` of"),
         ({"kind": "verify"}, "no result of `ssft eval --facts`"),
         ({"adapter_sha256": "own"}, "itself; give the result of its twin"),
+        (
+            {"streaming": True},
+            "measured with an adapter of method 'lora', streaming; the twin is the same training wit",
+        ),
+        ({"method": "streams"}, r"an adapter of method 'streams'; the twin is .* method=lora` makes it"),
+        ({"method": ""}, "an adapter of method ''; the twin is"),
+        ({"method": None}, "method='None', expected str; .* measure again"),
+        ({"adapter": None, "adapter_sha256": "", "method": ""}, "measured with the bare base; the twin is"),
     ],
 )
 def test_a_twin_that_was_measured_otherwise_is_refused(bundle, tmp_path, changes, message):
     _, quality = measured(save(tmp_path / "e.json", eval_facts(bundle)), bundle)
-    twin = {**eval_facts(bundle, adapter_sha256="1" * 64), **changes}
+    twin = {**twin_facts(bundle), **changes}
     if twin["adapter_sha256"] == "own":
         twin["adapter_sha256"] = bundle.weights_sha256
     with pytest.raises(ConfigError, match=message):
@@ -184,6 +210,30 @@ def test_the_same_command_replaces_its_result_and_another_joins_it(bundle, tmp_p
     assert len(results.quality) == 1
 
 
+def test_two_files_of_one_name_do_not_replace_each_other(bundle, tmp_path):
+    results = Results(bundle.weights_sha256)
+    one, two = ({"name": "test.jsonl", "sha256": digit * 64} for digit in "12")
+    for data in (one, two, one):
+        results.add(*measured(save(tmp_path / "e.json", eval_facts(bundle, data=data)), bundle))
+        results.add(*verify_rows(bundle, tmp_path / "v.json", data=data))
+    assert sorted(row.data_sha256[0] for row in results.quality) == ["1", "2"]
+    assert sorted((row.source, row.data_sha256[0]) for row in results.speed) == [
+        ("eval", "1"),
+        ("eval", "2"),
+        ("verify", "1"),
+        ("verify", "2"),
+    ]
+    write_results(bundle, results)
+    assert read_results(bundle) == results
+
+
+def test_a_row_without_the_datas_hash_is_replaced_by_one_with_it(bundle, tmp_path):
+    results = kept(bundle, tmp_path)
+    results.quality = [replace(row, data_sha256="") for row in results.quality]
+    results.add(*measured(save(tmp_path / "e.json", eval_facts(bundle)), bundle))
+    assert [row.data_sha256 for row in results.quality] == ["ab" * 32]
+
+
 def test_results_of_other_weights_are_not_read(bundle, tmp_path):
     kept(bundle, tmp_path)
     bundle.weights_sha256 = "2" * 64
@@ -200,6 +250,9 @@ DAMAGE = [
     (lambda v: {**v, "speed": [{**v["speed"][0], "speedup": float("nan")}]}, r"speed\[0\].speedup is not finite"),
     (lambda v: {**v, "speed": [{**v["speed"][0], "extra": 1}]}, r"speed\[0\].extra is unknown to this version"),
     (lambda v: {**v, "speed": [{**v["speed"][0], "command": "x" * 5000}]}, r"speed\[0\].command has 5,000 characters"),
+    (lambda v: {**v, "quality": [{**v["quality"][0], "value": 10**400}]}, r"quality\[0\].value is not finite"),
+    (lambda v: {**v, "speed": [{**v["speed"][0], "speedup": -(10**400)}]}, r"speed\[0\].speedup is not finite"),
+    (lambda v: {**v, "speed": [{**v["speed"][0], "calls": 10**400}]}, r"speed\[0\].calls=10{59} is no count"),
     (lambda v: {**v, "quality": [{"metric": "x"}]}, r"quality\[0\].\w+ is missing"),
     (lambda v: {**v, "about": None}, "about is no object"),
     (lambda v: {**v, "about": {"datasets": "owner/name"}}, "about.datasets is no list of strings"),
@@ -234,6 +287,15 @@ def test_nothing_is_written_that_could_not_be_read(bundle, tmp_path):
     before = (bundle.path / RESULTS).read_bytes()
     results.add(*verify_rows(bundle, tmp_path / "v.json", command="x" * 5000))
     with pytest.raises(ConfigError, match=r"cannot be kept in .*results.json: speed\[2\].command has 5,000 characters"):
+        write_results(bundle, results)
+    assert (bundle.path / RESULTS).read_bytes() == before
+
+
+def test_nothing_is_written_that_is_larger_than_what_is_read(bundle, tmp_path):
+    results = kept(bundle, tmp_path)
+    before = (bundle.path / RESULTS).read_bytes()
+    results.speed = [replace(results.speed[0], command="x" * 4000)] * 300
+    with pytest.raises(ConfigError, match=r"results.json would have 1,\d{3},\d{3} bytes, at most 1,048,576 are read"):
         write_results(bundle, results)
     assert (bundle.path / RESULTS).read_bytes() == before
 

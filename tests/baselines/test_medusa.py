@@ -1,6 +1,7 @@
 """Medusa heads: what they start as, their folder, and the method of `ssft bench` that reads it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_base import save_tiny_base, tiny_tokenizer
 
 from ssft.adapters.loader import load_adapted
-from ssft.baselines.medusa import CONFIG, WEIGHTS, MedusaConfig, MedusaHeads, load_medusa, save_medusa
+from ssft.baselines.medusa import CONFIG, WEIGHTS, MedusaConfig, MedusaHeads, load_medusa, lora_sha256, save_medusa
 from ssft.bench.methods import Setting, build_methods
 from ssft.errors import BundleError, ConfigError
 
@@ -150,7 +151,7 @@ def test_a_folder_of_something_else_is_not_replaced(saved, tmp_path):
     adapted, _, heads = saved
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
-    with pytest.raises(BundleError, match=r"notes exists and holds no Medusa heads.*nothing was written"):
+    with pytest.raises(ConfigError, match=r"notes exists and is no earlier result.*nothing there was changed"):
         save_medusa(tmp_path / "notes", heads, adapted)
     assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
 
@@ -158,8 +159,35 @@ def test_a_folder_of_something_else_is_not_replaced(saved, tmp_path):
 def test_an_adapter_that_changed_on_disk_is_not_what_the_heads_were_trained_over(saved, tmp_path):
     adapted, folder, heads = saved
     change_tensor(tmp_path / "sql", "adapter_model.safetensors", lambda t: t + 1)
-    with pytest.raises(BundleError, match=r"changed since it was loaded.*load the adapter again"):
+    with pytest.raises(BundleError, match=r"sql: changed since it was loaded.*load it again"):
         save_medusa(folder, heads, adapted)
+
+
+def test_the_hash_from_the_start_of_a_run_spares_the_adapter_s_files(saved, tmp_path):
+    adapted, folder, heads = saved
+    before = lora_sha256(adapted)
+    change_tensor(tmp_path / "sql", "adapter_model.safetensors", lambda t: t + 1)
+    save_medusa(folder, heads, adapted, adapter_sha256=before)
+    assert json.loads((folder / CONFIG).read_text())["adapter"]["lora_sha256"] == before
+
+
+def test_touched_files_are_still_the_adapter(saved, tmp_path):
+    adapted, folder, _ = saved
+    for file in (tmp_path / "sql").iterdir():
+        os.utime(file, (1, 1))
+    assert load_medusa(folder, adapted).config.num_heads == 3
+
+
+def test_a_lossless_adapter_has_no_heads(saved):
+    adapted, folder, heads = saved
+    adapted.streams.config.mode = "lossless"
+    message = r"adapter 'sql' is lossless: its LoRA acts on its streams alone.*take an adapter of mode=shared"
+    with pytest.raises(ConfigError, match=message):
+        load_medusa(folder, adapted)
+    with pytest.raises(ConfigError, match=message):
+        save_medusa(folder, heads, adapted)
+    with pytest.raises(ConfigError, match=message):
+        build_methods(["medusa"], Setting(adapted, 8, 1, folder.parent))
 
 
 def test_another_draft_tree_leaves_the_heads_right(saved, tmp_path):
@@ -221,13 +249,23 @@ MEDUSA = {"num_heads": 3, "num_layers": 2, "loss_decay": 0.8}
     ("changes", "message"),
     [
         ({"format_version": 2}, "format_version is 2, this ssft reads 1"),
+        ({"format_version": True}, "format_version is True, this ssft reads 1"),
+        ({"format_version": 1.0}, r"format_version is 1\.0, this ssft reads 1; newer heads need"),
+        ({"format_version": "\x1b[2J" + "x" * 999}, r"format_version is '\\x1b\[2Jx{1,80}, this"),
         ({"medusa": None}, "'medusa' is missing or no object"),
-        ({"medusa": {**MEDUSA, "heads": 3}}, "medusa.heads is unknown"),
+        ({"medusa": {**MEDUSA, "heads": 3}}, "medusa: the key 'heads' is unknown"),
+        ({"medusa": {**MEDUSA, "\x1b" + "y" * 999: 3}}, r"the key '\\x1by{1,80} is unknown"),
+        ({"medusa": {**MEDUSA, "num_layers": "\x1b" + "y" * 999}}, r"num_layers='\\x1by{1,80}, expected int"),
+        ({"medusa": {**MEDUSA, "num_heads": 10**999}}, r"medusa.num_heads=10{1,200}$"),
         ({"medusa": {**MEDUSA, "num_heads": "3"}}, "medusa.num_heads='3', expected int"),
         ({"medusa": {**MEDUSA, "num_heads": 10**9}}, "medusa.json: medusa.num_heads=1000000000: must lie"),
         ({"medusa": {**MEDUSA, "num_heads": 4}}, r"heads.3.* has shape None, but medusa.json and the base need"),
         ({"medusa": {**MEDUSA, "num_layers": 1}}, r"heads.0.blocks.1.* has shape .*need None"),
         ({"base": []}, "'base' or 'adapter' is missing"),
+        (
+            {"base": {"id": "\x1b" + "z" * 999, "architecture": ["\x1b"] * 999}},
+            r"made for base '\\x1bz{1,80}, whose architecture \(\['\\x1b', .{1,18}\) is not",
+        ),
         ({"adapter": {}}, "trained over another LoRA"),
     ],
 )
@@ -246,6 +284,15 @@ def test_a_tensor_of_another_shape_is_refused(saved):
     vocabulary = len(tiny_tokenizer())
     message = rf"heads.1.output.weight has shape \({vocabulary - 1}, 64\).*need \({vocabulary}, 64\)"
     with pytest.raises(BundleError, match=message):
+        load_medusa(folder, adapted)
+
+
+def test_numbers_beyond_the_base_s_type_are_refused(saved):
+    adapted, folder, _ = saved
+    tensors = {key: value.double() for key, value in load_file(folder / WEIGHTS).items()}
+    tensors["heads.0.output.weight"][0, 0] = 1e300
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(BundleError, match=r"holds values beyond the range of torch\.float32"):
         load_medusa(folder, adapted)
 
 

@@ -16,7 +16,7 @@ from ssft.baselines import medusa_trainer
 from ssft.baselines.medusa import MedusaConfig, load_medusa, save_medusa
 from ssft.baselines.medusa_trainer import build_medusa_trainer
 from ssft.errors import ConfigError
-from ssft.training.callbacks import last_complete_checkpoint
+from ssft.training.callbacks import last_complete_checkpoint, mark_complete_checkpoints
 
 HEADS = 3
 
@@ -43,12 +43,12 @@ def make_trainer(tmp_path, adapted=None, config=None, evaluate=False, **settings
         "disable_tqdm": True,
     }
     adapted = adapted or load(tmp_path)
-    validation = rows(4, start=100) if evaluate else []
+    validation = Dataset.from_list(rows(4, start=100)) if evaluate else None
     return build_medusa_trainer(
         adapted,
         config or MedusaConfig(num_heads=HEADS),
         SFTConfig(**{**defaults, **settings}),
-        rows(8),
+        Dataset.from_list(rows(8)),
         validation,
         adapted.tokenizer,
     )
@@ -151,14 +151,9 @@ def test_chunks_of_the_head_change_nothing(tmp_path, monkeypatch):
     batch = next(iter(trainer.get_train_dataloader()))
     whole = gradients(trainer, [batch])
     sizes = []
-    score = medusa_trainer._score
-
-    def counted(head, states, targets):
-        sizes.append(len(states))
-        return score(head, states, targets)
-
-    monkeypatch.setattr(medusa_trainer, "HEAD_ROWS", 5)
-    monkeypatch.setattr(medusa_trainer, "_score", counted)
+    for head in trainer.heads.heads:
+        head.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    monkeypatch.setattr(medusa_trainer, "HEAD_ROWS", 5 * HEADS + 1)
     assert_same(whole, gradients(trainer, [batch]))
     assert max(sizes) == 5
     assert len(sizes) > 2 * HEADS
@@ -267,6 +262,7 @@ def test_a_merged_adapter_gives_the_same_losses(tmp_path):
 def test_checkpoints_hold_the_heads_alone_and_a_killed_run_goes_on_as_if_nothing_happened(tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     whole = make_trainer(tmp_path, **settings)
+    whole.add_callback(mark_complete_checkpoints())
     whole.train()
     folder = tmp_path / "run"
     held = load_file(folder / "checkpoint-2" / "model.safetensors")
@@ -318,7 +314,7 @@ def test_full_logits_are_refused(tmp_path):
         trainer.compute_loss(trainer.model, batch, return_outputs=True)
 
 
-def test_rows_may_be_a_dataset_and_the_caller_s_arguments_stay_as_they_were(tmp_path):
+def test_the_caller_s_arguments_stay_as_they_were(tmp_path):
     adapted = load(tmp_path)
     args = SFTConfig(output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, report_to="none")
     checkpointing = args.gradient_checkpointing, args.activation_checkpointing

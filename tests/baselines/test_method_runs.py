@@ -1,10 +1,12 @@
 """Whole runs of every method through the command line: what is written, resume, dry run, bad input."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from adapter_folders import change_tensor
 from click.testing import CliRunner
 from safetensors.torch import load_file
 from tiny_base import rows, save_rows, save_tiny_base
@@ -15,7 +17,8 @@ from ssft.adapters.bundle import read_bundle
 from ssft.adapters.loader import load_adapted
 from ssft.baselines._folder import made_by
 from ssft.baselines.medusa import load_medusa
-from ssft.bench.peers import PARTS
+from ssft.bench.methods import Setting, build_methods
+from ssft.bench.peers import PARTS, peers_folder, twin_folder
 from ssft.cli.train import command
 from ssft.errors import BundleError, ConfigError
 from ssft.recipes import load_recipe, recipe_path
@@ -178,7 +181,7 @@ def test_heads_need_an_adapter_of_this_base_whose_streams_share_the_lora(shelf, 
         train(shelf, "baselines/medusa_sql", f"adapter={shelf / 'adapter'}", f"base={tmp_path / 'other'}")
     lossless = tmp_path / "lossless"
     train(shelf, "quickstart", *STREAMS, "training.mode=lossless", "--output", lossless)
-    with pytest.raises(ConfigError, match=r"adapter=.*lossless is lossless: its LoRA acts on its streams alone"):
+    with pytest.raises(ConfigError, match=r"adapter 'lossless' is lossless: its LoRA acts on its streams alone"):
         train(shelf, "baselines/medusa_sql", f"adapter={lossless}")
 
 
@@ -192,3 +195,89 @@ def test_a_recipe_in_a_folder_works_by_path(shelf):
     assert load_recipe(Path("recipes") / "baselines" / "medusa_sql.yaml" if Path("recipes").is_dir()
                        else recipe_path("baselines/medusa_sql")) == by_name  # fmt: skip
     assert str(runs.default_output(by_name)) == "outputs/peers/sql/medusa"
+
+
+def test_the_command_writes_where_the_comparison_looks(shelf, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    heads = train(shelf, *settings_for(shelf, "medusa"))
+    assert heads["medusa"] == "outputs/peers/adapter/medusa"
+    # The adapter's own run.yaml, whose name is that of its recipe.
+    assert load_recipe(shelf / "adapter" / "run.yaml").name == "quickstart"
+    twin = train(shelf, shelf / "adapter" / "run.yaml", "method=lora")
+    assert twin["adapter"] == "outputs/peers/adapter/twin"
+    adapted = load_adapted(shelf / "adapter", str(shelf / "base"), dtype="float32", device="cpu")
+    methods = build_methods(["medusa"], Setting(adapted, 4, 1, peers_folder(Path("outputs/peers"), "adapter")))
+    assert methods["medusa"].heads.config.num_heads == 2
+    assert twin_folder(peers_folder(Path("outputs/peers"), "adapter")) == Path("outputs/peers/adapter/twin")
+
+
+def interrupted_heads(shelf, tmp_path, monkeypatch):
+    """The words of a run of heads that was killed in its last moment, over an adapter of its own."""
+    adapter = tmp_path / "mine"
+    shutil.copytree(shelf / "adapter", adapter)
+    words = ["baselines/medusa_sql", f"adapter={adapter}", "medusa.num_heads=2", "training.save_steps=2"]
+    words += ["--output", tmp_path / "cut"]
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_write", stop)
+        CliRunner().invoke(command, arguments(shelf, *words))
+    assert (tmp_path / "cut.run" / "checkpoint-4" / "complete").exists()
+    return words
+
+
+def test_a_resumed_run_must_find_the_adapter_it_began_over(shelf, tmp_path, monkeypatch):
+    words = interrupted_heads(shelf, tmp_path, monkeypatch)
+    adapter = tmp_path / "mine"
+    before = (adapter / "adapter_model.safetensors").read_bytes()
+    change_tensor(adapter, "adapter_model.safetensors", lambda t: t * 1.5)
+    message = r"adapter.sha256: the run began over another adapter than what adapter=.*mine holds now; put the old one"
+    with pytest.raises(ConfigError, match=message):
+        train(shelf, *words, "--resume")
+    (adapter / "adapter_model.safetensors").write_bytes(before)
+    held = (tmp_path / "cut.run" / runs.ADAPTER).read_text()
+    (tmp_path / "cut.run" / runs.ADAPTER).unlink()
+    with pytest.raises(ConfigError, match=message):
+        train(shelf, *words, "--resume")
+    (tmp_path / "cut.run" / runs.ADAPTER).write_text(held)
+    train(shelf, *words, "--resume")
+    assert json.loads((tmp_path / "cut" / "medusa.json").read_text())["adapter"]["lora_sha256"] == held
+
+
+def test_a_finished_run_does_not_need_the_adapter_s_files_again(shelf, tmp_path, monkeypatch):
+    adapter = tmp_path / "mine"
+    shutil.copytree(shelf / "adapter", adapter)
+    write = runs._write
+
+    def remove_first(*words):
+        shutil.rmtree(adapter)
+        return write(*words)
+
+    monkeypatch.setattr(runs, "_write", remove_first)
+    train(shelf, "baselines/medusa_sql", f"adapter={adapter}", "medusa.num_heads=2", "--output", tmp_path / "heads")
+    kept = load_adapted(shelf / "adapter", str(shelf / "base"), dtype="float32", device="cpu")
+    assert load_medusa(tmp_path / "heads", kept).config.num_heads == 2
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_what_was_put_at_the_output_during_the_run_is_left_alone(shelf, tmp_path, method, monkeypatch):
+    target = tmp_path / "out"
+    write = runs._write
+
+    def somebody_else(*words):
+        target.mkdir()
+        (target / "thesis.txt").write_text("years of work")
+        return write(*words)
+
+    words = [*settings_for(shelf, method), "--output", target]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_write", somebody_else)
+        with pytest.raises(ConfigError, match=r"out exists and is no earlier result.*goes on with --resume"):
+            train(shelf, *words)
+    assert [p.name for p in target.iterdir()] == ["thesis.txt"]
+    # The work is not lost.
+    target.rename(tmp_path / "elsewhere")
+    train(shelf, *words, "--resume")
+    assert made_by(target) == method

@@ -8,6 +8,7 @@ from ssft.bench.difference import (
     ABSENT,
     FASTER,
     HEADERS,
+    INCOMPARABLE,
     ONLY_A,
     ONLY_B,
     SLOWER,
@@ -91,6 +92,31 @@ def test_a_truncated_list_of_texts_is_not_passed_over():
 )
 def test_other_conditions_are_told(change, remark):
     assert remark in compare_results(sample_bench(), sample_bench(**change)).remarks
+
+
+@pytest.mark.parametrize("key", ["baseline", "prompts_sha256", "precision", "batch_size"])
+def test_speedups_of_other_things_are_not_compared(key):
+    a, b = sample_bench(), sample_bench(**{key: 4 if key == "batch_size" else "other"})
+    b.methods["streaming"].speedup, b.methods["streaming"].speedup_interval = 9.0, (8.0, 10.0)
+    found = compare_results(a, b)
+    assert {(entry.verdict, entry.ratio) for entry in found.methods} == {(INCOMPARABLE, None)}
+    assert f"sql: speed-ups are not comparable, since {key} differs" in found.remarks
+    b.precision, b.batch_size = "4bit", 2
+    (line,) = (line for line in compare_results(a, b).remarks if "not comparable" in line)
+    assert line.endswith("precision and batch_size differ")
+
+
+def test_a_threads_change_still_compares():
+    found = by_method(compare_results(sample_bench(), sample_bench(threads=1)))
+    assert found["sql", "streaming"].verdict == UNCLEAR
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_without_an_interval_nothing_is_clear(side):
+    pair = [sample_bench(), sample_bench()]
+    pair[1].methods["streaming"].speedup, pair[1].methods["streaming"].speedup_interval = 9.0, (8.0, 10.0)
+    pair[side].methods["streaming"].speedup_interval = None
+    assert by_method(compare_results(*pair))["sql", "streaming"].verdict == UNCLEAR
 
 
 def test_texts_of_other_lengths_are_not_compared():

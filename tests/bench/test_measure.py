@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+import torch
 from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench import measure as measure_module
@@ -12,6 +13,7 @@ from ssft.bench.compare import Difference, top_margin
 from ssft.bench.measure import category_batches, measure
 from ssft.bench.methods import Setting, build_methods
 from ssft.bench.result import MethodResult
+from ssft.bench.summary import Candidate, Record, Round, summarise
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, GenerationError
 
@@ -63,6 +65,9 @@ class Scripted:
     def extra_bytes(self):
         return 28
 
+    def training(self):
+        return {"steps": 9}
+
 
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11]]
 
@@ -73,6 +78,7 @@ def adapted():
 
 
 def scripted(**changes):
+    """Two methods that share one log of their runs: `plain`, and `other`, which is plain as well unless told."""
     log = []
     return log, {name: Scripted(name, log, **{"calls": 1, **changes.get(name, {})}) for name in ("plain", "other")}
 
@@ -98,6 +104,8 @@ def test_three_methods_agree_and_count(adapted):
     assert streaming.calls < 40
     assert sum(streaming.accepted) == streaming.calls - 4
     assert plain.accepted == []
+    assert (plain.passes, plain.prompt_tokens) == (2 * 10, 4)  # two batches of two rows
+    assert streaming.passes < streaming.calls < 2 * streaming.passes
     for method in result.methods.values():
         assert 0 < method.prompt_seconds < method.seconds
         assert method.prompt_seconds + method.decode_seconds == pytest.approx(method.seconds)
@@ -122,6 +130,7 @@ def test_the_json_has_the_names_that_others_build_on(adapted, tmp_path):
         assert set(method) == set(MethodResult.__dataclass_fields__)
         assert len(method["speedup_interval"]) == 2
         assert len(method["seconds_per_round"]) == 2
+        assert method["training"] == {"steps": 9}
     assert facts["versions"]["torch"]
 
 
@@ -137,7 +146,8 @@ def test_speedup_is_against_the_baseline(adapted):
 def test_every_round_runs_every_method_over_all_prompts_and_the_order_changes(adapted):
     log, methods = scripted()
     measure(adapted, PROMPTS, methods, max_new_tokens=4, batch_size=2, rounds=12, progress=False)
-    runs = log[4:]  # two methods warm up on the shortest and the longest batch
+    # Two methods warm up on the batch of the longest prompt, which is the smallest, too, and on the largest.
+    runs = log[4:]
     assert len(log) == 4 + 12 * 2 * 2
     firsts = set()
     for start in range(0, len(runs), 4):
@@ -183,7 +193,7 @@ def test_a_yardstick_is_timed_and_compared_with_nothing(adapted):
     keys = ("speedup", "speedup_interval", "speedup_mean", "speedup_spread", "decode_speedup", "identical")
     assert {getattr(other, key) for key in (*keys, "peak_bytes")} == {None}
     assert (other.differences, other.categories) == ([], {})
-    assert len(log) == 2 * (2 + 3)
+    assert len(log) == 2 * (3 + 3)
 
 
 def test_a_planted_token_in_any_round_is_found(adapted):
@@ -191,7 +201,7 @@ def test_a_planted_token_in_any_round_is_found(adapted):
 
     def answer(prompt):
         seen.append(prompt)
-        # Warm-up, the first and the last round are right; one token goes wrong in between.
+        # Warm-up (prompt 1 is the smallest), the first and the last round are right; one token goes wrong in between.
         return [6, 9] if prompt == PROMPTS[1] and seen.count(prompt) == 3 else prompt
 
     _, methods = scripted(other={"answer": answer})
@@ -207,8 +217,8 @@ def test_the_first_round_that_differs_is_told(adapted):
     count = iter(range(10, 100))
     _, methods = scripted(other={"answer": lambda prompt: [next(count)]})
     (difference, *_) = run(adapted, methods, rounds=3).methods["other"].differences
-    # The warm-up answers twice before the first round, which runs the shorter prompt 1 first.
-    assert (difference.row, difference.position, difference.got) == (0, 0, 13)
+    # The warm-up answers three times before the first round, which runs the shorter prompt 1 first.
+    assert (difference.row, difference.position, difference.got) == (0, 0, 14)
 
 
 def test_plain_must_repeat_itself_too(adapted):
@@ -232,6 +242,7 @@ def test_an_output_too_many_is_a_difference(adapted):
     _, methods = scripted(other={"change": lambda outputs: [*outputs, Generation([5], calls=1)]})
     other = run(adapted, methods, batch_size=3).methods["other"]
     assert (other.identical, other.differences) == (2, [Difference(3, 0, None, 5)])
+    assert (other.tokens, other.calls, other.passes) == (9, 3, 1)
 
 
 def test_an_output_that_ends_early_or_runs_on_is_a_difference(adapted):
@@ -242,16 +253,103 @@ def test_an_output_that_ends_early_or_runs_on_is_a_difference(adapted):
     assert found == [(2, 5, None, False), (2, None, 1, True), (4, None, 1, True)]
 
 
-def test_prompt_time_is_that_of_the_slowest_row_of_each_batch(adapted):
-    # Rows of a batch have their first tokens after 1, 2, ... ms; batches of two and one prompts.
-    _, methods = scripted(plain={"delay": 0.01, "prompt_seconds": 0.001}, other={"delay": 0.01})
-    result = run(adapted, methods, batch_size=2, rounds=3)
-    plain, other = result.methods["plain"], result.methods["other"]
-    assert plain.prompt_seconds == pytest.approx(0.002 + 0.001)
-    assert plain.decode_seconds == pytest.approx(plain.seconds - 0.003)
-    assert other.prompt_seconds == 0
-    slower = other if result.baseline == "plain" else plain
-    assert slower.decode_speedup != pytest.approx(slower.speedup, abs=1e-3)
+# --- the numbers, from records made by hand ---
+
+UNITS = [[1, 0], [2]]
+
+
+def answer(tokens, prompt_seconds=0.0, calls=0, prompt_tokens=1):
+    return Generation([5] * tokens, calls or tokens, prompt_seconds=prompt_seconds, prompt_tokens=prompt_tokens)
+
+
+def by_hand(kind, *rounds):
+    """A method whose rounds are [(seconds, answers) of each of `UNITS`]."""
+    record = Record()
+    for units in rounds:
+        done = Round.empty(3)
+        for unit, (seconds, answers) in zip(UNITS, units, strict=True):
+            done.add(unit, seconds, answers)
+        record.add(done)
+    return Candidate(Scripted("", []), kind, True, record)
+
+
+def test_prompt_time_is_that_of_the_slowest_row_of_each_batch():
+    def plain(factor):
+        pair = [answer(6, 1 * factor), answer(6, 2 * factor)]
+        return [(8 * factor, pair), (6 * factor, [answer(5, 1 * factor)])]
+
+    # In the second round the machine is half as fast: the medians lie between, the ratios stay. The other method gives
+    # three of four tokens of each text with its first pass.
+    drafting = [answer(6, 3, 2, 4), answer(6, 1, 3, 4)]
+    other = [(5, drafting), (5, [answer(5, 1, 2, 3)])]
+    slower = [(10, [answer(6, 6, 2, 4), answer(6, 2, 3, 4)]), (10, [answer(5, 2, 2, 3)])]
+    candidates = {"plain": by_hand("plain", plain(1), plain(2)), "other": by_hand("speculative", other, slower)}
+    results, baseline = summarise(candidates, UNITS, None, 0)
+    assert baseline == "plain"
+    found = results["plain"]
+    assert (found.seconds, found.prompt_seconds, found.decode_seconds) == (21, 1.5 * (2 + 1), 16.5)
+    assert (found.tokens, found.prompt_tokens, found.calls, found.passes) == (17, 3, 17, 6 + 5)
+    assert (found.speedup, found.decode_speedup, found.tokens_per_call) == (1, 1, 1)
+    found = results["other"]
+    assert (found.seconds, found.prompt_seconds, found.decode_seconds) == (15, 1.5 * (3 + 1), 9)
+    assert (found.tokens, found.prompt_tokens, found.calls, found.passes) == (17, 11, 7, 3 + 2)
+    assert found.speedup == pytest.approx(14 / 10)
+    # Plain needs 14 - 3 seconds for 17 - 3 tokens after the first passes, the other 10 - 4 seconds for 17 - 11.
+    assert found.decode_speedup == pytest.approx((11 / 14) / (6 / 6))
+
+
+def thirds(tokens, seconds, rounds=2):
+    """Three texts of `tokens` tokens each; a unit takes `seconds` for each of its texts."""
+    return [[(2 * seconds, [answer(tokens, seconds / 10)] * 2), (seconds, [answer(tokens, seconds / 10)])]] * rounds
+
+
+def test_a_third_of_the_tokens_in_a_third_of_the_time_is_no_speed():
+    candidates = {
+        "plain": by_hand("plain", *thirds(30, 3.0)),
+        "generate": by_hand("plain", *thirds(10, 1.1)),  # less time, and more per token
+        "streaming": by_hand("speculative", *thirds(10, 1.0)),
+    }
+    results, baseline = summarise(candidates, UNITS, ["a", "a", "b"], 0)
+    assert baseline == "plain"
+    streaming = results["streaming"]
+    assert (streaming.speedup, streaming.speedup_mean) == pytest.approx((1, 1))
+    assert streaming.speedup_interval == pytest.approx((1, 1))
+    # Seconds after the first pass for 29 and for 9 tokens of each text.
+    plain_cost, cost = (9 - 0.6) / (3 * 29), (3 - 0.2) / (3 * 9)
+    assert streaming.decode_speedup == pytest.approx(plain_cost / cost)
+    assert results["generate"].speedup == pytest.approx(1 / 1.1)
+    assert streaming.seconds == pytest.approx(3)
+    assert streaming.tokens_per_second == pytest.approx(10)
+    for category in ("a", "b"):
+        assert streaming.categories[category].baseline == "plain"
+        assert streaming.categories[category].speedup == pytest.approx(1)
+
+
+def test_units_of_unlike_length_give_an_interval_of_seconds_per_token():
+    # Half the seconds for half the tokens in the first unit, for the same tokens in the second.
+    plain = [[(4.0, [answer(4)] * 2), (4.0, [answer(8)])]] * 3
+    other = [[(2.0, [answer(2)] * 2), (2.0, [answer(8)])]] * 3
+    results, _ = summarise({"plain": by_hand("plain", *plain), "other": by_hand("speculative", *other)}, UNITS, None, 0)
+    assert results["other"].speedup == pytest.approx(2 * 12 / 16)
+    assert results["other"].speedup_interval == pytest.approx((1, 2))
+
+
+def test_there_is_no_interval_from_one_round_or_one_unit():
+    one = {name: by_hand("plain", *thirds(4, 1.0, rounds=1)) for name in ("plain", "other")}
+    results, _ = summarise(one, UNITS, ["a", "a", "b"], 0)
+    assert {results[name].speedup_interval for name in one} == {None}
+    two = {name: by_hand("plain", *thirds(4, 1.0)) for name in ("plain", "other")}
+    results, _ = summarise(two, UNITS, ["a", "a", "b"], 0)
+    assert results["other"].speedup_interval == pytest.approx((1, 1))
+    assert {entry.speedup_interval for entry in results["other"].categories.values()} == {None}
+
+
+def test_a_text_that_comes_whole_with_its_first_pass_has_no_decoding_to_compare():
+    whole = [[(2.0, [answer(4, 1.0, 1, 4)] * 2), (1.0, [answer(4, 1.0, 1, 4)])]]
+    candidates = {"plain": by_hand("plain", *thirds(4, 1.0, 1)), "other": by_hand("speculative", *whole)}
+    results, _ = summarise(candidates, UNITS, None, 0)
+    assert (results["other"].prompt_tokens, results["other"].decode_speedup) == (12, None)
+    assert results["plain"].decode_speedup == pytest.approx(1)
 
 
 def test_texts_of_one_token_have_no_decoding_to_compare(adapted):
@@ -281,16 +379,20 @@ def test_batches_hold_one_category():
 def test_categories_are_told_apart(adapted):
     log, methods = scripted(
         plain={"delay": 0.01},
-        other={"delay": lambda prompt: 0.002 if len(prompt) == 4 else 0.02, "kind": "speculative", "calls": 2},
+        other={"delay": lambda prompt: 0.002 if len(prompt) == 4 else 0.04, "kind": "speculative", "calls": 2},
     )
-    result = run(adapted, methods, batch_size=3, rounds=3, categories=["qa", "qa", "rag"])
+    # One prompt a batch, so that the category with two of them has two.
+    result = run(adapted, methods, rounds=3, categories=["qa", "qa", "rag"])
     assert {len({len(prompt) == 4 for prompt in batch}) for _, batch in log} == {1}
     qa, rag = (result.methods["other"].categories[name] for name in ("qa", "rag"))
     assert list(result.methods["plain"].categories) == ["qa", "rag"]
     assert (qa.rows, qa.tokens, qa.calls, qa.tokens_per_call) == (2, 5, 4, 1.25)
     assert (rag.rows, rag.tokens, rag.calls, rag.tokens_per_call) == (1, 4, 2, 2)
-    assert qa.speedup_interval[0] <= qa.speedup <= qa.speedup_interval[1] < 1
-    assert rag.speedup_interval[0] > 2
+    assert qa.speedup_interval[0] <= qa.speedup <= qa.speedup_interval[1]
+    assert qa.speedup < 1
+    assert rag.speedup > 2
+    assert rag.speedup_interval is None
+    assert (qa.baseline, rag.baseline) == ("plain", "plain")
     assert qa.seconds + rag.seconds == pytest.approx(result.methods["other"].seconds, rel=0.5)
 
 
@@ -303,12 +405,64 @@ def test_a_category_has_its_own_fastest_plain_method(adapted):
     assert result.methods["other"].categories["qa"].speedup < 1
     assert result.methods["other"].categories["rag"].speedup == 1
     assert result.methods["plain"].categories["rag"].speedup < 1
+    for method in result.methods.values():
+        assert {name: category.baseline for name, category in method.categories.items()} == {
+            "qa": "plain",
+            "rag": "other",
+        }
 
 
 def test_one_category_per_prompt_is_needed(adapted):
     _, methods = scripted()
     with pytest.raises(ConfigError, match="2 categories for 3 prompts; give one for each"):
         run(adapted, methods, categories=["a", "b"])
+
+
+# --- the warm-up ---
+
+
+@pytest.mark.parametrize("lengths", [[3, 3, 9], [5, 5, 9]])
+def test_the_longest_prompt_is_met_first_and_not_only_where_memory_is_taken(adapted, monkeypatch, lengths):
+    prompts = [[number + 3] * length for number, length in enumerate(lengths)]
+    log, methods = scripted()
+    del methods["other"]
+    monkeypatch.setattr(measure_module, "peak_bytes", lambda _device, call: [log.append("memory"), call(), 5][-1])
+    run_of = measure(adapted, prompts, methods, max_new_tokens=4, batch_size=2, rounds=1, progress=False)
+    short, long = [tuple(prompts[0]), tuple(prompts[1])], [tuple(prompts[2])]
+    warm_up = [entry if entry == "memory" else entry[1] for entry in log[:-2]]
+    # Twice 5 tokens are more than 9, twice 3 are fewer.
+    assert warm_up == ([long, short, "memory", long] if lengths[0] == 3 else [long, "memory", short])
+    assert [batch for _, batch in log[-2:]] == [short, long]
+    assert run_of.methods["plain"].peak_bytes == 5
+
+
+class Bar:
+    """A tqdm that only counts."""
+
+    made: list = []  # noqa: RUF012
+
+    def __init__(self, total, **_):
+        self.total, self.n = total, 0
+        self.made.append(self)
+
+    def update(self, count):
+        self.n += count
+
+    def set_postfix_str(self, *_, **__):
+        pass
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("fails_at", [None, 1, 2, 3, 5, 8])
+def test_the_bar_ends_at_its_total_whoever_leaves(adapted, monkeypatch, fails_at):
+    monkeypatch.setattr(measure_module, "tqdm", Bar)
+    runs = iter(range(1, 100))
+    _, methods = scripted(other={"change": lambda outputs: failing(outputs) if next(runs) == fails_at else outputs})
+    result = run(adapted, methods, rounds=2, left_out={})
+    assert set(result.methods) == ({"plain", "other"} if fails_at is None else {"plain"})
+    assert Bar.made[-1].n == Bar.made[-1].total >= 9
 
 
 # --- methods that cannot run, and interruption ---
@@ -330,6 +484,88 @@ def test_a_method_that_fails_in_the_warm_up_is_left_out_if_that_is_allowed(adapt
         run(adapted, methods, left_out={})
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, torch.OutOfMemoryError])
+def test_in_the_warm_up_libraries_errors_count_too(adapted, kind):
+    def broken(_outputs):
+        raise kind("it is too much")
+
+    _, methods = scripted(other={"change": broken})
+    result = run(adapted, methods, left_out={})
+    assert result.left_out == {"other": f"{kind.__name__}: it is too much"}
+    with pytest.raises(kind, match="it is too much"):
+        run(adapted, methods)
+    methods["plain"].change = broken
+    with pytest.raises(kind, match="it is too much"):
+        run(adapted, methods, left_out={})
+
+
+def failing_from(number, error=GenerationError):
+    runs = iter(range(1, 100))
+
+    def change(outputs):
+        if next(runs) >= number:
+            raise error("it ran out of luck")
+        return outputs
+
+    return change
+
+
+@pytest.mark.parametrize("number", [4, 8])  # three runs of warm-up; the first round, the second
+def test_a_method_that_fails_in_a_round_leaves_and_the_others_keep_theirs(adapted, number):
+    log, methods = scripted(other={"change": failing_from(number)})
+    methods["third"] = Scripted("third", log)
+    result = run(adapted, methods, rounds=3, left_out={})
+    assert result.left_out == {"other": "it ran out of luck"}
+    assert list(result.methods) == ["plain", "third"]
+    assert {len(method.seconds_per_round) for method in result.methods.values()} == {3}
+    assert (result.rounds, result.interrupted) == (3, False)
+    _, methods = scripted(other={"change": failing_from(number)})
+    with pytest.raises(GenerationError, match="out of luck"):
+        run(adapted, methods, rounds=3)
+    _, methods = scripted(plain={"change": failing_from(number)})
+    with pytest.raises(GenerationError, match="out of luck"):
+        run(adapted, methods, rounds=3, left_out={})
+
+
+def test_a_round_that_breaks_otherwise_is_no_reason_to_go_on(adapted):
+    _, methods = scripted(other={"change": failing_from(4, RuntimeError)})
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run(adapted, methods, rounds=3, left_out={})
+
+
+@pytest.mark.parametrize(("adds", "rounds"), [(2, 1), (3, 1), (4, 2)])
+def test_an_interruption_between_two_records_cuts_all_to_the_shortest(adapted, monkeypatch, adds, rounds):
+    done = []
+
+    def add(record, finished):
+        if len(done) == adds:
+            raise KeyboardInterrupt
+        done.append(finished)
+        record.rounds.append(finished)
+
+    monkeypatch.setattr(Record, "add", add)
+    wrong = iter([False] * 6 + [True] * 100)  # three runs of warm-up and the first round are right
+    _, methods = scripted(other={"answer": lambda prompt: [1] if next(wrong) else prompt})
+    result = run(adapted, methods, rounds=5)
+    assert (result.rounds, result.interrupted) == (rounds, True)
+    assert {len(method.seconds_per_round) for method in result.methods.values()} == {rounds}
+    # What was found in a round that was cut off is cut off, too.
+    assert result.methods["other"].identical == (3 if rounds == 1 else 0)
+
+
+def test_an_interruption_between_the_first_two_records_ends_it(adapted, monkeypatch):
+    def add(record, finished):
+        if record.rounds or add.called:
+            raise KeyboardInterrupt
+        add.called = True
+        record.rounds.append(finished)
+
+    add.called = False
+    monkeypatch.setattr(Record, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        run(adapted, scripted()[1], rounds=2)
+
+
 def test_a_method_must_say_what_it_is(adapted):
     _, methods = scripted(other={"kind": None})
     with pytest.raises(ConfigError, match=r"method 'other' has KIND=None and LOSSLESS=True; its class or module must"):
@@ -347,8 +583,8 @@ def test_an_interruption_after_the_last_round_keeps_all(adapted, monkeypatch):
 
 
 def test_an_interrupted_measurement_keeps_its_finished_rounds(adapted, capsys):
-    # Warm-up takes 4 runs, a round 6; the sixth run of the second round is interrupted.
-    _, methods = scripted(plain={"stop_after": 14}, other={"stop_after": 14})
+    # Warm-up takes 6 runs, a round 6; the sixth run of the second round is interrupted.
+    _, methods = scripted(plain={"stop_after": 17}, other={"stop_after": 17})
     result = measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=5, progress=False)
     assert (result.rounds, result.interrupted) == (1, True)
     assert all(len(method.seconds_per_round) == 1 for method in result.methods.values())
@@ -356,7 +592,7 @@ def test_an_interrupted_measurement_keeps_its_finished_rounds(adapted, capsys):
 
 
 def test_an_interruption_before_the_first_round_ends_it(adapted):
-    _, methods = scripted(plain={"stop_after": 7}, other={"stop_after": 7})
+    _, methods = scripted(plain={"stop_after": 11}, other={"stop_after": 11})
     with pytest.raises(KeyboardInterrupt):
         measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=5, progress=False)
 

@@ -28,9 +28,16 @@ def several_blocks(device="cpu"):
 
 
 def test_the_highest_running_sum():
-    assert highest_sum([5, 3, -5, 4, -7]) == 8
-    assert highest_sum([-5, 3]) == 0
+    assert highest_sum(enumerate([5, 3, -5, 4, -7])) == 8
+    assert highest_sum(enumerate([-5, 3])) == 0
     assert highest_sum([]) == 0
+
+
+def test_changes_of_several_threads_are_put_in_order_of_time():
+    first, second = [(10, 5), (30, -5)], [(20, 4), (40, -4), (50, 6)]
+    assert highest_sum([*second, *first]) == highest_sum([*first, *second]) == 9
+    # At one time what was told first came first.
+    assert highest_sum([(10, 5), (20, 6), (20, -5)]) == 11
 
 
 def test_the_peak_is_what_was_there_at_once():

@@ -1,6 +1,7 @@
 """The compared methods: found on disk, the same tokens, and the rules of counting."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import tiny_opt
@@ -9,6 +10,7 @@ from fake_adapted import fake_adapted, random_prompts
 from ssft.bench import methods
 from ssft.bench.batching import length_batches
 from ssft.bench.methods import KINDS, Setting, build_methods, method_module, method_names, parse_methods
+from ssft.bench.methods._peers import read_training
 from ssft.bench.methods._transformers import truncate
 from ssft.errors import ConfigError, GenerationError
 
@@ -37,7 +39,9 @@ def test_every_method_keeps_to_the_interface(name):
     assert module.DESCRIPTION
     assert module.KIND in KINDS
     assert isinstance(module.LOSSLESS, bool)
-    assert all(callable(getattr(module.Method, part)) for part in ("run", "extra_parameters", "extra_bytes"))
+    assert all(
+        callable(getattr(module.Method, part)) for part in ("run", "extra_parameters", "extra_bytes", "training")
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -136,6 +140,35 @@ def test_extra_parameters_are_those_of_the_streams():
     built = build_methods(NAMES, Setting(fake_adapted(), 4, 1))
     counts = {name: method.extra_parameters() for name, method in built.items()}
     assert counts == {**dict.fromkeys(NAMES, 0), "streaming": 3 * 64}
+
+
+def test_training_is_that_of_the_bundle_and_plain_methods_have_none(tmp_path):
+    adapted = fake_adapted()
+    built = build_methods(NAMES, Setting(adapted, 4, 1))
+    assert [method.training() for method in built.values()] == [{}, {}, {}]
+    adapted.bundle = SimpleNamespace(provenance={"train_seconds": 1.5, "history": [{"loss": 1.0}], "steps": 3})
+    assert {name: method.training() for name, method in built.items()} == {
+        "plain": {},
+        "generate": {},
+        "streaming": {"steps": 3, "seconds": 1.5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("{broken", {}),
+        ("[" * 100_000, {}),
+        ("[1]", {}),
+        ('{"data": {"train": "rows"}, "steps": true, "train_rows": NaN, "train_seconds": "1", "device": 5}', {}),
+        ('{"data": "rows", "steps": 4}', {"steps": 4}),
+        ('{"data": {"train": {"name": "rows.jsonl"}}, "train_rows": 8}', {"data": "rows.jsonl", "rows": 8}),
+    ],
+)
+def test_a_provenance_tells_what_it_can(tmp_path, text, found):
+    assert read_training(tmp_path) == {}
+    (tmp_path / "provenance.json").write_text(text)
+    assert read_training(tmp_path) == found
 
 
 def test_parse_methods_puts_the_baseline_first_once():

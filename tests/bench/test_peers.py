@@ -1,6 +1,7 @@
 """The peers through transformers and llama.cpp: same text as plain, passes counted by hand, reasons to refuse."""
 
 import importlib.util
+import json
 import sys
 from types import SimpleNamespace
 
@@ -84,6 +85,16 @@ def test_passes_and_accepted_tokens_are_those_counted_by_hand(known, name, new, 
     assert (result.calls, result.finish_reason) == (calls, "length")
     if accepted is not None:
         assert result.accepted == accepted
+    # Passes after the first that accepted d tokens gave d + 1; the last of them may be cut by the budget.
+    first = {"prompt_lookup": 11, "assisted": 21}.get(name, 1)
+    assert result.prompt_tokens == min(first, new)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_of_the_first_pass_are_those_in_the_text(known, name):
+    for new, eos in ((4, ()), (30, {9})):
+        result = decode(known, name, PROMPT, new, eos)
+        assert result.prompt_tokens == (len(result.token_ids) if name in DRAFTING else 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,7 +119,8 @@ def test_an_empty_completion_is_the_eos_alone_and_one_call(known, name):
     for prompt in (PROMPT, [6]):
         result = decode(known, name, prompt, 30, {7})
         assert (result.token_ids, result.calls, result.finish_reason) == ([7], 1, "eos")
-        assert FakeTokenizer().decode([token for token in result.token_ids if token != 7]) == ""
+        # What was drafted after the EOS and accepted is not in the text.
+        assert (result.prompt_tokens, result.accepted) == (1, [])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,6 +165,10 @@ def test_all_give_plains_tokens_whatever_the_draft(architecture, tmp_path):
     save_draft(tmp_path / "draft", TINY[architecture](num_hidden_layers=3))
     free = ids(build(adapted, "plain", 16).run(prompts))
     methods = {name: build(adapted, name, 16, peers=tmp_path) for name in DRAFTING}
+    for name, method in methods.items():
+        results = method.run(prompts)
+        # A pass that accepts nothing gives one token; some gave more.
+        assert sum(result.calls for result in results) < sum(map(len, free)), name
     for eos in [set(), *({token} for token in free[0][::5])]:
         adapted.eos_token_ids = eos
         expected = [_until(row, eos) for row in free]
@@ -216,15 +232,26 @@ def test_lookup_with_learned_positions_keeps_away_from_the_contexts_end():
 
 def test_a_missing_draft_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"ssft train baselines/draft_sql data.train=<rows that tiny .* --output .*--peers outputs/"
+        ConfigError,
+        match=r"'tiny' has no draft model.*ssft train baselines/draft_sql data.train=<rows that tiny .* --output "
+        r"outputs/peers/tiny/draft`, then give --peers outputs/peers$",
     ):
         build(fake_adapted(), "assisted")
-    with pytest.raises(ConfigError, match=r"draft holds no draft model.*draft_sql .*--output \S+/draft`"):
+    with pytest.raises(ConfigError, match=r"no draft model.*draft holds none; leave assisted out.*--output \S+/draft`"):
         build(fake_adapted(), "assisted", peers=tmp_path)
     adapted = fake_adapted()
     adapted.name = "sql"
     with pytest.raises(ConfigError, match=r"`ssft train baselines/draft_sql --output \S+/draft`"):
         build(adapted, "assisted", peers=tmp_path)
+
+
+def test_missing_heads_are_told_the_same_way():
+    with pytest.raises(
+        ConfigError,
+        match=r"'tiny' has no Medusa heads.*leave medusa out.*`ssft train baselines/medusa_sql adapter=<folder of "
+        r"tiny> data.train=\S+.* --output outputs/peers/tiny/medusa`, then give --peers outputs/peers$",
+    ):
+        build(fake_adapted(), "medusa")
 
 
 def test_a_draft_of_another_base_or_a_damaged_one_is_refused(tmp_path, monkeypatch):
@@ -250,6 +277,10 @@ def test_the_drafts_parameters_and_bytes_are_extra(tmp_path):
     method = build(fake_adapted(), "assisted", peers=tmp_path)
     assert method.extra_parameters() == draft.num_parameters()
     assert method.extra_bytes() == (folder / "model.safetensors").stat().st_size
+    assert method.training() == {}
+    facts = {"train_rows": 2000, "data": {"train": {"name": "rows.jsonl"}}, "device": "cpu", "train_seconds": 7.5}
+    (folder / "provenance.json").write_text(json.dumps({**facts, "steps": 25}))
+    assert method.training() == {"data": "rows.jsonl", "rows": 2000, "steps": 25, "seconds": 7.5, "device": "cpu"}
     lookup = build(fake_adapted(), "prompt_lookup")
     assert (lookup.extra_parameters(), lookup.extra_bytes()) == (0, 0)
 
@@ -357,7 +388,7 @@ def test_llama_cpp_decodes_the_bases_own_file(llama):
     assert ids(results) == [[6, 7, 8, 9], [7, 8, 9, 10], [6, 7, 8, 9]]
     assert [(result.calls, result.finish_reason) for result in results] == [(4, "length")] * 3
     assert all(0 < result.prompt_seconds < result.seconds for result in results)
-    assert (method.extra_parameters(), method.extra_bytes()) == (0, 4)
+    assert (method.extra_parameters(), method.extra_bytes(), method.training()) == (0, 4, {})
 
 
 def test_llama_cpp_counts_like_the_others(llama):

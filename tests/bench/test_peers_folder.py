@@ -62,7 +62,8 @@ def test_what_a_twin_may_differ_in(tmp_path):
         order=("q_proj, v_proj", "v_proj, q_proj"),
     )
     assert twin_differences(adapter, elsewhere) == []
-    assert twin_differences(adapter, tmp_path) == []
+    for pair in ((adapter, tmp_path), (tmp_path, adapter)):
+        assert twin_differences(*pair) == ["run.yaml is missing, so nothing is known"]
     other = write_run(
         tmp_path / "other", rank=("r: 4", "r: 8"), file=("rows.jsonl", "more.jsonl"), seed=("seed: 1", "max_steps: 3")
     )

@@ -10,8 +10,8 @@ from PIL import Image
 from sample_results import ROWS, SQL, sample_bench, sample_suite
 
 from ssft.bench import plots
-from ssft.bench.plot_style import GREYS, OKABE_ITO, OUR_COLOUR, report_style
-from ssft.bench.result import SuiteResult, TaskResult
+from ssft.bench.plot_style import GREYS, OKABE_ITO, OUR_COLOUR, PAPER, report_style
+from ssft.bench.result import CategoryResult, SuiteResult, TaskResult
 
 
 def suite(**tasks):
@@ -73,14 +73,58 @@ def test_a_point_is_tokens_over_cost_without_the_prompts():
     # 330 tokens and 94 passes, of which the prompts' 10 gave 10; 7.1 s against 15.2 s in 320 passes.
     assert tokens == pytest.approx(320 / 84)
     assert cost == pytest.approx((7.1 / 84) / (15.2 / 320))
+    # 24 of the 330 tokens came from the first passes, which verified a draft each.
+    assert found["prompt_lookup"][0] == pytest.approx((330 - 24) / (205 - 10))
     for name, (x, y) in found.items():
         assert x / y == pytest.approx(bench.methods[name].decode_speedup)
+
+
+@pytest.mark.parametrize(("categories", "first"), [({}, 3), ({"a": 5, "b": 5}, 4), ({"a": 9, "b": 1}, 4)])
+def test_a_batch_has_one_first_pass(categories, first):
+    bench = sample_bench(batch_size=4)
+    for name, method in bench.methods.items():
+        method.passes = method.calls // 3
+        method.categories = {
+            key: CategoryResult(rows, 165, 90, 1.8, 4.0, "plain", 1.2, None) for key, rows in categories.items()
+        }
+        assert plots.first_passes(bench) == first, name
+    found = plots.cost_points(bench)
+    assert found["plain"] == (1, 1)
+    assert found["streaming"][0] == pytest.approx((320 / (31 - first)) / (320 / (110 - first)))
+    for name, (x, y) in found.items():
+        assert x / y == pytest.approx(bench.methods[name].decode_speedup)
+    (axes,) = drawn(plots.cost_figure, suite(sql=bench))
+    assert axes.get_xlabel() == "tokens per pass (baseline = 1)"
+
+
+def test_a_broken_promise_is_hollow_and_not_bold():
+    result = suite(sql=sample_bench())
+    result.tasks["sql"].bench.methods["streaming"].identical = ROWS - 1
+    (axes,) = drawn(plots.speedup_figure, result)
+    assert "1.89×, other text" in texts(axes)
+    assert [text.get_text() for text in axes.texts if text.get_fontweight() == "bold"] == ["1.48×"]
+    # Ranked nowhere, it stands below all others.
+    assert [label.get_text() for label in axes.get_yticklabels()][-1] == "streaming"
+    for draw in (plots.speedup_figure, plots.cost_figure):
+        (axes,) = drawn(draw, result)
+        marks = {line.get_marker(): line for line in axes.lines if len(line.get_xdata()) == 1}
+        assert marks["o"].get_markerfacecolor() == PAPER
+        assert all(line.get_markerfacecolor() != PAPER for marker, line in marks.items() if marker != "o")
+
+
+def test_a_missing_interval_is_no_bar():
+    result = suite(sql=sample_bench())
+    method = result.tasks["sql"].bench.methods["streaming"]
+    method.speedup_interval = None
+    (axes,) = drawn(plots.speedup_figure, result)
+    ours = [tuple(line.get_xdata()) for line in axes.lines if line.get_color() == OUR_COLOUR]
+    assert ours == [(1, method.speedup), (method.speedup, method.speedup), (method.speedup,)]
 
 
 def test_without_passes_after_the_prompt_there_is_no_point():
     bench = sample_bench()
     for name in ("medusa", "plain"):
-        bench.methods[name].tokens = bench.methods[name].calls = ROWS
+        bench.methods[name].tokens = bench.methods[name].passes = ROWS
         assert name not in plots.cost_points(bench)
     assert plots.cost_points(bench) == {}
     bench.baseline = "gone"

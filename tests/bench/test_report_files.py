@@ -6,9 +6,10 @@ import re
 import pytest
 from sample_results import sample_bench, sample_suite
 
+from ssft._json import to_json
 from ssft.bench import html, report
 from ssft.bench.reading import read_result
-from ssft.bench.report import REPORT_FILES, to_json, write_json, write_report
+from ssft.bench.report import REPORT_FILES, write_json, write_report
 from ssft.errors import ConfigError
 
 
@@ -74,6 +75,14 @@ def test_a_place_that_does_not_fit_is_named(tmp_path, place, value, message):
         read_result(path)
 
 
+@pytest.mark.parametrize("value", [2, None, "1"])
+def test_the_format_of_one_comparison_is_checked_too(tmp_path, value):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**to_json(sample_bench()), "format": value}))
+    with pytest.raises(ConfigError, match=re.escape(f"format {value!r}, this version of ssft reads format 1")):
+        read_result(path)
+
+
 @pytest.mark.parametrize("place", [("created",), (*BENCH, "methods"), (*PLAIN, "kind")])
 def test_a_missing_key_is_named(tmp_path, place):
     path = tmp_path / "result.json"
@@ -113,6 +122,11 @@ def test_a_report_without_a_finished_task_has_no_picture(tmp_path):
     result.tasks, result.interrupted = {}, True
     assert [path.name for path in write_report(result, tmp_path)] == list(REPORT_FILES[:2])
     assert "No task was finished" in (tmp_path / "report.html").read_text()
+    # An older run's picture would show numbers that the new JSON does not have; other files are the user's.
+    (tmp_path / "report.png").write_bytes(b"older")
+    (tmp_path / "other.png").write_bytes(b"own")
+    write_report(result, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.png", *REPORT_FILES[1::-1]]
 
 
 def test_the_numbers_are_safe_before_the_page_is_made(tmp_path, monkeypatch):

@@ -74,9 +74,12 @@ def test_a_second_turn_follows_plains_answer(adapted, write):
 def test_limit_takes_the_first_questions_of_each_category(adapted, write):
     rows = spec_bench_rows(write(*QUESTIONS), adapted, 2, limit=1)
     assert [row["messages"][-1]["content"] for row in rows if row["category"] == "rag"] == ["Where?"]
+    # Each of MT-Bench's eight is one of its own here: so all of them are in, and not the first alone.
     assert [row["messages"][-1]["content"] for row in rows if row["category"] == MULTI_TURN] == [
         "Tell a story.",
         "Shorter.",
+        "Write code.",
+        "Now in C.",
     ]
     with pytest.raises(DataError, match=r"limit=0: at least one question"):
         spec_bench_rows(write(*QUESTIONS), adapted, 2, limit=0)

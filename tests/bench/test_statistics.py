@@ -49,9 +49,7 @@ def test_more_prompts_narrow_the_interval():
 
 
 def test_the_interval_covers_the_variation_between_prompts_and_not_only_between_rounds():
-    baseline = times([[1, 9]] * 3)
-    low, high = bootstrap_interval(baseline, times([[1, 3]] * 3))
-    assert (low, high) == (1, 3)
+    assert bootstrap_interval(times([[1, 9]] * 3), times([[1, 3]] * 3)) == (1, 3)
 
 
 def test_the_interval_is_that_of_samples_drawn_one_by_one():
@@ -65,14 +63,51 @@ def test_the_interval_is_that_of_samples_drawn_one_by_one():
     assert bootstrap_interval(baseline, method, samples=4000) == pytest.approx(expected, abs=0.01)
 
 
+def test_the_interval_per_token_is_that_of_samples_drawn_one_by_one():
+    random = np.random.default_rng(11)
+    baseline, method = 1 + random.random((4, 7)), 1 + random.random((4, 7))
+    tokens = random.integers(1, 40, (4, 7)), random.integers(1, 40, (4, 7))
+    estimates = []
+    for _ in range(4000):
+        picked = np.ix_(random.integers(4, size=4), random.integers(7, size=7))
+        left, right = (
+            seconds[picked].sum(1) / count[picked].sum(1)
+            for seconds, count in zip((baseline, method), tokens, strict=True)
+        )
+        estimates.append(np.median(left / right))
+    expected = np.quantile(estimates, [0.025, 0.975])
+    assert bootstrap_interval(baseline, method, samples=4000, tokens=tokens) == pytest.approx(expected, rel=0.05)
+    assert bootstrap_interval(baseline, method, samples=4000) != pytest.approx(expected, rel=0.05)
+
+
+def test_a_ratio_per_token_is_that_of_seconds_where_tokens_are_the_same():
+    baseline, method = times([[2, 4], [4, 8]]), times([[1, 2], [2, 4]])
+    same = times([[3, 5], [3, 5]])
+    assert round_ratios(baseline, method, (same, same)).tolist() == [2, 2]
+    # Half the tokens in half the time; twice the tokens in half the time; none at all.
+    for factor, speed in ((0.5, 1), (2, 4), (0, 0)):
+        assert speedup(baseline, method, (same, factor * same)) == speed
+    assert speedup(baseline, method, (0 * same, same)) == 2  # no cost per token to compare with
+    assert speedup(baseline, method, (0 * same, 0 * same)) == 2
+
+
 def test_the_interval_of_equal_times_is_a_point():
-    assert bootstrap_interval(times([[2, 2]]), times([[1, 1]])) == (2, 2)
+    assert bootstrap_interval(times([[2, 2]] * 2), times([[1, 1]] * 2)) == (2, 2)
+
+
+def test_what_is_there_once_has_no_interval():
+    assert bootstrap_interval(times([[2, 2]]), times([[1, 1]])) is None
+    assert bootstrap_interval(times([[2], [2]]), times([[1], [1]])) is None
+    assert bootstrap_interval(times([[2], [4]]), times([[1], [1]]), least_units=1) == (2, 4)
+    assert bootstrap_interval(times([[2]]), times([[1]]), least_units=1) is None
 
 
 @pytest.mark.parametrize(("left", "right"), [([[1, 2]], [[1]]), ([1, 2], [1, 2]), ([[]], [[]])])
 def test_wrong_shapes_are_errors(left, right):
     with pytest.raises(ValueError, match="one shape"):
         bootstrap_interval(times(left), times(right))
+    with pytest.raises(ValueError, match=r"one shape, got \(1, 2\), \(1, 2\), \(1, 1\), \(1, 2\)"):
+        round_ratios(times([[1, 2]]), times([[1, 2]]), (times([[1]]), times([[1, 2]])))
 
 
 def test_spread():

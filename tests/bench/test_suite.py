@@ -4,7 +4,7 @@ import gc
 import weakref
 
 import pytest
-from fake_adapted import FakeTokenizer, fake_adapted
+from fake_adapted import fake_adapted
 
 from ssft.bench import suite
 from ssft.bench.answers import decode_prompts, encode_rows
@@ -83,9 +83,10 @@ def test_quality_is_the_adapters_and_the_twins_on_the_same_rows():
     twin_right = [row["completion"] == text for row, text in zip(rows, expected, strict=True)]
     rows[0]["completion"] = "wrong"  # so that the adapter is not right everywhere
     own_right = [False, True, True, True]
-    task = Task("one", rows, fake_adapted, lambda: fake_adapted(streams=False, seed=7))
+    unlike = ["training.seed (1, None)"]
+    task = Task("one", rows, fake_adapted, lambda: fake_adapted(streams=False, seed=7), twin_unlike=unlike)
     result = run_suite([task], settings(quality_limit=4), "", lambda _: None).tasks["one"].quality
-    assert (result.rows, result.metric) == (4, "exact")
+    assert (result.rows, result.metric, result.twin_unlike) == (4, "exact", unlike)
     assert result.adapter == {"exact_match": 75}
     assert result.adapter_intervals == {"exact_match": mean_interval([100.0 * right for right in own_right])}
     assert not all(twin_right[1:4]), "the twin answers as the adapter does, so the test shows nothing"
@@ -100,10 +101,14 @@ def test_quality_is_the_adapters_and_the_twins_on_the_same_rows():
 def test_without_a_twin_its_fields_are_empty_and_without_references_there_is_no_quality():
     rows = [{**row, "completion": "1 2 3"} for row in ROWS]
     done = run_suite(
-        [Task("with", rows, fake_adapted), Task("without", ROWS, fake_adapted)], settings(), "", lambda _: None
+        [Task("with", rows, fake_adapted, twin_unlike=["x"]), Task("without", ROWS, fake_adapted)],
+        settings(),
+        "",
+        lambda _: None,
     )
     quality = done.tasks["with"].quality
     assert (quality.rows, quality.adapter, quality.twin, quality.differences) == (6, {"exact_match": 0}, {}, {})
+    assert quality.twin_unlike == []
     assert done.tasks["without"].quality is None
     none = run_suite([Task("with", rows, fake_adapted)], settings(quality_limit=0), "", lambda _: None)
     assert none.tasks["with"].quality is None
@@ -277,4 +282,6 @@ def test_wrong_input():
         run_suite([Task("one", [{"prompt": ""}], fake_adapted)], settings(), "", lambda _: None)
     with pytest.raises(ConfigError, match="0 tasks, limit=2, quality_limit=40: a run needs a task"):
         run_suite([], settings(), "", lambda _: None)
-    assert FakeTokenizer()("5 6") == {"input_ids": [5, 6]}
+    for wrong in ({"limit": 0}, {"quality_limit": -1}):
+        with pytest.raises(ConfigError, match="1 tasks, limit="):
+            run_suite([Task("one", ROWS, fake_adapted)], settings(**wrong), "", lambda _: None)

@@ -6,13 +6,14 @@ import json
 import pytest
 from click.testing import CliRunner
 from fake_adapted import fake_adapted, save_bundle
+from methods_that_fail import interrupt_plain, wrong_tokens
 from shelf import SHELF, save_adapter
 from tiny_base import rows, save_rows, save_tiny_base
 
 from ssft.adapters import loader
 from ssft.adapters.bundle import read_bundle
 from ssft.adapters.multi import MultiAdapterModel
-from ssft.bench.methods import generate_static, method_names, plain
+from ssft.bench.methods import generate_static, method_names, plain, streaming
 from ssft.cli._adapted import override_tree, own_rows
 from ssft.cli._shelf import data_files
 from ssft.cli.main import cli
@@ -53,7 +54,7 @@ def test_the_table_and_the_file(adapted, data, tmp_path):
     options = ["--max-new-tokens", 8, "--rounds", 1, "--limit", 2, "--tree", "max_nodes=7", "--output", output]
     result = run("any", "--data", data, "--methods", "streaming", *options)
     assert result.exit_code == 0, result.output
-    assert "tiny: 2 prompts, at most 8 tokens, batch 1, 1 rounds, float32 on cpu: test" in result.stdout
+    assert "tiny: 2 prompts, at most 8 tokens, batch 1, 1 round, float32 on cpu: test, " in result.stdout
     assert "speed-up" in result.stdout
     assert "\nplain " in result.stdout
     assert "\nstreaming " in result.stdout
@@ -114,6 +115,33 @@ def test_categories_of_the_data_are_kept_apart(adapted, tmp_path):
     counts = {name: value["rows"] for name, value in facts["methods"]["streaming"]["categories"].items()}
     assert counts == {"odd": 2, "even": 2}
     assert "speed-up by category" in run("any", *options).stdout
+
+
+def test_an_interrupted_comparison_tells_what_it_has_and_exits_130(adapted, data, tmp_path, monkeypatch):
+    interrupt_plain(monkeypatch, 40)
+    output = tmp_path / "bench.json"
+    options = ["--data", data, "--methods", "plain", "--max-new-tokens", 2, "--rounds", 60, "--output", output]
+    result = run("any", *options)
+    assert result.exit_code == 130, (result.output, result.exception)
+    facts = json.loads(output.read_text())
+    assert facts["interrupted"]
+    assert 0 < facts["rounds"] < 60
+    assert "\nplain " in result.stdout
+    assert "before an interruption" in result.stdout
+
+
+def test_a_broken_promise_fails_in_float32_only(adapted, data, monkeypatch):
+    monkeypatch.setattr(streaming.Method, "run", wrong_tokens)
+    options = ["--data", data, "--methods", "streaming", "--max-new-tokens", 4, "--rounds", 1]
+    result = run("any", *options)
+    assert result.exit_code == 1, (result.output, result.exception)
+    remark = "streaming: 4 of 4 outputs differ from plain's"
+    assert remark in result.stdout
+    assert run("any", *options, "--json").exit_code == 1
+    adapted.precision = "bfloat16"
+    result = run("any", *options)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert remark in result.stdout
 
 
 def test_spec_bench_questions_as_they_are(tmp_path):
@@ -177,6 +205,7 @@ def test_train(tmp_path):
 
 def test_help_shows_the_options_of_the_comparison_and_the_commands():
     text = run("--help").stdout
+    assert "13 categories" in " ".join(text.split())
     words = ("--rounds", "--methods", "--tree", "--spec-bench", "--peers", "train", "profile", "adapters", "tasks")
     assert all(word in text for word in (*words, "ADAPTER | COMMAND", "--compare A.json B.json"))
     assert not any(hidden in text.partition("Commands")[2] for hidden in ("compare ", "difference "))

@@ -7,17 +7,21 @@ import pytest
 import torch
 from click.testing import CliRunner
 from fake_adapted import save_bundle
+from methods_that_fail import interrupt_plain, wrong_tokens
 from shelf import save_adapter
 from tiny_base import save_rows, save_tiny_base
 
 from ssft.adapters.bundle import read_bundle
+from ssft.adapters.loader import load_adapted
 from ssft.bench import suite
-from ssft.bench.methods import generate_static, method_names
+from ssft.bench.answers import decode_prompts, encode_rows
+from ssft.bench.methods import generate_static, method_names, streaming
 from ssft.bench.report import read_result
 from ssft.cli._bench_tasks import task_files
 from ssft.cli.main import cli
 from ssft.errors import ConfigError
 
+NEW_TOKENS = 3
 QUESTIONS = [{"prompt": f"say {i}:", "completion": "yes"} for i in range(5)]
 FILES = ["report.html", "report.json", "report.png"]
 
@@ -35,7 +39,19 @@ def place(tmp_path_factory):
     (folder / "adapters" / "README.md").write_text("no adapter\n")
     save_adapter(folder / "peers" / "first" / "twin", base)
     save_rows(folder / "prompts.jsonl", [{"prompt": "say 7:"}])
+    adapter, twin = (
+        answer(folder / path, base, QUESTIONS[2]["prompt"]) for path in ("adapters/first", "peers/first/twin")
+    )
+    assert twin.strip() != adapter.strip() != ""
+    save_rows(folder / "known.jsonl", [*QUESTIONS[:2], {**QUESTIONS[2], "completion": twin}, *QUESTIONS[3:]])
     return folder
+
+
+def answer(folder, base, prompt):
+    """What an adapter answers."""
+    adapted = load_adapted(str(folder), str(base), dtype="float32", device="cpu")
+    (result,) = decode_prompts(adapted, encode_rows(adapted, [{"prompt": prompt}]), False, NEW_TOKENS, 1, False)
+    return adapted.decode(result.token_ids)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +60,7 @@ def here(place, monkeypatch):
 
 
 def run(*args):
-    common = ["--dtype", "float32", "--base", "base", "--max-new-tokens", 3, "--rounds", 1, "--limit", 2]
+    common = ["--dtype", "float32", "--base", "base", "--max-new-tokens", NEW_TOKENS, "--rounds", 1, "--limit", 2]
     return CliRunner().invoke(cli, ["bench", "tasks", *map(str, args), *map(str, common)])
 
 
@@ -61,7 +77,7 @@ def report(place, tmp_path_factory):
         patch.chdir(place)
         patch.setattr(generate_static.Method, "__init__", no_compiler)
         patch.setattr(sys, "argv", ["ssft", "bench", "tasks", "--output", "/somewhere/report"])
-        arguments = ["--data", "rows.jsonl", "--data", "prompts.jsonl", "--peers", "peers", "--quality-limit", 4]
+        arguments = ["--data", "known.jsonl", "--data", "prompts.jsonl", "--peers", "peers", "--quality-limit", 4]
         result = run(*arguments, "--output", output, "--json")
     assert result.exit_code == 0, (result.output, result.exception)
     return output, result
@@ -87,13 +103,18 @@ def test_all_adapters_in_the_folder_with_every_method_that_runs(report):
 
 
 def test_quality_beside_the_twin(report):
-    _, result = report
+    output, result = report
     tasks = json.loads(result.stdout)["tasks"]
     quality = tasks["first"]["quality"]
     assert (quality["rows"], quality["metric"]) == (4, "exact")
-    assert quality["adapter"] == quality["twin"] == {"exact_match": 0}
-    assert quality["difference_intervals"] == {"exact_match": [0, 0]}
+    # One right answer of four is the twin's own.
+    assert (quality["adapter"], quality["twin"]) == ({"exact_match": 0}, {"exact_match": 25})
+    assert quality["differences"] == {"exact_match": -25}
     assert tasks["second"]["quality"] is None
+    assert quality["twin_unlike"] == ["run.yaml is missing, so nothing is known"]
+    page = (output / "report.html").read_text()
+    assert "run.yaml is missing, so nothing is known" in page
+    assert "the same training, data and seed" not in page
 
 
 def test_what_it_tells_on_the_way_and_what_made_it(report, place):
@@ -121,6 +142,24 @@ def test_the_tables_of_named_adapters_with_their_own_rows(tmp_path):
     assert f"report: {tmp_path / 'report.html'}" in result.stdout
     assert "generate" not in result.stdout
     assert read_result(tmp_path / "report.json").tasks["first"].bench.rows == 2
+
+
+def test_an_interrupted_run_reports_what_it_has_and_exits_130(tmp_path, monkeypatch):
+    interrupt_plain(monkeypatch, 1, "second")
+    rows = ["--data", "rows.jsonl", "--data", "rows.jsonl"]
+    result = run(*rows, "--methods", "plain", "--quality-limit", 0, "--output", tmp_path)
+    assert result.exit_code == 130, (result.output, result.exception)
+    left = read_result(tmp_path / "report.json")
+    assert (list(left.tasks), left.interrupted) == (["first"], True)
+    assert "first: speed-up against plain" in result.stdout
+
+
+def test_a_broken_promise_fails_after_the_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming.Method, "run", wrong_tokens)
+    result = run("adapters/first", "--methods", "streaming", "--quality-limit", 0, "--output", tmp_path)
+    assert result.exit_code == 1, (result.output, result.exception)
+    assert "first: streaming: 2 of 2 outputs differ from plain's" in result.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
 def test_a_failing_task_leaves_the_finished_ones(tmp_path, monkeypatch):

@@ -118,7 +118,8 @@ def test_other_settings_make_results_stale(place):
 
 def test_a_twin_is_put_beside(place):
     bundle = read_bundle("adapter")
-    twin = eval_facts(bundle, adapter_sha256="1" * 64, metrics={"exact_match": 60}, command="ssft eval twin")
+    facts = {"metrics": {"exact_match": 60}, "method": "lora", "streaming": False}
+    twin = eval_facts(bundle, adapter_sha256="1" * 64, **facts, command="ssft eval twin")
     save(place / "own.json", eval_facts(bundle))
     save(place / "twin.json", twin)
     (row,) = card("own.json", "--twin", "twin.json")["quality"]

@@ -155,6 +155,15 @@ def test_table_prints_brackets_as_they_are(capsys):
     assert "2,000" in captured.err
 
 
+def test_threads_are_held_also_where_none_are_given(monkeypatch):
+    torch = pytest.importorskip("torch")
+    seen = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: seen[-1] if seen else 5)
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    assert (_options.set_threads(None), _options.set_threads(3)) == (5, 3)
+    assert seen == [5, 3]
+
+
 def test_shared_options_reach_the_command_with_overrides():
     @click.command()
     @_options.model_options

@@ -55,7 +55,7 @@ def test_equal_outputs_exit_0(adapted, data, against, batch_size):
     facts = json.loads(result.stdout)
     assert (facts["rows"], facts["identical"], facts["differences"]) == (4, 4, [])
     assert (facts["precision"], facts["device"], facts["against"]) == ("float32", "cpu: test, 1 threads", against)
-    assert (facts["kind"], facts["adapter"], facts["adapter_sha256"]) == ("verify", "tiny", None)
+    assert (facts["kind"], facts["adapter"], facts["adapter_sha256"]) == ("verify", "tiny", "")
     assert facts["data"] == {"name": "rows.jsonl", "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
     assert facts["calls"] < facts["tokens"] == 40
     text = run("any", "--data", data, "--against", against).stdout

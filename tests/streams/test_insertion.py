@@ -8,7 +8,7 @@ from conftest import LAYERS, TINY, VOCABULARY, random_ids, with_adapter
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ssft.decoding.config import TreeConfig
-from ssft.decoding.engine import StreamDecoder, _Row
+from ssft.decoding.engine import Row, StreamDecoder
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.tree import DraftTree
 from ssft.errors import ConfigError, UnsupportedArchitectureError
@@ -325,7 +325,7 @@ def ancestors(tree, node):
 def rows_of(decoder, prompts, trees):
     """Rows of a batch as the engine holds them, with their next draft made to order."""
     return [
-        _Row(i, Request(prompt, 9, decoder.streams, decoder.tree), 9, Generation(), tree)
+        Row(i, Request(prompt, 9, decoder.streams, decoder.tree), 9, Generation(), tree)
         for i, (prompt, tree) in enumerate(zip(prompts, trees, strict=True))
     ]
 

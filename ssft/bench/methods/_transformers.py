@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from ssft.bench.batching import length_batches
-from ssft.bench.methods import Setting
+from ssft.bench.methods import Setting, _budget
 from ssft.decoding.request import Generation
-from ssft.errors import ConfigError, GenerationError
+from ssft.errors import ConfigError
 
 
 def truncate(ids: list[int], budget: int, eos: set[int]) -> tuple[list[int], str]:
@@ -81,6 +81,10 @@ class GenerateMethod:
         """None."""
         return 0
 
+    def training(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
     # -- what subclasses change ---------------------------------------------------------------------------------
 
     def _settings(self, prompts: list[list[int]], budget: int) -> dict[str, Any]:
@@ -99,12 +103,7 @@ class GenerateMethod:
     # -- the same for all ---------------------------------------------------------------------------------------
 
     def _budget(self, prompt: list[int]) -> int:
-        if not 0 < len(prompt) < self.context:
-            raise GenerationError(
-                f"a prompt has {len(prompt)} tokens; it needs at least one and fewer than the model's context of "
-                f"{self.context}"
-            )
-        return min(self.max_new_tokens, self.context - len(prompt))
+        return _budget.budget(prompt, self.context, self.max_new_tokens)
 
     def _batch(self, prompts: list[list[int]], budget: int) -> list[Generation]:
         """Plain search: every token of a row took one pass."""
@@ -155,7 +154,7 @@ class DraftingMethod(GenerateMethod):
     """transformers' assisted search: one chain of candidates per pass, which the adapted model verifies.
 
     The first pass already verifies a draft, beside the prompt; so prompt_seconds holds the making of that draft, and
-    its tokens count for the pass of the prompt.
+    prompt_tokens its accepted tokens, as far as they are in the text.
     """
 
     name = "a drafting method of transformers"
@@ -175,7 +174,8 @@ class DraftingMethod(GenerateMethod):
         ids, reason = truncate(row, budget, self.adapted.eos_token_ids)
         depths = [after - before - 1 for before, after in zip(watch.lengths, watch.lengths[1:], strict=False)]
         accepted = [depths.count(depth) for depth in range(max(depths, default=-1) + 1)]
-        return [Generation(ids, calls[0], accepted, reason, seconds, watch.first)]
+        first = min(watch.lengths[0] - len(prompts[0]), len(ids))
+        return [Generation(ids, calls[0], accepted, reason, seconds, watch.first, first)]
 
     @contextmanager
     def _counted(self) -> Iterator[list[int]]:

@@ -5,14 +5,13 @@ The schedule is what transformers 5 does by default: up to 20 tokens per draft (
 (`assistant_confidence_threshold`, which transformers adapts within an answer if scikit-learn is installed).
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
 from ssft.bases import base_fingerprint, load_base
-from ssft.bench.methods import Setting, _transformers
+from ssft.bench.methods import Setting, _peers, _transformers
 from ssft.errors import ConfigError
 
 NAME = "assisted"
@@ -30,7 +29,7 @@ class Method(_transformers.DraftingMethod):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.folder = _draft_folder(setting)
+        self.folder = _peers.find_part(setting, NAME, FOLDER, "config.json", "draft model")
         target = self.adapted.hooks.backbone.model
         # Where there is no GPU, None is the CPU too, and without accelerate's hooks.
         device = None if target.device.type == "cpu" and not torch.cuda.is_available() else str(target.device)
@@ -47,6 +46,10 @@ class Method(_transformers.DraftingMethod):
         """The draft's weights on disk; its tokenizer is the base's."""
         return sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
 
+    def training(self) -> dict[str, Any]:
+        """The draft's, as far as its folder tells."""
+        return _peers.read_training(self.folder)
+
     def _arguments(self) -> dict[str, Any]:
         # transformers reads the schedule from here and may leave a new state of it behind.
         self.draft.generation_config = GenerationConfig()
@@ -59,35 +62,12 @@ class Method(_transformers.DraftingMethod):
         if base_fingerprint(self.draft, tokenizer, "")["tokenizer_sha256"] != own:
             raise ConfigError(
                 f"{self.folder}: the draft's tokenizer is not the base's, so its token ids mean other text; train a "
-                f"draft from the adapter's own base: {_remedy(self.folder, self.adapted.name)}"
+                f"draft from the adapter's own base: {_peers.command(self.adapted.name, NAME, self.folder)}"
             )
         for key, enough in (("vocab_size", "=="), ("max_position_embeddings", ">=")):
             draft, base = getattr(self.draft.config, key), getattr(backbone.config, key)
             if draft < base or (enough == "==" and draft != base):
                 raise ConfigError(
                     f"{self.folder}: the draft's {key} is {draft}, the base's {base}; train a draft from the adapter's "
-                    f"own base: {_remedy(self.folder, self.adapted.name)}"
+                    f"own base: {_peers.command(self.adapted.name, NAME, self.folder)}"
                 )
-
-
-def _draft_folder(setting: Setting) -> Path:
-    """Where the draft of this adapter lies."""
-    name = setting.adapted.name
-    if setting.peers is None:
-        raise ConfigError(
-            f"{NAME} needs a draft model trained for {name!r}, and no folder of peers was given: make one with "
-            f"{_remedy(Path('outputs/peers') / name / FOLDER, name)}, then give --peers outputs/peers"
-        )
-    folder = setting.peers / FOLDER
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"{NAME}: {folder} holds no draft model; make one with {_remedy(folder, name)}, or leave {NAME} out of "
-            "--methods"
-        )
-    return folder
-
-
-def _remedy(folder: Path, name: str) -> str:
-    """The command that trains the draft; the shipped recipe is for SQL."""
-    data = "" if name == "sql" else f"data.train=<rows that {name} was trained on> "
-    return f"`ssft train baselines/draft_sql {data}--output {folder}`"

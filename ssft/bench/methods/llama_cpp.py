@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from ssft.bases import ALIASES, BaseAlias, base_path
-from ssft.bench.methods import Setting
+from ssft.bench.methods import Setting, _budget
 from ssft.decoding.request import Generation
-from ssft.errors import ConfigError, GenerationError
+from ssft.errors import ConfigError
 
 NAME = "llama_cpp"
 DESCRIPTION = "llama.cpp over the base's own GGUF file, without the LoRA, on the CPU: tokens per second only"
@@ -54,14 +54,13 @@ class Method:
         """The GGUF file."""
         return self.path.stat().st_size
 
+    def training(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
     def _one(self, prompt: list[int]) -> Generation:
         begin = time.perf_counter()
-        if not 0 < len(prompt) < self.context:
-            raise GenerationError(
-                f"a prompt has {len(prompt)} tokens; it needs at least one and fewer than the model's context of "
-                f"{self.context}"
-            )
-        budget = min(self.max_new_tokens, self.context - len(prompt))
+        budget = _budget.budget(prompt, self.context, self.max_new_tokens)
         result = Generation(finish_reason="length")
         # Else a prompt that it has seen in the round before would be answered from its cache.
         self.llama.reset()

@@ -1,5 +1,7 @@
 """Plain greedy decoding: the engine of the streams with a draft of nothing, so that only speculation differs."""
 
+from typing import Any
+
 from ssft.bench.batching import length_batches
 from ssft.bench.methods import Setting
 from ssft.decoding.request import Generation
@@ -38,3 +40,7 @@ class Method:
     def extra_bytes(self) -> int:
         """None."""
         return 0
+
+    def training(self) -> dict[str, Any]:
+        """None."""
+        return {}

@@ -1,7 +1,9 @@
 """Speculative streaming with the adapter's own streams and tree."""
 
+from typing import Any
+
 from ssft.adapters.bundle import STREAM_WEIGHTS
-from ssft.bench.methods import Setting, plain
+from ssft.bench.methods import Setting, _peers, plain
 from ssft.errors import GenerationError
 
 NAME = "streaming"
@@ -31,3 +33,8 @@ class Method(plain.Method):
         """The bundle's file of stream weights; nothing for streams that were never saved."""
         bundle = self.adapted.bundle
         return 0 if bundle is None else (bundle.path / STREAM_WEIGHTS).stat().st_size
+
+    def training(self) -> dict[str, Any]:
+        """The adapter's own, LoRA and streams together."""
+        bundle = self.adapted.bundle
+        return {} if bundle is None else _peers.training(bundle.provenance)
