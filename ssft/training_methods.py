@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssft.adapters.bundle import RUN, is_bundle, write_bundle
+from ssft.adapters.bundle import RUN, check_bundle_target, is_bundle, write_bundle
 from ssft.adapters.card import write_card
 from ssft.adapters.loader import load_adapted
 from ssft.baselines._folder import made_by
@@ -114,7 +114,11 @@ class Streams(TrainingMethod):
         )
 
     def may_replace(self, output: Path, method: str) -> bool:
-        return is_bundle(output)
+        if not is_bundle(output):
+            return False
+        # What an adapter's folder holds beside its own files would be lost: said before hours are spent.
+        check_bundle_target(output)
+        return True
 
     def write(self, run: "PreparedRun", trainer: Any, provenance: dict[str, Any], output: Path) -> None:
         bundle = write_bundle(

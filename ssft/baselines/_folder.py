@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ssft._write import replace_folder
+from ssft.adapters._files import AdapterFiles
 from ssft.adapters.bundle import PROVENANCE, RUN
-from ssft.errors import ConfigError
+from ssft.errors import BundleError, ConfigError
 
 
 @contextmanager
@@ -54,8 +55,7 @@ def check_free(target: Path, replaceable: Callable[[Path], bool]) -> None:
 def made_by(path: Path) -> str:
     """The training method whose run wrote the folder `path`, from its `provenance.json`; empty if that says nothing."""
     try:
-        provenance = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        method = AdapterFiles(path).json(PROVENANCE, hashed=False).get("method", "")
+    except BundleError:
         return ""
-    method = provenance.get("method", "") if isinstance(provenance, dict) else ""
     return method if isinstance(method, str) else ""

@@ -13,6 +13,7 @@ from result_files import eval_facts, save, verify_facts
 from tiny_base import rows, save_rows, save_tiny_base
 
 from ssft.adapters.bundle import CARD, CURVE, RESULTS, read_bundle
+from ssft.bench.quality import ROUGE_TYPES
 from ssft.cli.main import cli
 
 SPEED = ["--dtype", "float32", "--max-new-tokens", "12"]
@@ -70,7 +71,7 @@ def test_results_of_all_commands_reach_the_card(place):
         ("bench", "streaming"),
         ("eval", "streaming"),
     ]
-    assert [(row["source"], row["metric"]) for row in facts["quality"]] == [("eval", "exact_match")]
+    assert [(row["source"], row["metric"]) for row in facts["quality"]] == [("eval", name) for name in ROUGE_TYPES]
     verified = json.loads((place / "verify.json").read_text())
     assert facts["speed"][0]["calls"] == verified["calls"]
     assert facts["speed"][0]["data"] == "rows.jsonl"
@@ -78,7 +79,7 @@ def test_results_of_all_commands_reach_the_card(place):
     assert "| 3 of 3 (plain) |" in text
     found = {e.metric_type: e.metric_value for e in ModelCard(text).data.eval_results}
     assert found["identical_outputs"] == 100
-    assert {"tokens_per_call", "speedup", "exact_match"} <= set(found)
+    assert {"tokens_per_call", "speedup", "rouge"} <= set(found)
 
 
 def test_results_and_licences_stay_for_the_next_card(place):

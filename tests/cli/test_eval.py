@@ -123,10 +123,10 @@ def test_the_bare_base_can_be_measured(base, data):
 
 
 def test_the_table_says_metric_interval_and_tokens_per_call(adapter, base, data, tmp_path):
-    result = run(adapter, "--base", base, "--data", data, "--output", tmp_path / "out.jsonl")
+    result = run(adapter, "--base", base, "--data", data, "--metric", "exact", "--output", tmp_path / "out.jsonl")
     assert result.exit_code == 0, result.output
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert lines[0].startswith("adapter: 4 rows, metric exact (auto: no row has several references; --metric rouge")
+    assert lines[0].startswith("adapter: 4 rows, metric exact, float32 on")
     assert lines[1:3] == ["metric % 95 % interval", "exact_match 75.00 25.00 - 100.00"]
     facts = facts_of(adapter, "--base", base, "--data", data)
     assert lines[3] == f"48 tokens in {facts['calls']} calls, {facts['tokens_per_call']:.2f} tokens per call"
@@ -151,7 +151,7 @@ def test_several_references_mean_rouge_of_the_best(canned, tmp_path):
     assert (first["completion"], first["references"]) == (texts[0], references[0])
     assert second["metrics"] == dict.fromkeys(ROUGE_TYPES, 0)
     canned(*texts)
-    assert "metric rouge (auto: there are rows with several references)" in run("any", "--data", data).stdout
+    assert "metric rouge (auto: the references are texts)" in run("any", "--data", data).stdout
     canned(texts[0], "the cat\n")
     assert facts_of("any", "--data", data, "--metric", "exact")["metrics"] == {"exact_match": 50}
 
@@ -164,9 +164,11 @@ def test_sql_is_also_compared_in_its_normal_form(canned, tmp_path):
     facts = facts_of("any", "--data", data)
     assert facts["metrics"] == {"exact_match": 25, "normalised_match": 50}
     assert list(facts["intervals"]) == ["exact_match", "normalised_match"]
+    canned(*texts)
+    assert "metric exact (auto: the references are SQL or labels" in run("any", "--data", data).stdout
     save_rows(data, [{"prompt": "5 6", "completion": completion}] * 3 + [{"prompt": "5", "completion": "no SQL"}])
     canned(*texts)
-    assert facts_of("any", "--data", data)["metrics"] == {"exact_match": 25}
+    assert facts_of("any", "--data", data, "--metric", "exact")["metrics"] == {"exact_match": 25}
 
 
 def test_messages_and_the_limit(adapter, base, tmp_path):
