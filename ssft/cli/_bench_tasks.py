@@ -96,7 +96,7 @@ def tasks_command(
     """
     paths = adapter_names(adapters or found_adapters(ADAPTERS))
     files = task_files(list(paths), data)
-    from ssft.adapters.measured import describe_data
+    from ssft.bench.card_rows import describe_data
     from ssft.bench.peers import methods_from
     from ssft.bench.report import check_output, write_report
     from ssft.bench.suite import SuiteSettings, Task, run_suite

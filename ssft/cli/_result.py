@@ -15,9 +15,9 @@ def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[st
     """Kind, command, adapter with its hash and the training method that made it (both empty for the bare base; no
     method where the folder does not tell), data with its hash (None: the adapter's own validation rows), device,
     precision and tree."""
-    from ssft.adapters.measured import describe_data
     from ssft.baselines._folder import made_by
     from ssft.bench.answers import weights_sha256
+    from ssft.bench.card_rows import describe_data
 
     return {
         "kind": kind,

@@ -118,7 +118,7 @@ def compare_command(
     """
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
-    from ssft.adapters.measured import describe_data
+    from ssft.bench.card_rows import describe_data
     from ssft.bench.measure import measure
     from ssft.bench.methods import Setting
     from ssft.bench.peers import methods_from, peers_folder, ready_methods

@@ -45,8 +45,8 @@ def command(
     """
     from ssft.adapters.bundle import CARD, RESULTS, read_bundle
     from ssft.adapters.card import check_card, write_card
-    from ssft.adapters.measured import measured, with_twin
     from ssft.adapters.results import read_results, write_results
+    from ssft.bench.card_rows import measured, with_twin
 
     bundle = read_bundle(adapter)
     bundle.release()

@@ -8,8 +8,8 @@ from result_files import eval_facts, save, verify_facts
 from sample_results import sample_bench, sample_suite
 
 from ssft.adapters.bundle import RESULTS, read_bundle
-from ssft.adapters.measured import describe_data, measured, with_twin
 from ssft.adapters.results import MAX_BYTES, OWN_ROWS, About, Results, read_results, write_results
+from ssft.bench.card_rows import describe_data, measured, with_twin
 from ssft.errors import BundleError, ConfigError
 
 

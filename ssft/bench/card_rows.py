@@ -9,6 +9,8 @@ from ssft._digest import file_identity
 from ssft.adapters._files import MAX_JSON, finite
 from ssft.adapters.bundle import Bundle
 from ssft.adapters.results import OWN_ROWS, QualityRow, SpeedRow
+from ssft.bench.reading import read_result
+from ssft.bench.result import BenchResult
 from ssft.errors import ConfigError
 
 Rows = tuple[list[SpeedRow], list[QualityRow]]
@@ -30,9 +32,6 @@ def measured(path: Path, bundle: Bundle) -> Rows:
         _check_adapter(path, bundle, {value.get("adapter"): value.get("adapter_sha256")})
         make = _of_verify if value["kind"] == "verify" else _of_eval
         return make(_Facts(path, value), bundle)
-    from ssft.bench.reading import read_result
-    from ssft.bench.result import BenchResult
-
     result = read_result(path)
     if isinstance(result, BenchResult):
         _check_adapter(path, bundle, {result.adapter: result.adapter_sha256})
