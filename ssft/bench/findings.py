@@ -45,6 +45,12 @@ def ranked(result: BenchResult) -> dict[str, MethodResult]:
     return {name: method for name, method in contenders(result).items() if name not in wrong}
 
 
+def fastest(result: BenchResult) -> str | None:
+    """The first of `ranked` if it is faster than the baseline; nothing stands out where nothing beats that."""
+    name, method = next(iter(ranked(result).items()), (None, None))
+    return name if method is not None and _speedup(method) > 1 else None
+
+
 def find(result: BenchResult) -> Finding:
     """The sentences for one task."""
     places = ranked(result)

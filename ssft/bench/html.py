@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ssft.bench import plots
-from ssft.bench.findings import LOW_PRECISION, OURS, TIE, broken, count, find, ranked
+from ssft.bench.findings import LOW_PRECISION, OURS, TIE, broken, count, fastest, find
 from ssft.bench.methods import method_module, method_names
 from ssft.bench.plot_style import MUTED, OKABE_ITO, OUR_COLOUR
 from ssft.bench.report import (
@@ -121,12 +121,12 @@ def _card(name: str, bench: BenchResult) -> dict[str, Any]:
 
 
 def _task(name: str, bench: BenchResult, quality: QualityResult | None) -> dict[str, Any]:
-    fastest = next(iter(ranked(bench)), None)
+    first = fastest(bench)
     return {
         "name": name,
         "bench": bench,
         "tokens": bench.methods["plain"].tokens if "plain" in bench.methods else 0,
-        "methods": [_method(key, method, bench, key == fastest) for key, method in bench.methods.items()],
+        "methods": [_method(key, method, bench, key == first) for key, method in bench.methods.items()],
         "differences": [(key, entry) for key, method in bench.methods.items() for entry in method.differences[:SHOWN]],
         "hidden": [
             f"{key}: the first {SHOWN} of {len(method.differences)}"
@@ -140,13 +140,13 @@ def _task(name: str, bench: BenchResult, quality: QualityResult | None) -> dict[
     }
 
 
-def _method(name: str, method: MethodResult, bench: BenchResult, fastest: bool) -> dict[str, Any]:
+def _method(name: str, method: MethodResult, bench: BenchResult, first: bool) -> dict[str, Any]:
     """One row of a task's table, as texts; None becomes a dash."""
     same = method.identical
     return {
         "name": name,
         "classes": " ".join(
-            mark for mark, holds in (("baseline", name == bench.baseline), ("fastest", fastest)) if holds
+            mark for mark, holds in (("baseline", name == bench.baseline), ("fastest", first)) if holds
         ),
         "speedup": _times(method.speedup),
         "interval": None if method.speedup is None else _span(method, name == bench.baseline),

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ssft.bench.findings import OURS, YARDSTICK, broken, contenders, ranked, span
+from ssft.bench.findings import OURS, YARDSTICK, broken, contenders, fastest, ranked, span
 from ssft.bench.plot_style import (
     BEHIND,
     COLUMNS,
@@ -59,7 +59,7 @@ def speedup_figure(canvas: Canvas, result: SuiteResult) -> None:
         axes.set_title(title)
         axes.grid(axis="y", visible=False)
         axes.axvline(1, color=INK, linewidth=1.1, zorder=1)
-        fastest, wrong = next(iter(ranked(bench)), None), broken(bench)
+        first, wrong = fastest(bench), broken(bench)
         for place, name in enumerate(names):
             method = everywhere[title].get(name)
             if method is None:
@@ -76,7 +76,7 @@ def speedup_figure(canvas: Canvas, result: SuiteResult) -> None:
             if name in wrong:
                 beside(axes, (1, place), f"{value:.2f}×, other text", color=MUTED, style="italic")
             else:
-                beside(axes, (1, place), f"{value:.2f}×", fontweight="bold" if name == fastest else "normal")
+                beside(axes, (1, place), f"{value:.2f}×", fontweight="bold" if name == first else "normal")
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.45, -0.55)
         axes.set_xlim(0, right)

@@ -97,6 +97,15 @@ def test_a_batch_has_one_first_pass(categories, first):
     assert axes.get_xlabel() == "tokens per pass (baseline = 1)"
 
 
+def test_nothing_is_bold_where_nothing_beats_the_baseline():
+    bench = sample_bench()
+    for method in bench.methods.values():
+        if method.speedup is not None:
+            method.speedup = min(method.speedup, 0.9)
+    (axes,) = drawn(plots.speedup_figure, suite(sql=bench))
+    assert {text.get_fontweight() for text in axes.texts} == {"normal"}
+
+
 def test_a_broken_promise_is_hollow_and_not_bold():
     result = suite(sql=sample_bench())
     result.tasks["sql"].bench.methods["streaming"].identical = ROWS - 1
