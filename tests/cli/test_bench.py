@@ -2,6 +2,7 @@
 
 import gc
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -144,7 +145,8 @@ def test_a_broken_promise_fails_in_float32_only(adapted, data, monkeypatch):
     assert remark in result.stdout
 
 
-def test_spec_bench_questions_as_they_are(tmp_path):
+def test_spec_bench_questions_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ssft", "bench", "adapter", "--spec-bench", str(tmp_path / "question.jsonl")])
     base = save_tiny_base(tmp_path / "base")
     adapter = save_bundle(tmp_path / "adapter", base)
     turns = [("writing", ["write", "again"]), ("qa", ["who?"]), ("qa", ["where?"])]
@@ -158,7 +160,7 @@ def test_spec_bench_questions_as_they_are(tmp_path):
     assert counts == {"multi-turn conversation": 2, "qa": 2}
     assert facts["methods"]["streaming"]["identical"] == facts["rows"] == 4
     assert facts["adapter_sha256"] == read_bundle(adapter).weights_sha256
-    assert facts["command"].startswith("ssft ")
+    assert facts["command"] == "ssft bench adapter --spec-bench question.jsonl"
     assert json.loads(run(adapter, *options, "--methods", "plain", "--limit", 1, "--json").stdout)["rows"] == 3
     result = run(adapter, *options, "--data", file)
     assert result.exit_code == 2
