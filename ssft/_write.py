@@ -3,7 +3,9 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from ssft._json import json_text
 from ssft.errors import ConfigError
 
 
@@ -35,6 +37,18 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all; raises `ConfigError` where no file can be."""
+    data = text.encode("utf-8")
+    check_target(path)
+    write_bytes(path, data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write what `json_text` makes of a value, whole or not at all."""
+    write_text(path, json_text(value) + "\n")
 
 
 def replace_folder(folder: Path, target: Path, replaced: Path) -> None:

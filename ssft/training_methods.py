@@ -1,5 +1,6 @@
 """What a recipe's `method` stands for: which model is loaded, which trainer trains it, what is written."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ class Loaded:
     adapter_sha256: str = ""
 
 
-class TrainingMethod:
+class TrainingMethod(ABC):
     """One value of `method`; what all have in common stands here.
 
     `product` names what a run writes, `part` the folder below `outputs/peers/<adapter's folder>/` where it goes unless
@@ -63,25 +64,25 @@ class TrainingMethod:
         _check_architecture(model, recipe.base)
         return Loaded(model, tokenizer, base_fingerprint(model, tokenizer, recipe.base))
 
+    @abstractmethod
     def build_trainer(self, run: "PreparedRun", train: Any, validation: Any) -> Any:
         """The trainer over rows in TRL's columns; `validation` may be None."""
-        raise NotImplementedError
 
     def may_replace(self, output: Path, method: str) -> bool:
         """Whether the folder `output` is an earlier result of the same kind, which a new one replaces."""
         return made_by(output) == method
 
+    @abstractmethod
     def write(self, run: "PreparedRun", trainer: Any, provenance: dict[str, Any], output: Path) -> None:
         """Write the result; the folder appears whole or not at all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
         """Parameters by what they belong to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cost(self, run: "PreparedRun", trainer: Any, batch: dict[str, Any]) -> StepCost:
         """What one micro-batch costs."""
-        raise NotImplementedError
 
 
 class Streams(TrainingMethod):

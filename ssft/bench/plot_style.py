@@ -84,7 +84,7 @@ def panels_of(canvas: Canvas, number: int, sharex: bool = False, sharey: bool = 
         axes.tick_params(labelbottom=True)
     for axes in panels[number:]:
         axes.set_visible(False)
-    return panels
+    return panels[:number]
 
 
 def label(axes: Any, x: str, y: str | None = None) -> None:

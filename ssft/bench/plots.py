@@ -55,7 +55,7 @@ def speedup_figure(canvas: Canvas, result: SuiteResult) -> None:
     right = max(1.2, highest) * 1.02
     looks = method_looks(result)
     panels = panels_of(canvas, len(tasks), sharex=True, sharey=True)
-    for axes, (title, bench) in zip(panels, tasks.items(), strict=False):
+    for axes, (title, bench) in zip(panels, tasks.items(), strict=True):
         axes.set_title(title)
         axes.grid(axis="y", visible=False)
         axes.axvline(1, color=INK, linewidth=1.1, zorder=1)
@@ -97,7 +97,7 @@ def cost_figure(canvas: Canvas, result: SuiteResult) -> None:
     top = max(1.5, max((y for _, y in every), default=1.0) * 1.15)
     bottom = max(0.0, 0.5 * math.floor(2 * min((y for _, y in every), default=1.0) - 0.5))
     panels = panels_of(canvas, len(tasks), sharex=True, sharey=True)
-    for axes, (title, points) in zip(panels, tasks.items(), strict=False):
+    for axes, (title, points) in zip(panels, tasks.items(), strict=True):
         axes.set_title(title, pad=18)
         axes.grid(visible=False)
         axes.set_xlim(0.7, right)
@@ -150,7 +150,7 @@ def acceptance_figure(canvas: Canvas, result: SuiteResult) -> None:
     tasks = {name: bench for name, bench in _benches(result).items() if _drafting(bench)}
     looks = method_looks(result)
     panels = panels_of(canvas, len(tasks), sharex=True, sharey=True)
-    for axes, (title, bench) in zip(panels, tasks.items(), strict=False):
+    for axes, (title, bench) in zip(panels, tasks.items(), strict=True):
         axes.set_title(title)
         for name, method in _drafting(bench).items():
             shares = reached(method.accepted)
@@ -178,7 +178,7 @@ def quality_figure(canvas: Canvas, result: SuiteResult) -> None:
     heights = [len(quality.adapter) for quality in tasks.values()]
     panels = panels_of(canvas, len(tasks))
     ours, twin = OUR_COLOUR, GREYS[0]
-    for axes, (title, quality) in zip(panels, tasks.items(), strict=False):
+    for axes, (title, quality) in zip(panels, tasks.items(), strict=True):
         axes.set_title(f"{title}, {quality.rows} rows")
         metrics = list(quality.adapter)
         for place, metric in enumerate(metrics):

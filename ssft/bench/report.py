@@ -6,26 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssft._json import json_text
-from ssft._write import check_target as check_output
-from ssft._write import write_bytes
+from ssft._write import check_target, write_bytes, write_json, write_text
 from ssft.bench.findings import OURS, count, differing, ties
-from ssft.bench.reading import read_result
 from ssft.bench.result import BenchResult, CategoryResult, QualityResult, SuiteResult
-
-__all__ = [
-    "HEADERS",
-    "check_output",
-    "heading",
-    "human_bytes",
-    "read_result",
-    "remarks",
-    "table_rows",
-    "tables",
-    "write_json",
-    "write_report",
-    "write_text",
-]
 
 HEADERS = [
     "method",
@@ -271,18 +254,6 @@ def _fact(value: Any) -> Any:
     return round(value) if isinstance(value, float) else value
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8, whole or not at all; raises `ConfigError` where no file can be."""
-    data = text.encode("utf-8")
-    check_output(path)
-    write_bytes(path, data)
-
-
-def write_json(path: Path, result: Any) -> None:
-    """Write a result object as JSON, atomically."""
-    write_text(path, json_text(result) + "\n")
-
-
 def write_report(result: SuiteResult, folder: Path) -> list[Path]:
     """Write `REPORT_FILES` into a folder, which is made if need be: each file whole or not at all.
 
@@ -300,6 +271,6 @@ def write_report(result: SuiteResult, folder: Path) -> list[Path]:
     if not any(task.bench.methods for task in result.tasks.values()):
         picture.unlink(missing_ok=True)
         return written
-    check_output(picture)
+    check_target(picture)
     write_bytes(picture, to_png(overview_figure, result))
     return [*written, picture]

@@ -112,7 +112,7 @@ def run_suite(
             interrupted = True
             print(f"interrupted: the result covers {', '.join(run.tasks)}", file=sys.stderr)
             break
-        except Exception:
+        except Exception:  # whatever it is: the tasks before it took minutes, and it is raised again
             if run.tasks:
                 save(run.result(interrupted=True))
                 print(f"{task.name} failed; the result covers {', '.join(run.tasks)}", file=sys.stderr)

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssft.bench.answers import decode_prompts, encode_rows
-from ssft.cli._options import Decorator, base_option, device_option, dtype_option, quantization_option, threads_option
+from ssft.cli._options import (
+    Decorator,
+    base_option,
+    device_option,
+    dtype_option,
+    quantization_option,
+    set_threads,
+    threads_option,
+)
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ssft.adapters.loader import AdaptedModel
-
-__all__ = [
-    "MERGE_HELP",
-    "PROMPTS_HELP",
-    "adapted_options",
-    "decode_prompts",
-    "encode_rows",
-    "load_prompts",
-    "need_streams",
-    "open_adapted",
-    "override_tree",
-    "own_rows",
-    "prompt_rows",
-    "tree_option",
-]
 
 PROMPTS_HELP = (
     "JSONL or .jsonl.gz file with `prompt` or `messages` in every row; without it the adapter's own validation rows."
@@ -41,14 +34,51 @@ PROMPTS_HELP = (
 MERGE_HELP = "Add the LoRA into the base's weights once, so that no pass pays for it; not for a 4-bit base."
 
 
+@dataclass(frozen=True)
+class Opening:
+    """How a model is opened: the options of `adapted_options`."""
+
+    base: str | None = None
+    quantization: str = "none"
+    dtype: str = "auto"
+    device: str | None = None
+    threads: int | None = None
+    merge: bool = False
+
+    def open(self, adapter: str | None, tree: tuple[str, ...] = (), base: str | None = None) -> AdaptedModel:
+        """The adapter over its base, with the overridden tree as its own, on so many threads; `base` stands in for one
+        that the user did not name."""
+        from ssft.adapters.loader import load_adapted
+
+        override_tree(TreeConfig(), tree)  # what is wrong is told before the base is loaded
+        set_threads(self.threads)
+        adapted = load_adapted(
+            adapter,
+            self.base or base,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            device=self.device,
+            merge=self.merge,
+        )
+        adapted.tree = override_tree(adapted.tree, tree)
+        return adapted
+
+
 def adapted_options(function: Any) -> Any:
-    """`--base --quantization --dtype --device --threads --merge`; the base defaults to the adapter's own."""
+    """`--base --quantization --dtype --device --threads --merge`, as the one parameter `opening: Opening`; the base
+    defaults to the adapter's own."""
+
+    @functools.wraps(function)
+    def collected(*args: Any, **options: Any) -> Any:
+        opening = Opening(**{f.name: options.pop(f.name) for f in fields(Opening)})
+        return function(*args, opening=opening, **options)
+
     text = "Base model: an alias (see `ssft bases`), a folder or a hub id; without it the adapter's own."
     base = base_option(default=None, help=text)
     merge = click.option("--merge", is_flag=True, help=MERGE_HELP)
     for option in (merge, threads_option(), device_option(), dtype_option(), quantization_option(), base):
-        function = option(function)
-    return function
+        collected = option(collected)
+    return collected
 
 
 def tree_option() -> Decorator:
@@ -89,25 +119,6 @@ def _convert(text: str, raw: str, kind: type) -> Any:
         raise ConfigError(f"--tree {text!r}: expected a value of type {kind.__name__}") from error
 
 
-def open_adapted(
-    adapter: str | None,
-    base: str | None,
-    *,
-    dtype: str = "auto",
-    quantization: str = "none",
-    device: str | None = None,
-    merge: bool = False,
-    tree: tuple[str, ...] = (),
-) -> AdaptedModel:
-    """The adapter over its base, with the overridden tree as its own."""
-    from ssft.adapters.loader import load_adapted
-
-    override_tree(TreeConfig(), tree)  # what is wrong is told before the base is loaded
-    adapted = load_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge)
-    adapted.tree = override_tree(adapted.tree, tree)
-    return adapted
-
-
 def need_streams(adapted: AdaptedModel, what: str) -> None:
     """Raise `ConfigError` if the adapter has no streams."""
     if adapted.streams is None:
@@ -118,6 +129,8 @@ def need_streams(adapted: AdaptedModel, what: str) -> None:
 
 def load_prompts(adapted: AdaptedModel, adapter: str, data: Path | None, limit: int | None) -> list[list[int]]:
     """Token ids of the prompts of `data`, or of the adapter's own validation rows."""
+    from ssft.bench.answers import encode_rows
+
     return encode_rows(adapted, prompt_rows(adapter, data, limit))
 
 

@@ -94,13 +94,13 @@ def adapters_command(
     with a bootstrap 95 % interval; 1 is no cost. Ctrl-C after a finished section reports what is there.
     """
     paths = adapter_names(adapters)
+    from ssft._write import check_target, write_json
     from ssft.adapters.multi import MultiAdapterModel
     from ssft.bench.adapters import measure_adapters
     from ssft.bench.adapters_report import heading, tables
-    from ssft.bench.report import check_output, write_json
 
     if output is not None:
-        check_output(output)
+        check_target(output)
     name = shared_base(paths, base)
     rows = adapter_rows(paths, data, limit)
     set_threads(threads)

@@ -26,7 +26,7 @@ def difference_command(ctx: click.Context, first: Path, second: Path, as_json: b
     comparable, which is told, 1: they differ somewhere.
     """
     from ssft.bench.difference import HEADERS, compare_results, table_rows
-    from ssft.bench.report import read_result
+    from ssft.bench.reading import read_result
 
     found = compare_results(read_result(first), read_result(second))
     if as_json:

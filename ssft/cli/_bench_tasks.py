@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ssft.cli._adapted import adapted_options, open_adapted, prompt_rows
+from ssft.cli._adapted import Opening, adapted_options, prompt_rows
 from ssft.cli._bench import METHODS_HELP, exit_code, peers_option, print_tables
 from ssft.cli._command_line import command_line
 from ssft.cli._options import (
@@ -19,7 +20,6 @@ from ssft.cli._options import (
     max_new_tokens_option,
     print_json,
     seed_option,
-    set_threads,
 )
 from ssft.cli._shelf import adapter_names, data_files
 from ssft.errors import ConfigError
@@ -75,12 +75,7 @@ def tasks_command(
     methods: str,
     batch_size: int,
     seed: int,
-    base: str | None,
-    quantization: str,
-    dtype: str,
-    device: str | None,
-    threads: int | None,
-    merge: bool,
+    opening: Opening,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -96,22 +91,21 @@ def tasks_command(
     """
     paths = adapter_names(adapters or found_adapters(ADAPTERS))
     files = task_files(list(paths), data)
+    from ssft._write import check_target
     from ssft.bench.card_rows import describe_data
     from ssft.bench.peers import methods_from
-    from ssft.bench.report import check_output, write_report
+    from ssft.bench.report import write_report
     from ssft.bench.suite import SuiteSettings, Task, run_suite
 
     names = methods_from(methods)
-    check_output(output / "report.json")
+    check_target(output / "report.json")
     rows = max(limit, quality_limit)
-    opening = {"dtype": dtype, "quantization": quantization, "device": device, "merge": merge}
     tasks = []
     for name, path in paths.items():
-        folder, load_twin, unlike = _peers(name, path, peers, base, opening)
+        folder, load_twin, unlike = _peers(name, path, peers, opening)
         own = prompt_rows(str(path), files.get(name), rows)
-        load = _opener(str(path), base, opening)
+        load = partial(opening.open, str(path))
         tasks.append(Task(name, own, load, load_twin, folder, describe_data(files.get(name)), unlike))
-    set_threads(threads)
     settings = SuiteSettings(limit, quality_limit, max_new_tokens, batch_size, rounds, seed, names)
     result = run_suite(tasks, settings, command_line(), lambda suite: write_report(suite, output))
     if as_json:
@@ -146,13 +140,7 @@ def task_files(names: list[str], data: tuple[str, ...]) -> dict[str, Path]:
     return dict(zip(names, map(Path, data), strict=True))
 
 
-def _opener(adapter: str, base: str | None, opening: dict[str, Any]) -> Any:
-    return lambda: open_adapted(adapter, base, **opening)
-
-
-def _peers(
-    name: str, path: Path, root: Path | None, base: str | None, opening: dict[str, Any]
-) -> tuple[Path | None, Any, list[str]]:
+def _peers(name: str, path: Path, root: Path | None, opening: Opening) -> tuple[Path | None, Any, list[str]]:
     """The adapter's folder of peers, what loads its twin, and in what the twin's training was another; all is read and
     checked before anything is loaded."""
     from ssft.adapters.bundle import read_bundle
@@ -175,4 +163,4 @@ def _peers(
             err=True,
         )
     # A plain LoRA does not say which base it was made for; its adapter does.
-    return folder, _opener(str(twin), base or bundle.base.get("id"), opening), unlike
+    return folder, partial(opening.open, str(twin), base=bundle.base.get("id")), unlike

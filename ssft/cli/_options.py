@@ -15,7 +15,6 @@ from typing import Any
 import click
 
 from ssft._json import json_text
-from ssft._write import write_bytes
 from ssft.bases import DTYPES, QUANTIZATIONS
 
 Decorator = Callable[[Any], Any]
@@ -117,11 +116,6 @@ def set_threads(threads: int | None) -> int:
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout."""
     click.echo(json_text(value))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write what `print_json` prints to a file, whole or not at all."""
-    write_bytes(path, (json_text(value) + "\n").encode())
 
 
 def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], stderr: bool = False) -> None:

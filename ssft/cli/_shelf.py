@@ -8,7 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ssft.cli._adapted import encode_rows, prompt_rows
+from ssft.bench.answers import encode_rows
+from ssft.cli._adapted import prompt_rows
 from ssft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

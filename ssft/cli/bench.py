@@ -9,10 +9,9 @@ import click
 
 from ssft.cli._adapted import (
     PROMPTS_HELP,
+    Opening,
     adapted_options,
-    encode_rows,
     load_prompts,
-    open_adapted,
     prompt_rows,
     tree_option,
 )
@@ -103,12 +102,7 @@ def compare_command(
     peers: Path | None,
     tree: tuple[str, ...],
     seed: int,
-    base: str | None,
-    quantization: str,
-    dtype: str,
-    device: str | None,
-    threads: int | None,
-    merge: bool,
+    opening: Opening,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -118,20 +112,20 @@ def compare_command(
     """
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
+    from ssft._write import check_target, write_json
+    from ssft.bench.answers import encode_rows
     from ssft.bench.card_rows import describe_data
     from ssft.bench.measure import measure
     from ssft.bench.methods import Setting
     from ssft.bench.peers import methods_from, peers_folder, ready_methods
-    from ssft.bench.report import check_output, write_json
     from ssft.bench.rows import spec_bench_rows
     from ssft.bench.suite import row_categories
 
     names = methods_from(methods)
     if output is not None:
-        check_output(output)
+        check_target(output)
     folder = peers_folder(peers, Path(adapter).resolve().name)
-    set_threads(threads)
-    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
+    adapted = opening.open(adapter, tree)
     built, left_out = ready_methods(names, Setting(adapted, max_new_tokens, batch_size, folder))
     if spec_bench is not None:
         rows = spec_bench_rows(spec_bench, adapted, max_new_tokens, limit)
@@ -186,11 +180,11 @@ def train_command(
     from ssft.recipes import load_recipe
 
     resolved = load_recipe(recipe, list(overrides))
-    from ssft.bench.report import check_output, write_json
+    from ssft._write import check_target, write_json
     from ssft.bench.train_step import measure_recipe, table_rows
 
     if output is not None:
-        check_output(output)
+        check_target(output)
     set_threads(threads)
     result = measure_recipe(resolved, batches=batches, rounds=rounds, seed=seed, device=device)
     if output is not None:
@@ -223,30 +217,26 @@ def profile_command(
     max_new_tokens: int,
     batch_size: int,
     tree: tuple[str, ...],
-    base: str | None,
-    quantization: str,
-    dtype: str,
-    device: str | None,
-    threads: int | None,
-    merge: bool,
+    opening: Opening,
     output: Path | None,
     as_json: bool,
 ) -> None:
     """Show where a pass with ADAPTER's streams spends its time, beside a plain pass."""
+    from torch import get_num_threads
+
+    from ssft._write import check_target, write_json
     from ssft.bench.profile import PARTS, profile
-    from ssft.bench.report import check_output, write_json
 
     if output is not None:
-        check_output(output)
-    in_force = set_threads(threads)
-    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
+        check_target(output)
+    adapted = opening.open(adapter, tree)
     prompts = load_prompts(adapted, adapter, data, limit)
     profiles = profile(adapted, prompts, max_new_tokens, batch_size)
     result = {
         "adapter": adapted.name,
         "device": adapted.device,
         "precision": adapted.precision,
-        "threads": in_force,
+        "threads": get_num_threads(),
         "rows": len(prompts),
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssft.bench.quality import METRICS
-from ssft.cli._adapted import adapted_options, decode_prompts, encode_rows, open_adapted, tree_option
+from ssft.cli._adapted import Opening, adapted_options, tree_option
 from ssft.cli._options import (
     batch_size_option,
     data_option,
@@ -17,9 +17,7 @@ from ssft.cli._options import (
     limit_option,
     max_new_tokens_option,
     print_json,
-    set_threads,
     table,
-    write_json,
 )
 from ssft.cli._result import result_facts
 
@@ -75,12 +73,7 @@ def command(
     max_new_tokens: int,
     batch_size: int,
     tree: tuple[str, ...],
-    base: str | None,
-    quantization: str,
-    dtype: str,
-    device: str | None,
-    threads: int | None,
-    merge: bool,
+    opening: Opening,
     as_json: bool,
 ) -> None:
     """Decode greedily with ADAPTER and compare the texts with the references of --data, in percent.
@@ -88,9 +81,10 @@ def command(
     Without ADAPTER, --base alone measures the bare base. Intervals are 95 % bootstrap intervals over the rows. The
     package rouge-score computes ROUGE, with its stemmer.
     """
-    if adapter is None and base is None:
+    if adapter is None and opening.base is None:
         raise click.UsageError("no model: give an adapter folder, or --base NAME for the bare base")
-    from ssft._write import check_target
+    from ssft._write import check_target, write_json
+    from ssft.bench.answers import decode_prompts, encode_rows
     from ssft.bench.quality import choose_metric, is_sql, row_references, summarise
     from ssft.data import load_rows
 
@@ -101,8 +95,7 @@ def command(
     references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
     chosen = choose_metric(metric, references)
     sql = chosen == "exact" and all(is_sql(text) for texts in references for text in texts)
-    set_threads(threads)
-    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
+    adapted = opening.open(adapter, tree)
     results = decode_prompts(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
     texts = [adapted.decode(result.token_ids) for result in results]
     scores = _score(texts, references, chosen, sql)

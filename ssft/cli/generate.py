@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ssft.cli._adapted import adapted_options, decode_prompts, encode_rows, open_adapted, tree_option
+from ssft.cli._adapted import Opening, adapted_options, tree_option
 from ssft.cli._options import (
     batch_size_option,
     data_option,
@@ -16,11 +16,7 @@ from ssft.cli._options import (
     limit_option,
     max_new_tokens_option,
     print_json,
-    set_threads,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -51,12 +47,7 @@ def command(
     max_new_tokens: int,
     batch_size: int,
     tree: tuple[str, ...],
-    base: str | None,
-    quantization: str,
-    dtype: str,
-    device: str | None,
-    threads: int | None,
-    merge: bool,
+    opening: Opening,
     as_json: bool,
 ) -> None:
     """Generate greedily with ADAPTER, for one --prompt or for a --data file of prompts.
@@ -64,17 +55,17 @@ def command(
     Without ADAPTER, --base alone decodes the bare base. A file becomes JSONL in its own order, with the keys prompt,
     completion, adapter, tokens, calls, seconds and finish_reason.
     """
-    _check_usage(adapter, base, prompt, data, limit, as_json)
-    from ssft.bench.report import check_output, write_text
+    _check_usage(adapter, opening.base, prompt, data, limit, as_json)
+    from ssft._write import check_target, write_text
+    from ssft.bench.answers import decode_prompts, encode_rows
     from ssft.data import load_rows, render_prompt
 
     if output is not None:
-        check_output(output)
+        check_target(output)
     rows: list[dict[str, Any]] = [{"prompt": prompt}]
     if data is not None:
         rows = load_rows(data, limit, need_completion=False)
-    set_threads(threads)
-    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
+    adapted = opening.open(adapter, tree)
     results = decode_prompts(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
     records = [
         {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ssft.cli._adapted import PROMPTS_HELP, adapted_options, load_prompts, need_streams, open_adapted, tree_option
+from ssft.cli._adapted import PROMPTS_HELP, Opening, adapted_options, load_prompts, need_streams, tree_option
 from ssft.cli._options import (
     batch_size_option,
     data_option,
@@ -14,9 +14,7 @@ from ssft.cli._options import (
     limit_option,
     max_new_tokens_option,
     print_json,
-    set_threads,
     table,
-    write_json,
 )
 from ssft.cli._result import result_facts
 
@@ -54,12 +52,7 @@ def command(
     batch_size: int,
     against: str,
     tree: tuple[str, ...],
-    base: str | None,
-    quantization: str,
-    dtype: str,
-    device: str | None,
-    threads: int | None,
-    merge: bool,
+    opening: Opening,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -71,15 +64,14 @@ def command(
     """
     from tqdm import tqdm
 
-    from ssft._write import check_target
+    from ssft._write import check_target, write_json
     from ssft.bench.batching import length_batches
     from ssft.bench.compare import differences_with_margins
     from ssft.bench.methods import Setting, build_methods
 
     if output is not None:
         check_target(output)
-    set_threads(threads)
-    adapted = open_adapted(adapter, base, dtype=dtype, quantization=quantization, device=device, merge=merge, tree=tree)
+    adapted = opening.open(adapter, tree)
     need_streams(adapted, "verify")
     prompts = load_prompts(adapted, adapter, data, limit)
     methods = build_methods([against, "streaming"], Setting(adapted, max_new_tokens, batch_size))

@@ -7,9 +7,10 @@ import pytest
 from sample_results import sample_bench, sample_suite
 
 from ssft._json import to_json
-from ssft.bench import html, report
+from ssft._write import check_target, write_json
+from ssft.bench import html
 from ssft.bench.reading import read_result
-from ssft.bench.report import REPORT_FILES, write_json, write_report
+from ssft.bench.report import REPORT_FILES, write_report
 from ssft.errors import ConfigError
 
 
@@ -143,4 +144,4 @@ def test_a_report_needs_a_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="folder cannot be made"):
         write_report(sample_suite(), tmp_path / "file")
-    assert report.check_output(tmp_path / "new" / "result.json") is None
+    assert check_target(tmp_path / "new" / "result.json") is None

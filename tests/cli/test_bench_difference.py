@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from sample_results import sample_bench
 
-from ssft.bench.report import write_json
+from ssft._write import write_json
 from ssft.cli.main import cli
 
 

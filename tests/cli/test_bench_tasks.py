@@ -16,7 +16,7 @@ from ssft.adapters.loader import load_adapted
 from ssft.bench import suite
 from ssft.bench.answers import decode_prompts, encode_rows
 from ssft.bench.methods import generate_static, method_names, streaming
-from ssft.bench.report import read_result
+from ssft.bench.reading import read_result
 from ssft.cli._bench_tasks import task_files
 from ssft.cli.main import cli
 from ssft.errors import ConfigError

@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -172,7 +173,7 @@ class DraftingMethod(GenerateMethod):
         with self._counted() as calls:
             (row,), watch, seconds = self._search(prompts, budget)
         ids, reason = truncate(row, budget, self.adapted.eos_token_ids)
-        depths = [after - before - 1 for before, after in zip(watch.lengths, watch.lengths[1:], strict=False)]
+        depths = [after - before - 1 for before, after in pairwise(watch.lengths)]
         accepted = [depths.count(depth) for depth in range(max(depths, default=-1) + 1)]
         first = min(watch.lengths[0] - len(prompts[0]), len(ids))
         return [Generation(ids, calls[0], accepted, reason, seconds, watch.first, first)]
