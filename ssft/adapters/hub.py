@@ -29,6 +29,7 @@ from ssft.adapters.bundle import (
     read_bundle,
 )
 from ssft.adapters.card import write_card
+from ssft.adapters.shipped import shipped_adapter, shipped_adapters
 from ssft.errors import BundleError, ConfigError, HubError
 
 _TIMEOUT = 30.0
@@ -165,7 +166,8 @@ def pull(repo: str, output: str | os.PathLike[str] | None = None, revision: str 
 
 
 def resolve_adapter(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder of an adapter: an existing path wins, else "owner/name" is fetched into the hub's cache.
+    """The folder of an adapter: an existing path wins, then a shipped one ("adapters/sql"), else "owner/name" is
+    fetched into the hub's cache.
 
     The folder's content is unchecked: `read_bundle` does that. "./owner/name" never asks the hub.
 
@@ -177,10 +179,13 @@ def resolve_adapter(path_or_repo: str | os.PathLike[str], revision: str | None =
         if revision is not None:
             raise ConfigError(f"revision={revision!r} is for the hub, but {text!r} exists here; leave out one of them")
         return Path(text)
+    shipped = shipped_adapter(text)
+    if shipped is not None and revision is None:
+        return shipped
     if not _REPO.fullmatch(text):
         raise BundleError(
-            f"adapter {text!r} is no folder; give the folder that `ssft train --output` wrote, or a repository of the "
-            "hub as owner/name"
+            f"adapter {text!r} is no folder; give the folder that `ssft train --output` wrote, one that comes with "
+            f"ssft ({', '.join(shipped_adapters()) or 'none here'}), or a repository of the hub as owner/name"
         )
     try:
         return _download(text, revision)

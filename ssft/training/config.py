@@ -1,6 +1,7 @@
 """`StreamSFTConfig`: TRL's `SFTConfig` plus the streams."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trl import SFTConfig
 
@@ -24,6 +25,13 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
             "near ln(vocabulary) and would pull at the main stream's LoRA"
         },
     )
+    stream_supervision: Literal["reference", "main"] = field(
+        default="reference",
+        metadata={
+            "help": "what streams learn: the completion's own tokens, or the main stream's distribution at that place "
+            "(a draft is accepted when it is what the main stream says)"
+        },
+    )
     stream_learning_rate: float | None = field(
         default=None, metadata={"help": "learning rate of P_j and f_η; none: the LoRA's learning_rate"}
     )
@@ -36,6 +44,8 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
                 f"main_loss_weight={self.main_loss_weight}, stream_loss_weight={self.stream_loss_weight}: loss weights "
                 "cannot be negative"
             )
+        if self.stream_supervision not in ("reference", "main"):
+            raise ConfigError(f"stream_supervision={self.stream_supervision!r}: streams learn from reference or main")
         if not 0 <= self.stream_loss_warmup_ratio <= 1:
             raise ConfigError(
                 f"stream_loss_warmup_ratio={self.stream_loss_warmup_ratio}: a share of the steps, from 0 to 1"

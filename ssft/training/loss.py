@@ -9,10 +9,17 @@ y_t = labels[t+1], stream j at t predicts y_{t+j} = labels[t+1+j]:
     main          x2   x3   x4
     stream 1      x3   x4   -
     stream 2      x4   -    -          "-" lies past the end and is masked out (-100)
+
+A draft is accepted when it is what the main stream itself says, so a stream may as well learn that: with the main
+stream's distribution p_t at source t in place of the reference, CE(stream j, y_{t+j}) becomes CE(stream j, p_{t+j}):
+
+    stream 1      p2   p3   -
+    stream 2      p3   -    -
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +27,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 IGNORE = -100
+
+Supervision = Literal["reference", "main"]
 
 HEAD_ROWS = 2048
 """Rows of logits in memory at a time; more are recomputed in backward, so memory does not grow with γ·completion."""
@@ -70,20 +79,29 @@ class NgramLoss:
 
 
 def ngram_loss(
-    main: Tensor, streams: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], weights: Tensor
+    main: Tensor,
+    streams: Tensor,
+    targets: Tensor,
+    logits: Callable[[Tensor], Tensor],
+    weights: Tensor,
+    supervision: Supervision = "reference",
 ) -> NgramLoss:
     """L over M sources (paper §3.2.4), summed, not averaged.
 
     Args:
-        main: [M, h], what the head reads of the main stream at each source.
+        main: [M, h], what the head reads of the main stream at each source; sources of one completion in order.
         streams: [M, γ, h], likewise of its streams.
         targets: [M, γ+1] from `stream_targets`, -100 = ignored.
         logits: the head, [rows, h] -> [rows, V].
         weights: [γ+1], α_0 … α_γ.
+        supervision: what streams learn, the tokens of `targets` or the main stream's own distribution there.
     """
-    states = torch.cat((main.unsqueeze(1), streams), dim=1)  # [M, γ+1, h]
-    losses, choices = head_in_chunks(states.flatten(0, 1), targets.flatten(), logits)
-    losses, choices = losses.view_as(targets), choices.view_as(targets)
+    if supervision == "main":
+        losses, choices = distil_in_chunks(main, streams, targets, logits)
+    else:
+        states = torch.cat((main.unsqueeze(1), streams), dim=1)  # [M, γ+1, h]
+        losses, choices = head_in_chunks(states.flatten(0, 1), targets.flatten(), logits)
+        losses, choices = losses.view_as(targets), choices.view_as(targets)
     total = (losses * weights.to(losses.dtype)).sum()
     return NgramLoss(total, losses.detach().sum(dim=0), (targets != IGNORE).sum(dim=0), choices)
 
@@ -106,6 +124,42 @@ def head_in_chunks(
     parts = [
         checkpoint(score, s, t, use_reentrant=False)
         for s, t in zip(states.split(chunk), targets.split(chunk), strict=True)
+    ]
+    losses, choices = zip(*parts, strict=True)
+    return torch.cat(losses), torch.cat(choices)
+
+
+def distil_in_chunks(
+    main: Tensor, streams: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], chunk: int = 0
+) -> tuple[Tensor, Tensor]:
+    """As `head_in_chunks` over [main | streams], with p_{t+j} as the target of stream j: -> [M, γ+1], [M, γ+1].
+
+    No gradient flows into p. The sources of a chunk are scored with the γ after them, whose p they need.
+    """
+    size, width = targets.shape  # width = γ+1
+    rows = max((chunk or HEAD_ROWS) // width, 1)
+    ahead = torch.arange(1, width, device=main.device)
+
+    def score(main: Tensor, streams: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        count = targets.shape[0]  # sources; `main` may have up to γ more rows
+        scores = logits(main).float()
+        first = F.cross_entropy(scores[:count], targets[:, 0], ignore_index=IGNORE, reduction="none")
+        guesses = logits(streams.flatten(0, 1)).float().unflatten(0, (count, -1))  # [m, γ, V]
+        # Rows past the last source are never looked at: their targets are -100.
+        index = (torch.arange(count, device=main.device).unsqueeze(1) + ahead).clamp(max=len(main) - 1)
+        p = scores.detach().softmax(dim=-1)[index]  # [m, γ, V]
+        losses = guesses.logsumexp(dim=-1) - (p * guesses).sum(dim=-1)
+        losses = losses.masked_fill(targets[:, 1:] == IGNORE, 0.0)
+        choices = torch.cat((scores[:count].argmax(-1, keepdim=True), guesses.detach().argmax(-1)), dim=1)
+        return torch.cat((first.unsqueeze(1), losses), dim=1), choices
+
+    if size <= rows:
+        return score(main, streams, targets)
+    parts = [
+        checkpoint(
+            score, main[i : i + rows + width - 1], streams[i : i + rows], targets[i : i + rows], use_reentrant=False
+        )
+        for i in range(0, size, rows)
     ]
     losses, choices = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(choices)

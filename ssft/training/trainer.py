@@ -85,7 +85,8 @@ class StreamSFTTrainer(SpeculationMetrics):
         weights = torch.full((plan.num_streams + 1,), self.stream_weight, device=main.device)
         # In lossless mode nothing that trains reaches the main stream.
         weights[0] = self.args.main_loss_weight if self.gate is None else 0.0
-        loss = ngram_loss(main, streams, targets[rows, column], backbone.logits, weights)
+        supervision = self.args.stream_supervision
+        loss = ngram_loss(main, streams, targets[rows, column], backbone.logits, weights, supervision)
         if not self.model.training:
             self._log_acceptance(rows, loss.choices, targets[rows, column])
         return loss

@@ -183,6 +183,65 @@ def test_half_precision_states_are_scored_in_float32(head):
     torch.testing.assert_close(result.total, expected)
 
 
+# --- streams that learn from the main stream ---
+
+
+def completions(lengths, gamma, seed=0):
+    """Sources of several completions one after the other, as the trainer hands them over."""
+    main, streams, targets = make_inputs(sum(lengths), gamma, seed)
+    labels = torch.full((len(lengths), max(lengths) + 1), IGNORE)
+    for b, n in enumerate(lengths):
+        labels[b, 1 : n + 1] = torch.randint(0, VOCABULARY, (n,))
+    _sources, targets = stream_targets(labels, gamma)
+    return main, streams, targets[targets[..., 0] != IGNORE]
+
+
+def naive_distillation(main, streams, targets, head, weights):
+    """One target at a time: CE(main, y_t), and of stream j at t against the distribution of the main stream at t+j."""
+    total = torch.zeros(())
+    for m in range(targets.shape[0]):
+        total = total - weights[0] * F.log_softmax(head(main[m]), dim=-1)[targets[m, 0]]
+        for j in range(1, targets.shape[1]):
+            if targets[m, j] == IGNORE:
+                continue
+            p = head(main[m + j]).detach().softmax(dim=-1)
+            total = total - weights[j] * (p * F.log_softmax(head(streams[m, j - 1]), dim=-1)).sum()
+    return total
+
+
+@pytest.mark.parametrize("rows", [2048, 12, 1], ids=["whole", "chunks", "single_sources"])
+@pytest.mark.parametrize("lengths", [[9], [5, 1, 4], [2, 2]], ids=str)
+def test_distillation_equals_a_naive_sum(head, lengths, rows, monkeypatch):
+    monkeypatch.setattr(module, "HEAD_ROWS", rows)
+    main, streams, targets = completions(lengths, 3)
+    weights, leaves = torch.tensor([1.0, 0.5, 0.25, 2.0]), (main, streams, head.weight, head.bias)
+    expected = backward(naive_distillation(main, streams, targets, head, weights), *leaves)
+    result = ngram_loss(main, streams, targets, head, weights, "main")
+    torch.testing.assert_close(result.total, naive_distillation(main, streams, targets, head, weights))
+    assert result.counts.tolist() == (targets != IGNORE).sum(0).tolist()
+    reference = ngram_loss(main, streams, targets, head, weights)
+    assert torch.equal(result.choices, reference.choices)
+    assert result.sums[0] == pytest.approx(reference.sums[0].item(), rel=1e-5)
+    for found, wanted in zip(backward(result.total, *leaves), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_distillation_pulls_at_the_streams_only(head):
+    main, streams, targets = completions([6], 2)
+    result = ngram_loss(main, streams, targets, head, torch.tensor([0.0, 1.0, 1.0]), "main")
+    of_main, of_streams = backward(result.total, main, streams)
+    assert torch.equal(of_main, torch.zeros_like(of_main))
+    assert of_streams[:4].abs().min() > 0  # all sources but the last two have both targets
+
+
+def test_a_stream_that_says_what_the_main_stream_says_has_nothing_to_learn(head):
+    main, streams, targets = completions([6], 1)
+    streams = F.pad(main.detach()[1:], (0, 0, 0, 1)).unsqueeze(1).requires_grad_()  # stream 1 at t = main at t+1
+    result = ngram_loss(main, streams, targets, head, torch.ones(2), "main")
+    (gradient,) = backward(result.total, streams)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-6)
+
+
 # --- acceptance ---
 
 

@@ -91,6 +91,16 @@ def test_first_loss_is_the_weighted_sum_of_its_parts(tmp_path):
     assert entry["loss"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_streams_learn_from_the_main_stream_when_told(tmp_path):
+    reference = make_trainer(tmp_path)
+    batch = next(iter(reference.get_train_dataloader()))
+    torch.manual_seed(1)
+    plain = gradients(reference, [batch])
+    reference.args.stream_supervision = "main"
+    distilled = gradients(reference, [batch])
+    assert any(not torch.allclose(plain[name], distilled[name]) for name in plain if CONTAINER in name)
+
+
 def gradients(trainer, batches):
     """Gradients of the loss over `batches`, divided by the tokens of all of them as the trainer does."""
     trainer.model.train()

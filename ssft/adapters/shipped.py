@@ -1,0 +1,19 @@
+"""The adapters that come with ssft, for who has no clone: `adapters/sql` names them from any working folder."""
+
+import os
+from pathlib import Path
+
+FOLDER = "adapters"
+
+
+def shipped_adapters() -> dict[str, Path]:
+    """`adapters/NAME` -> folder: inside the package in a wheel, beside it in the source tree."""
+    package = Path(__file__).parent.parent
+    packaged = package / "_adapters"
+    folder = packaged if packaged.is_dir() else package.parent / FOLDER
+    return {f"{FOLDER}/{path.parent.name}": path.parent for path in sorted(folder.glob("*/adapter_config.json"))}
+
+
+def shipped_adapter(name: str | os.PathLike[str]) -> Path | None:
+    """The folder of the shipped adapter `name` ("adapters/sql"); none if there is no such one."""
+    return shipped_adapters().get(Path(name).as_posix())
