@@ -31,6 +31,12 @@ from ssft.cli._options import (
     default=None,
     help="Write JSONL, a row per prompt, to FILE instead of stdout; the file appears when all is done.",
 )
+@click.option(
+    "--for-training",
+    is_flag=True,
+    help="With --data: answer every prompt once and leave out answers that --max-new-tokens cut off, so that the file "
+    "can be another run's data.train (streams learn best from the model's own text).",
+)
 @click.option("--plain", is_flag=True, help="Decode without streams.")
 @max_new_tokens_option()
 @batch_size_option()
@@ -43,6 +49,7 @@ def command(
     data: Path | None,
     limit: int | None,
     output: Path | None,
+    for_training: bool,
     plain: bool,
     max_new_tokens: int,
     batch_size: int,
@@ -56,6 +63,8 @@ def command(
     completion, adapter, tokens, calls, seconds and finish_reason.
     """
     _check_usage(adapter, opening.base, prompt, data, limit, as_json)
+    if for_training and data is None:
+        raise click.UsageError("--for-training makes a file of training rows out of a --data file; give one")
     from ssft._write import check_target, write_text
     from ssft.bench.answers import decode_prompts, encode_rows
     from ssft.data import load_rows, render_prompt
@@ -66,6 +75,8 @@ def command(
     if data is not None:
         rows = load_rows(data, limit, need_completion=False)
     adapted = opening.open(adapter, tree)
+    if for_training:
+        rows = _each_prompt_once(rows, data)
     results = decode_prompts(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
     records = [
         {
@@ -79,6 +90,16 @@ def command(
         }
         for row, result in zip(rows, results, strict=True)
     ]
+    cut = [record for record in records if for_training and record["finish_reason"] == "length"]
+    if len(cut) == len(records):
+        raise click.UsageError(
+            f"all {len(records)} answers reached --max-new-tokens {max_new_tokens}, so that none is fit to train on; "
+            "give more"
+        )
+    said = _statistics(records)
+    if cut:
+        said += f"; {len(cut)} that reached --max-new-tokens {max_new_tokens} are left out"
+        records = [record for record in records if record["finish_reason"] != "length"]
     if output is not None:
         write_text(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     if as_json:
@@ -88,7 +109,7 @@ def command(
     elif output is None:
         for record in records:
             click.echo(json.dumps(record, ensure_ascii=False))
-    click.echo(_statistics(records), err=True)
+    click.echo(said, err=True)
 
 
 def _check_usage(
@@ -108,6 +129,19 @@ def _check_usage(
         raise click.UsageError(
             "--json prints one object for one --prompt; --data gives JSONL already, leave --json out"
         )
+
+
+def _each_prompt_once(rows: list[dict[str, Any]], data: Path | None) -> list[dict[str, Any]]:
+    """The first row of every prompt, in order; raises `UsageError` for chats, whose rendered form is no prompt."""
+    first: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if "prompt" not in row:
+            raise click.UsageError(
+                f"--for-training writes rows of `prompt` and `completion`, and {data} has `messages`, whose template "
+                "training would apply again; give rows with `prompt`"
+            )
+        first.setdefault(row["prompt"], row)
+    return list(first.values())
 
 
 def _statistics(records: list[dict[str, Any]]) -> str:
