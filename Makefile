@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ssft-setup
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test lint format clean retrain-sql retrain-e2e_nlg retrain-dialogsum
 
 setup: $(STAMP)
 
@@ -27,6 +27,31 @@ demo: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The adapters that ship, from the start; interrupted, the same command goes on. DATA holds NAME/train.jsonl.gz and
+# NAME/validation.jsonl.gz. Their twins lie beside: outputs/peers/NAME/twin.
+#
+#   make retrain-sql DATA=data        make retrain-e2e_nlg DATA=data        make retrain-dialogsum DATA=data
+DATA ?= data
+SSFT := $(BIN)/python -m ssft
+SOURCES = data.train=$(DATA)/$*/train.jsonl.gz data.validation=$(DATA)/$*/validation.jsonl.gz
+OWN_dialogsum := --limit 1000 --max-new-tokens 128
+
+retrain-sql: retrain-%: setup
+	$(SSFT) train $* $(SOURCES) --output outputs/$* --resume
+	$(SSFT) train outputs/$*/run.yaml method=lora --output outputs/peers/$*/twin --resume
+
+# Where the answer is open, streams learn from what their own model says: the twin's greedy answers are the data.
+retrain-e2e_nlg retrain-dialogsum: retrain-%: setup outputs/own/%.jsonl
+	$(SSFT) train $* $(SOURCES) data.train=outputs/own/$*.jsonl --output outputs/$* --resume
+
+outputs/own/%.jsonl: outputs/peers/%/twin/adapter_config.json
+	$(SSFT) generate outputs/peers/$*/twin --base smollm2-135m --dtype float32 --batch-size 8 --for-training \
+	    --data $(DATA)/$*/train.jsonl.gz $(OWN_$*) --output $@
+
+.PRECIOUS: outputs/own/%.jsonl outputs/peers/%/twin/adapter_config.json
+outputs/peers/%/twin/adapter_config.json: | setup
+	$(SSFT) train $* method=lora $(SOURCES) --output outputs/peers/$*/twin --resume
 
 lint: setup
 	$(BIN)/ruff check .
