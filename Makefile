@@ -35,7 +35,7 @@ test: lint
 DATA ?= data
 SSFT := $(BIN)/python -m ssft
 SOURCES = data.train=$(DATA)/$*/train.jsonl.gz data.validation=$(DATA)/$*/validation.jsonl.gz
-OWN_dialogsum := --limit 1000 --max-new-tokens 128
+OWN_dialogsum := --limit 600 --max-new-tokens 128
 
 retrain-sql: retrain-%: setup
 	$(SSFT) train $* $(SOURCES) --output outputs/$* --resume
