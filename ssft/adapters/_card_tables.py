@@ -22,6 +22,8 @@ def measured_section(results: Results) -> list[str]:
     if results.quality:
         lines += ["Quality, in percent, with 95 % intervals; the twin is the same training without streams:", ""]
         lines += [*_quality_table(results.quality, numbers), ""]
+        unlike = dict.fromkeys(row.twin_unlike for row in results.quality if row.twin_unlike)
+        lines += [line for text in unlike for line in (f"What else differs in the twin's training: {plain(text)}.", "")]
     listing = "\n".join(f"{' '.join(command.split())}   # [{number}]" for command, number in numbers.items())
     return [*lines, "Made by:", "", *fenced("bash", listing), ""]
 

@@ -83,7 +83,7 @@ class SpeedRow(_Row):
 class QualityRow(_Row):
     """One metric, in percent, with its 95 % interval; the twin is the same training without streams.
 
-    difference: adapter minus twin on the same rows, paired.
+    difference: adapter minus twin on the same rows, paired. twin_unlike: what else is not the same in their trainings.
     """
 
     metric: str
@@ -94,6 +94,7 @@ class QualityRow(_Row):
     twin_low: float | None = None
     twin_high: float | None = None
     twin_command: str = ""
+    twin_unlike: str = ""
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None

@@ -21,6 +21,13 @@ def describe_data(path: Path | None) -> dict[str, str] | None:
     return None if path is None else file_identity(path)
 
 
+def trained_on(bundle: Bundle | None) -> dict[str, str]:
+    """Name and hash of the data that an adapter was trained on, as its provenance has them; empty if it is silent."""
+    data = None if bundle is None else bundle.provenance.get("data")
+    entry = data.get("train") if isinstance(data, dict) else None
+    return {key: str(entry[key]) for key in ("name", "sha256") if key in entry} if isinstance(entry, dict) else {}
+
+
 def measured(path: Path, bundle: Bundle) -> Rows:
     """The rows of one result file.
 
@@ -80,11 +87,14 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle) -> list[Qua
             f"{path}: there is no `ssft eval` of {bundle.path} with the same data, rows, metric, --max-new-tokens, "
             "precision and device; measure both alike and give the adapter's result too"
         )
-    return [_beside(row, twins[row.metric]) if same(row) else row for row in quality]
+    data = facts("trained_on", dict) if "trained_on" in value else {}
+    unlike = "" if data and data == trained_on(bundle) else f"trained on {data.get('name', 'data that are not told')}"
+    return [_beside(row, twins[row.metric], unlike) if same(row) else row for row in quality]
 
 
-def _beside(row: QualityRow, twin: QualityRow) -> QualityRow:
-    return replace(row, twin=twin.value, twin_low=twin.low, twin_high=twin.high, twin_command=twin.command)
+def _beside(row: QualityRow, twin: QualityRow, unlike: str) -> QualityRow:
+    beside = replace(row, twin=twin.value, twin_low=twin.low, twin_high=twin.high)
+    return replace(beside, twin_command=twin.command, twin_unlike=unlike)
 
 
 class _Facts:
@@ -205,6 +215,7 @@ def _of_quality(bench: Any, quality: Any, bundle: Bundle) -> list[QualityRow]:
             difference=quality.differences.get(metric),
             difference_low=difference_low,
             difference_high=difference_high,
+            twin_unlike="; ".join(quality.twin_unlike),
             **_common_of_bench(bench, bundle),
         )
         rows.append(replace(row, rows=quality.rows))

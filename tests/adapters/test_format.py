@@ -94,7 +94,7 @@ RESULTS = {
     ],
     "QualityRow": [
         *MEASUREMENT,
-        *("metric", "value", "low", "high", "twin", "twin_low", "twin_high", "twin_command"),
+        *("metric", "value", "low", "high", "twin", "twin_low", "twin_high", "twin_command", "twin_unlike"),
         *("difference", "difference_low", "difference_high"),
     ],
 }

@@ -9,7 +9,7 @@ from sample_results import sample_bench, sample_suite
 
 from ssft.adapters.bundle import RESULTS, read_bundle
 from ssft.adapters.results import MAX_BYTES, OWN_ROWS, About, Results, read_results, write_results
-from ssft.bench.card_rows import describe_data, measured, with_twin
+from ssft.bench.card_rows import describe_data, measured, trained_on, with_twin
 from ssft.errors import BundleError, ConfigError
 
 
@@ -153,6 +153,19 @@ def test_the_twins_metrics_stand_beside_the_adapters(bundle, tmp_path):
     (row,) = with_twin(save(tmp_path / "t.json", twin), quality, bundle)
     assert (row.value, row.twin, row.twin_low, row.twin_high) == (62.5, 60, 45, 75)
     assert (row.difference, row.twin_command) == (None, "ssft eval twin --data test.jsonl")
+    assert row.twin_unlike == "trained on data that are not told"
+
+
+def test_a_twin_of_other_data_is_told(bundle, tmp_path):
+    same, other = ({"name": f"{name}.jsonl", "sha256": "cd" * 32} for name in ("train", "references"))
+    bundle.provenance = {"data": {"train": same}}
+    assert trained_on(bundle) == same
+    _, quality = measured(save(tmp_path / "e.json", eval_facts(bundle)), bundle)
+    found = []
+    for data in (same, other):
+        twin = {**twin_facts(bundle), "trained_on": data}
+        found += with_twin(save(tmp_path / "t.json", twin), quality, bundle)
+    assert [row.twin_unlike for row in found] == ["", "trained on references.jsonl"]
 
 
 @pytest.mark.parametrize(
