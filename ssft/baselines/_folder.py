@@ -59,3 +59,19 @@ def made_by(path: Path) -> str:
     except BundleError:
         return ""
     return method if isinstance(method, str) else ""
+
+
+def trained_on(path: Path) -> dict[str, str]:
+    """Name and hash of the data that a run trained the folder `path` on, from its `provenance.json`; empty if that
+    says nothing."""
+    try:
+        return training_data(AdapterFiles(path).json(PROVENANCE, hashed=False))
+    except BundleError:
+        return {}
+
+
+def training_data(provenance: dict[str, Any]) -> dict[str, str]:
+    """Name and hash of the training data in the content of a `provenance.json`; empty if that says nothing."""
+    data = provenance.get("data")
+    entry = data.get("train") if isinstance(data, dict) else None
+    return {key: str(entry[key]) for key in ("name", "sha256") if key in entry} if isinstance(entry, dict) else {}

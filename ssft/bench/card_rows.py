@@ -9,6 +9,7 @@ from ssft._digest import file_identity
 from ssft.adapters._files import MAX_JSON, finite
 from ssft.adapters.bundle import Bundle
 from ssft.adapters.results import OWN_ROWS, QualityRow, SpeedRow
+from ssft.baselines._folder import training_data
 from ssft.bench.reading import read_result
 from ssft.bench.result import BenchResult
 from ssft.errors import ConfigError
@@ -19,13 +20,6 @@ Rows = tuple[list[SpeedRow], list[QualityRow]]
 def describe_data(path: Path | None) -> dict[str, str] | None:
     """A data file's name and hash, as result files keep it; None stands for the adapter's own validation rows."""
     return None if path is None else file_identity(path)
-
-
-def trained_on(bundle: Bundle | None) -> dict[str, str]:
-    """Name and hash of the data that an adapter was trained on, as its provenance has them; empty if it is silent."""
-    data = None if bundle is None else bundle.provenance.get("data")
-    entry = data.get("train") if isinstance(data, dict) else None
-    return {key: str(entry[key]) for key in ("name", "sha256") if key in entry} if isinstance(entry, dict) else {}
 
 
 def measured(path: Path, bundle: Bundle) -> Rows:
@@ -88,7 +82,11 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle) -> list[Qua
             "precision and device; measure both alike and give the adapter's result too"
         )
     data = facts("trained_on", dict) if "trained_on" in value else {}
-    unlike = "" if data and data == trained_on(bundle) else f"trained on {data.get('name', 'data that are not told')}"
+    unlike = (
+        ""
+        if data and data == training_data(bundle.provenance)
+        else f"trained on {data.get('name', 'data that are not told')}"
+    )
     return [_beside(row, twins[row.metric], unlike) if same(row) else row for row in quality]
 
 

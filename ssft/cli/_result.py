@@ -15,9 +15,9 @@ def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[st
     """Kind, command, adapter with its hash, the training method that made it and the data it was trained on (all
     empty for the bare base, the last two where the folder does not tell), data with its hash (None: the adapter's own
     validation rows), device, precision and tree."""
-    from ssft.baselines._folder import made_by
+    from ssft.baselines._folder import made_by, trained_on
     from ssft.bench.answers import weights_sha256
-    from ssft.bench.card_rows import describe_data, trained_on
+    from ssft.bench.card_rows import describe_data
 
     return {
         "kind": kind,
@@ -25,7 +25,7 @@ def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[st
         "adapter": adapted.name,
         "adapter_sha256": weights_sha256(adapted),
         "method": made_by(adapted.bundle.path) if adapted.bundle is not None else "",
-        "trained_on": trained_on(adapted.bundle),
+        "trained_on": trained_on(adapted.bundle.path) if adapted.bundle is not None else {},
         "data": describe_data(data),
         "device": adapted.device,
         "precision": adapted.precision,

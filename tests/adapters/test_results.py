@@ -9,7 +9,7 @@ from sample_results import sample_bench, sample_suite
 
 from ssft.adapters.bundle import RESULTS, read_bundle
 from ssft.adapters.results import MAX_BYTES, OWN_ROWS, About, Results, read_results, write_results
-from ssft.bench.card_rows import describe_data, measured, trained_on, with_twin
+from ssft.bench.card_rows import describe_data, measured, with_twin
 from ssft.errors import BundleError, ConfigError
 
 
@@ -159,7 +159,6 @@ def test_the_twins_metrics_stand_beside_the_adapters(bundle, tmp_path):
 def test_a_twin_of_other_data_is_told(bundle, tmp_path):
     same, other = ({"name": f"{name}.jsonl", "sha256": "cd" * 32} for name in ("train", "references"))
     bundle.provenance = {"data": {"train": same}}
-    assert trained_on(bundle) == same
     _, quality = measured(save(tmp_path / "e.json", eval_facts(bundle)), bundle)
     found = []
     for data in (same, other):

@@ -1,13 +1,21 @@
 """The adapters that ship: by which names they are found, and what every one of them must be."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from examples import switch_tasks
 from ssft.adapters import shipped
+from ssft.adapters.bundle import BUNDLE_FILES, CARD, RUN, read_bundle
+from ssft.adapters.card import card_text
 from ssft.adapters.hub import resolve_adapter
+from ssft.adapters.loader import load_adapted
+from ssft.adapters.results import read_results
 from ssft.adapters.shipped import shipped_adapter, shipped_adapters
+from ssft.bases import is_fetched
 from ssft.errors import BundleError
+from ssft.recipes import load_recipe, recipe_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,3 +65,84 @@ def test_the_refusal_names_those_that_ship(package):
     make(package / "_adapters" / "e2e_nlg")
     with pytest.raises(BundleError, match=r"comes with ssft \(adapters/e2e_nlg, adapters/sql\)"):
         resolve_adapter("sql")
+
+
+# --- what lies under adapters/ ---
+
+NAMES = ("adapters/dialogsum", "adapters/e2e_nlg", "adapters/sql")
+PROMPTS_VERIFIED = {"adapters/dialogsum": 100, "adapters/e2e_nlg": 66, "adapters/sql": 100}
+TOKENS_PER_CALL = {"adapters/dialogsum": 2.0, "adapters/e2e_nlg": 2.8, "adapters/sql": 3.8}  # with 32 nodes at most
+PROMPTS = {f"adapters/{name}": prompt for name, prompt in switch_tasks.PROMPTS.items()}
+
+needs_base = pytest.mark.skipif(
+    not is_fetched("smollm2-135m"), reason="base smollm2-135m is not fetched (`ssft bases fetch smollm2-135m`)"
+)
+
+
+def test_these_ship():
+    assert tuple(shipped_adapters()) == NAMES
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def bundle(name):
+    return read_bundle(ROOT / name)
+
+
+def test_it_is_small_and_whole(bundle):
+    files = {path.name: path.stat().st_size for path in bundle.path.iterdir()}
+    assert sum(files.values()) <= 6_000_000
+    assert set(files) == set(BUNDLE_FILES)
+    assert bundle.base["id"] == "smollm2-135m"
+    assert bundle.stream_config is not None
+
+
+def test_its_run_can_be_run_again_anywhere(name, bundle):
+    recipe = load_recipe(bundle.path / RUN)
+    assert (recipe.name, recipe.method) == (bundle.path.name, "streams")
+    assert recipe.name in recipe_names()
+    for part in ("train", "validation"):
+        source = Path(getattr(recipe.data, part))
+        assert not source.is_absolute()
+        assert ".." not in source.parts
+        assert bundle.provenance["data"][part]["name"] == source.name
+        assert re.fullmatch(r"[0-9a-f]{64}", bundle.provenance["data"][part]["sha256"])
+    assert re.fullmatch(r"[0-9a-f]{40}", bundle.provenance["commit"])
+
+
+def test_its_card_is_what_the_command_writes(bundle):
+    text, kept = card_text(bundle), (bundle.path / CARD).read_text(encoding="utf-8")
+    assert kept.startswith(text)
+
+
+def test_its_card_shows_identity_speed_and_the_twin(name, bundle):
+    results = read_results(bundle)
+    assert not results.stale
+    assert results.about.license
+    verified = [row for row in results.speed if row.source == "verify" and row.precision == "float32"]
+    assert sum(row.rows for row in verified) >= PROMPTS_VERIFIED[name]
+    assert all(row.identical == row.rows for row in verified)
+    assert max(row.tokens / row.calls for row in verified) >= TOKENS_PER_CALL[name]
+    assert any(row.speedup for row in results.speed if row.method == "streaming")
+    assert results.quality
+    for row in results.quality:
+        assert row.twin_low is not None
+        assert row.high >= row.twin_low  # the claim: not worse than the twin beyond the noise
+
+
+@needs_base
+@pytest.mark.slow
+def test_it_decodes_its_task_in_fewer_passes(name):
+    adapted = load_adapted(ROOT / name, dtype="float32", device="cpu")
+    ids = adapted.encode({"prompt": PROMPTS[name]})
+    options = {"max_new_tokens": 48, "eos_token_ids": adapted.eos_token_ids}
+    plain = adapted.decoder(streaming=False).generate([ids], **options)[0]
+    fast = adapted.decoder().generate([ids], **options)[0]
+    assert fast.token_ids == plain.token_ids
+    assert len(fast.token_ids) > 1.3 * fast.calls
+    if name == "adapters/sql":
+        assert adapted.decode(fast.token_ids).startswith("SELECT")
