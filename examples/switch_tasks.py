@@ -20,7 +20,7 @@ PROMPTS = {
     "Schema:\nCREATE TABLE table_1_1500_2 (player VARCHAR, country VARCHAR, points INTEGER)\n\n"
     "Question: Which player from Norway has more than 20 points?\n\nSQL:\n",
     "e2e_nlg": "Describe the restaurant in one or two sentences.\n\n"
-    "name[The Golden Curry], eatType[restaurant], food[Indian], priceRange[cheap], area[riverside]\n\nDescription:\n",
+    "name[The Golden Palace], eatType[coffee shop], food[Indian], priceRange[cheap], area[riverside]\n\nDescription:\n",
     "dialogsum": "Summarize the dialogue.\n\n"
     "#Person1#: Did you book the flight to Rome?\n#Person2#: Not yet, the morning flight is full.\n"
     "#Person1#: Then take the one at noon, please.\n#Person2#: All right, I will book two seats.\n\nSummary:\n",
