@@ -65,7 +65,13 @@ class Recipe:
             "the base's layers"
         },
     )
-    adapter: str = field(default="", metadata={"help": "method=medusa: folder of the adapter that gets the heads"})
+    adapter: str = field(
+        default="",
+        metadata={
+            "help": "a trained adapter: a folder, adapters/NAME or owner/name. streams and lora begin from its values "
+            "instead of fresh ones (a plain LoRA gets its streams); medusa gives it its heads"
+        },
+    )
     base: str = field(default="smollm2-135m", metadata={"help": "base model: alias, hub id or local folder"})
     quantization: Literal["none", "4bit"] = field(
         default="none", metadata={"help": "weights of the base: none, or 4bit (bitsandbytes NF4)"}
@@ -117,10 +123,15 @@ class Recipe:
                 "method=medusa trains heads over an adapter, and none is named; set adapter=FOLDER, as `ssft train "
                 "--output` wrote it"
             )
-        if self.adapter and self.method != "medusa":
+        if self.adapter and self.method == "draft":
             raise ConfigError(
-                f"adapter={self.adapter} has no effect with method={self.method}, which trains over the bare base; "
-                "leave it out or choose method=medusa"
+                f"adapter={self.adapter} has no effect with method=draft, which trains layers of the bare base; leave "
+                "it out or choose another method"
+            )
+        if self.adapter and self.training.get("mode", "shared") == "lossless":
+            raise ConfigError(
+                f"adapter={self.adapter} with training.mode=lossless: the text of a lossless adapter is the base's "
+                "own, so that nothing of that adapter would be left; leave one of the two out"
             )
         if self.method == "draft" and self.quantization != "none":
             raise ConfigError(

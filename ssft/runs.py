@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 
 from ssft.adapters.bundle import RUN
 from ssft.baselines._folder import may_write
@@ -125,7 +127,8 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | Non
         if run.loaded.adapter_sha256:
             (folder / ADAPTER).write_text(run.loaded.adapter_sha256, encoding="utf-8")
     begin = time.time()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    if checkpoint is None or not _load_if_finished(trainer, checkpoint):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     seconds = time.time() - begin
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trained = _write(run, trainer, metrics, seconds, output) if trainer.is_world_process_zero() else None
@@ -141,6 +144,16 @@ def check_output(run: PreparedRun, output: Path) -> None:
         if run.recipe.method != "streams":
             product += f" that method={run.recipe.method} wrote"
         raise ConfigError(f"--output {output} exists and is {product}; choose another folder, nothing was changed")
+
+
+def _load_if_finished(trainer: Any, checkpoint: Path) -> bool:
+    """Load a checkpoint of the run's last step; False for any other. The trainer itself would take one step more."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if state.global_step < state.max_steps:
+        return False
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = state
+    return True
 
 
 def _write(run: PreparedRun, trainer: Any, metrics: dict[str, float], seconds: float, output: Path) -> Trained:

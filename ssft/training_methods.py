@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssft.adapters.bundle import RUN, check_bundle_target, is_bundle, write_bundle
+from ssft.adapters.bundle import RUN, Bundle, check_bundle_target, is_bundle, write_bundle
 from ssft.adapters.card import write_card
 from ssft.adapters.loader import load_adapted
+from ssft.adapters.warm_start import begin_from, read_start
 from ssft.baselines._folder import made_by
 from ssft.bases import base_fingerprint, load_base
 from ssft.errors import UnsupportedArchitectureError
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class Loaded:
     """A model to be trained (over), its tokenizer, and the fingerprint of the base that it is or comes from.
 
-    adapted: the model with its adapter, where one is there already; adapter_sha256: hash of that adapter's LoRA files
-    as they were loaded, which a resumed run must find again.
+    adapted: the model with the adapter that is trained over; start: the adapter that the run begins from;
+    adapter_sha256: hash of the one or the other as it was loaded, which a resumed run must find again.
     """
 
     model: Any
@@ -32,6 +33,7 @@ class Loaded:
     fingerprint: dict[str, str]
     adapted: Any = None
     adapter_sha256: str = ""
+    start: Bundle | None = None
 
 
 class TrainingMethod(ABC):
@@ -58,11 +60,15 @@ class TrainingMethod(ABC):
         return Path("outputs") / "peers" / name / self.part
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
-        """Load and check what the run trains; by default the base itself."""
+        """Load and check what the run trains; by default the base itself, and the adapter to begin from if any."""
         dtype = _base_dtype(recipe, args)
         model, tokenizer = load_base(recipe.base, dtype=dtype, quantization=recipe.quantization, device=device)
         _check_architecture(model, recipe.base)
-        return Loaded(model, tokenizer, base_fingerprint(model, tokenizer, recipe.base))
+        loaded = Loaded(model, tokenizer, base_fingerprint(model, tokenizer, recipe.base))
+        if recipe.adapter:
+            loaded.start = read_start(recipe.adapter, model, loaded.fingerprint)
+            loaded.adapter_sha256 = loaded.start.weights_sha256
+        return loaded
 
     @abstractmethod
     def build_trainer(self, run: "PreparedRun", train: Any, validation: Any) -> Any:
@@ -105,7 +111,7 @@ class Streams(TrainingMethod):
         lora = run.recipe.lora
         if run.args.mode == "lossless":
             lora = restrict_to_stream_layers(lora, run.model, run.args.num_msa_layers)
-        return StreamSFTTrainer(
+        trainer = StreamSFTTrainer(
             run.model,
             run.args,
             train_dataset=train,
@@ -113,6 +119,9 @@ class Streams(TrainingMethod):
             processing_class=run.tokenizer,
             peft_config=lora,
         )
+        if run.loaded.start is not None:
+            begin_from(trainer.model, run.loaded.start)
+        return trainer
 
     def may_replace(self, output: Path, method: str) -> bool:
         if not is_bundle(output):
@@ -128,7 +137,7 @@ class Streams(TrainingMethod):
             tree=run.recipe.tree,
             base=run.fingerprint,
             run_yaml=run.run_yaml,
-            provenance=provenance,
+            provenance={**provenance, **_began_from(run)},
         )
         write_card(bundle)
 
@@ -151,7 +160,7 @@ class Twin(TrainingMethod):
         from ssft.baselines.twin import build_twin_trainer
 
         recipe = run.recipe
-        return build_twin_trainer(
+        trainer = build_twin_trainer(
             run.model,
             run.args,
             train,
@@ -160,12 +169,16 @@ class Twin(TrainingMethod):
             lora=recipe.lora,
             streams=recipe.stream_config(),
         )
+        if run.loaded.start is not None:
+            begin_from(trainer.model, run.loaded.start)
+        return trainer
 
     def write(self, run: "PreparedRun", trainer: Any, provenance: dict[str, Any], output: Path) -> None:
         from ssft.baselines.twin import save_twin
 
         model = trainer.accelerator.unwrap_model(trainer.model)
-        save_twin(output, model, run.fingerprint["id"], run.run_yaml, {**provenance, "base": run.fingerprint})
+        facts = {**provenance, **_began_from(run), "base": run.fingerprint}
+        save_twin(output, model, run.fingerprint["id"], run.run_yaml, facts)
 
     def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
         return _base_and_lora(trainer.model)
@@ -261,6 +274,12 @@ def _check_architecture(model: Any, name: str) -> None:
         family_of(model)
     except UnsupportedArchitectureError as error:
         raise UnsupportedArchitectureError(f"base {name!r}: {error}") from error
+
+
+def _began_from(run: "PreparedRun") -> dict[str, Any]:
+    """For `provenance.json`: the adapter whose values were the run's first ones."""
+    start = run.loaded.start
+    return {} if start is None else {"adapter": {"name": start.path.name, "weights_sha256": start.weights_sha256}}
 
 
 def _base_dtype(recipe: Recipe, args: Any) -> str:

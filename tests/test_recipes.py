@@ -334,9 +334,8 @@ def test_a_run_file_of_streams_is_what_it_always_was():
             r"medusa\.num_heads has no effect with method=streams, which reads data, training",
         ),
         (["draft.layers=first"], r"draft\.layers has no effect with method=streams"),
-        (["adapter=adapters/sql"], "adapter=adapters/sql has no effect with method=streams"),
+        (["adapter=x", "training.mode=lossless"], r"adapter=x with training\.mode=lossless: the text of a lossless"),
         (["method=lora", "draft.num_layers=2"], r"draft\.num_layers has no effect with method=lora"),
-        (["method=lora", "adapter=x"], "adapter=x has no effect with method=lora"),
         (
             ["method=draft"],
             r"lora\.\w+ has no effect with method=draft, which reads data, training and draft",
@@ -356,6 +355,7 @@ def test_settings_that_the_method_does_not_read(overrides, message):
         ("draft", ["stream_loss_weight=2"], r"training\.stream_loss_weight is a setting of the streams"),
         ("draft", ["tree.top_k=2"], r"tree\.top_k has no effect with method=draft"),
         ("draft", ["quantization=4bit"], "method=draft with quantization=4bit: a draft is trained in full"),
+        ("draft", ["adapter=x"], "adapter=x has no effect with method=draft, which trains layers of the bare base"),
         ("draft", ["draft.num_layers=0"], r"draft\.num_layers=0: a draft has at least one layer"),
         ("medusa", ["lora.r=4"], r"lora\.r has no effect with method=medusa"),
         ("medusa", ["num_heads=0"], r"medusa\.num_heads=0"),

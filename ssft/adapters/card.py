@@ -223,6 +223,9 @@ def _training(bundle: Bundle) -> list[str]:
         ("draft tree", f"{bundle.tree.kind}, {bundle.tree.max_nodes} nodes"),
     ]
     count, steps, seconds = (_count(source, key) for key in ("train_rows", "steps", "train_seconds"))
+    began = source.get("adapter")
+    if isinstance(began, dict) and isinstance(began.get("name"), str):
+        rows.append(("began from", plain(f"the adapter {began['name']}")))
     if count is not None:
         rows.append(("trained on", f"{count:,.0f} rows of {plain(_source(bundle, 'train') or 'data without a name')}"))
     if steps is not None:

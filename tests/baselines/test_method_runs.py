@@ -140,6 +140,27 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(shelf, tmp_path, method,
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("method", [*BASELINES, "streams"])
+def test_a_run_killed_after_its_last_step_takes_no_further_one(shelf, tmp_path, method, monkeypatch):
+    words = ["quickstart", *STREAMS] if method == "streams" else settings_for(shelf, method)
+    # In the middle of an epoch, and at a rate that does not end at zero.
+    words = [*words, "training.max_steps=2", "training.save_steps=2", "training.lr_scheduler_type=constant"]
+    train(shelf, *words, "--output", tmp_path / "whole")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_write", stop)
+        CliRunner().invoke(command, [*arguments(shelf, *words), "--output", str(tmp_path / "cut")])
+    assert (tmp_path / "cut.run" / "checkpoint-2" / "complete").exists()
+    train(shelf, *words, "--output", tmp_path / "cut", "--resume")
+    assert json.loads((tmp_path / "cut" / "provenance.json").read_text())["steps"] == 2
+    name = WEIGHTS.get(method, "streams.safetensors")
+    whole, cut = (load_file(tmp_path / folder / name) for folder in ("whole", "cut"))
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
 @pytest.mark.parametrize(
     ("method", "counts"),
     [("lora", {"base", "lora"}), ("medusa", {"base", "lora", "heads"}), ("draft", {"draft", "trained"})],

@@ -1,0 +1,83 @@
+"""A run that begins from a trained adapter instead of from fresh values: what makes a finished LoRA faster."""
+
+from typing import Any
+
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+
+from ssft.adapters._lora_config import check_low_rank, lora_rank, lora_scaling
+from ssft.adapters.bundle import LORA_CONFIG, Bundle, check_fit, load_stream_modules, lora_target, read_bundle
+from ssft.adapters.hub import resolve_adapter
+from ssft.errors import ConfigError
+from ssft.streams.modules import CONTAINER, streams_of
+
+
+def read_start(adapter: str, model: Any, fingerprint: dict[str, str]) -> Bundle:
+    """The adapter that a run over `model` (the bare base) begins from: a folder, `adapters/NAME` or owner/name.
+
+    Raises:
+        BundleError: damaged, made for another base, or no LoRA that decodes here.
+        ConfigError: a lossless adapter, whose LoRA never acted on the text.
+    """
+    folder = resolve_adapter(adapter)
+    # By the headers first: a file of gigabytes that cannot fit the base must not take them.
+    check_fit(read_bundle(folder, outline=True), model, fingerprint)
+    bundle = read_bundle(folder)
+    check_fit(bundle, model, fingerprint)
+    check_low_rank(bundle.path / LORA_CONFIG, bundle.lora)
+    if bundle.stream_config is not None and bundle.stream_config.mode == "lossless":
+        raise ConfigError(
+            f"adapter={adapter} is lossless: its LoRA acts on its streams alone, and the text is the base's; begin "
+            "from an adapter of mode=shared or a plain LoRA, or leave adapter out"
+        )
+    return bundle
+
+
+def begin_from(peft_model: Any, start: Bundle, adapter: str = "default") -> None:
+    """Copy the LoRA of `start`, and its streams where both have some, into `adapter` of a model that is to be trained.
+
+    Raises:
+        ConfigError: the run's LoRA or streams have another shape; nothing was copied.
+    """
+    fresh = get_peft_model_state_dict(peft_model, adapter_name=adapter)
+    fresh = {key: value for key, value in fresh.items() if CONTAINER not in key}
+    _check_same_modules(start, set(fresh))
+    _check_same_products(start, peft_model.peft_config[adapter], fresh)
+    streams = streams_of(peft_model, adapter)
+    if streams is not None and start.stream_config is not None:
+        if (found := start.stream_config.stream_dict()) != (wanted := streams.config.stream_dict()):
+            key = next(key for key in found if found[key] != wanted[key])
+            raise ConfigError(
+                f"adapter={start.path} has streams with {key}={found[key]}, the run asks for {wanted[key]}; set "
+                f"training.{key}={found[key]}, or begin from a plain LoRA"
+            )
+        width = peft_model.get_base_model().config.hidden_size
+        streams.load_state_dict(load_stream_modules(start, width).state_dict())
+    set_peft_model_state_dict(peft_model, start.lora_weights, adapter_name=adapter)
+
+
+def _check_same_modules(start: Bundle, fresh: set[str]) -> None:
+    if start.lora_weights.keys() == fresh:
+        return
+    key = sorted(start.lora_weights.keys() ^ fresh)[0]
+    has, lacks = ("adapter", "run") if key in start.lora_weights else ("run", "adapter")
+    targets = start.lora.get("target_modules")
+    shown = ", ".join(sorted(targets)) if isinstance(targets, list) else targets
+    raise ConfigError(
+        f"adapter={start.path}: the {has} has a LoRA on {lora_target(start.path, key)[0]}, the {lacks} has none; set "
+        f"lora.target_modules and its exceptions as the adapter has them: {shown}"
+    )
+
+
+def _check_same_products(start: Bundle, lora: Any, fresh: dict[str, Tensor]) -> None:
+    """A rank or factor that differs would make another model of the same tensors, or not fit at all."""
+    settings = lora.to_dict()
+    for key in sorted(fresh):
+        module = lora_target(start.path, key)[0]
+        for name, of in (("rank", lora_rank), ("factor alpha/r", lora_scaling)):
+            if (found := of(start.lora, module)) != (wanted := of(settings, module)):
+                raise ConfigError(
+                    f"adapter={start.path} has the {name} {found:g} on {module}, the run's LoRA {wanted:g}; set lora.r="
+                    f"{start.lora['r']} and lora.lora_alpha={start.lora['lora_alpha']:g}, and the patterns and "
+                    "use_rslora as the adapter has them"
+                )
