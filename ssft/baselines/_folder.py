@@ -52,26 +52,33 @@ def check_free(target: Path, replaceable: Callable[[Path], bool]) -> None:
         )
 
 
-def made_by(path: Path) -> str:
-    """The training method whose run wrote the folder `path`, from its `provenance.json`; empty if that says nothing."""
+def told_by(path: Path) -> dict[str, Any]:
+    """The content of the `provenance.json` that a run left in the folder `path`; empty if there is none to be read."""
     try:
-        method = AdapterFiles(path).json(PROVENANCE, hashed=False).get("method", "")
-    except BundleError:
-        return ""
-    return method if isinstance(method, str) else ""
-
-
-def trained_on(path: Path) -> dict[str, str]:
-    """Name and hash of the data that a run trained the folder `path` on, from its `provenance.json`; empty if that
-    says nothing."""
-    try:
-        return training_data(AdapterFiles(path).json(PROVENANCE, hashed=False))
+        return AdapterFiles(path).json(PROVENANCE, hashed=False)
     except BundleError:
         return {}
 
 
-def training_data(provenance: dict[str, Any]) -> dict[str, str]:
-    """Name and hash of the training data in the content of a `provenance.json`; empty if that says nothing."""
-    data = provenance.get("data")
+def made_by(path: Path) -> str:
+    """The training method whose run wrote the folder `path`; empty if its `provenance.json` does not say."""
+    return method_of(told_by(path))
+
+
+def method_of(provenance: dict[str, Any]) -> str:
+    """The training method that a run's provenance names; empty if it names none."""
+    method = provenance.get("method", "")
+    return method if isinstance(method, str) else ""
+
+
+def training_of(provenance: dict[str, Any]) -> dict[str, str]:
+    """What a twin's training must have in common with its adapter's, as far as a run's provenance tells it.
+
+    name, sha256: of the training data; steps; began_from: hash of the adapter whose values were the first ones.
+    """
+    data, start = provenance.get("data"), provenance.get("adapter")
     entry = data.get("train") if isinstance(data, dict) else None
-    return {key: str(entry[key]) for key in ("name", "sha256") if key in entry} if isinstance(entry, dict) else {}
+    found = {key: entry.get(key) for key in ("name", "sha256")} if isinstance(entry, dict) else {}
+    found["steps"] = provenance.get("steps")
+    found["began_from"] = start.get("weights_sha256") if isinstance(start, dict) else None
+    return {key: str(value) for key, value in found.items() if value is not None}

@@ -1,6 +1,7 @@
 """From the result files of `ssft verify`, `bench`, `bench tasks` and `eval` to the rows of a card."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from ssft._digest import file_identity
 from ssft.adapters._files import MAX_JSON, finite
 from ssft.adapters.bundle import Bundle
 from ssft.adapters.results import OWN_ROWS, QualityRow, SpeedRow
-from ssft.baselines._folder import training_data
+from ssft.baselines._folder import training_of
+from ssft.bench.quality import paired_difference
 from ssft.bench.reading import read_result
 from ssft.bench.result import BenchResult
 from ssft.errors import ConfigError
@@ -49,8 +51,10 @@ def measured(path: Path, bundle: Bundle) -> Rows:
     return speed, quality
 
 
-def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle) -> list[QualityRow]:
+def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequence[Path] = ()) -> list[QualityRow]:
     """`quality` with the twin's metrics from its `ssft eval` beside those of the adapter, where all else is the same.
+
+    `own`: result files of the adapter; where its `ssft eval` is among them, the paired difference is told, too.
 
     Raises:
         ConfigError: the file is none of `ssft eval`, measures no plain LoRA that method=lora trained, or there is no
@@ -81,18 +85,42 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle) -> list[Qua
             f"{path}: there is no `ssft eval` of {bundle.path} with the same data, rows, metric, --max-new-tokens, "
             "precision and device; measure both alike and give the adapter's result too"
         )
-    data = facts("trained_on", dict) if "trained_on" in value else {}
-    unlike = (
-        ""
-        if data and data == training_data(bundle.provenance)
-        else f"trained on {data.get('name', 'data that are not told')}"
-    )
-    return [_beside(row, twins[row.metric], unlike) if same(row) else row for row in quality]
+    unlike = _unlike(facts("trained_on", dict) if "trained_on" in value else {}, training_of(bundle.provenance))
+    scores = {(row.key, row.metric): found for path in own for row, found in _scored(path, bundle)}
+
+    def beside(row: QualityRow, twin: QualityRow) -> QualityRow:
+        row = replace(row, twin=twin.value, twin_low=twin.low, twin_high=twin.high)
+        row = replace(row, twin_command=twin.command, twin_unlike=unlike)
+        own_scores, twin_scores = scores.get((row.key, row.metric)), facts.scores().get(row.metric)
+        if own_scores is None or twin_scores is None:
+            return replace(row, difference=None, difference_low=None, difference_high=None)
+        difference, (low, high) = paired_difference(own_scores, twin_scores)
+        return replace(row, difference=difference, difference_low=low, difference_high=high)
+
+    return [beside(row, twins[row.metric]) if same(row) else row for row in quality]
 
 
-def _beside(row: QualityRow, twin: QualityRow, unlike: str) -> QualityRow:
-    beside = replace(row, twin=twin.value, twin_low=twin.low, twin_high=twin.high)
-    return replace(beside, twin_command=twin.command, twin_unlike=unlike)
+def _unlike(twin: dict[str, Any], own: dict[str, str]) -> str:
+    """What is not the same in the two trainings, in words; empty if all is."""
+    found = []
+    if not twin.get("name"):
+        found.append("trained on data that are not told")
+    elif any(twin.get(key) != own.get(key) for key in ("name", "sha256")):
+        found.append(f"trained on {twin['name']}")
+    if "steps" in twin and twin["steps"] != own.get("steps"):
+        found.append(f"{twin['steps']} steps")
+    if twin.get("began_from") != own.get("began_from"):
+        found.append("began from other values")
+    return ", ".join(found)
+
+
+def _scored(path: Path, bundle: Bundle) -> Iterator[tuple[QualityRow, list[float]]]:
+    """The rows of a result of `ssft eval` with the scores of its prompts; none of another result."""
+    value = _read(path)
+    if value.get("kind") == "eval":
+        facts = _Facts(path, value)
+        scores = facts.scores()
+        yield from ((row, scores[row.metric]) for row in _of_eval(facts, bundle)[1] if row.metric in scores)
 
 
 class _Facts:
@@ -122,6 +150,11 @@ class _Facts:
                 )
             entries[metric] = numbers
         return entries
+
+    def scores(self) -> dict[str, list[float]]:
+        """metric -> the scores of all rows; empty for a result of an earlier version."""
+        rows = self("rows", int)
+        return {key: list(of) for key, of in self.numbers("scores", rows).items()} if "scores" in self.value else {}
 
     def common(self, bundle: Bundle) -> dict[str, Any]:
         """What every row tells of itself."""

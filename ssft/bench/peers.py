@@ -70,6 +70,7 @@ def twin_differences(adapter: Path, twin: Path) -> list[str]:
 def _deciding(recipe: Any) -> dict[str, Any]:
     """Dotted key -> value of all that decides what a recipe trains, streams aside."""
     values = {key: getattr(recipe, key) for key in ("base", "quantization")}
+    values["adapter"] = Path(recipe.adapter).name
     for key, value in asdict(recipe.data).items():
         # Validation rows decide nothing.
         if not key.startswith(("validation", "max_validation")):

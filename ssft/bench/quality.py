@@ -258,6 +258,12 @@ def mean_interval(
     return float(low), float(high)
 
 
+def paired_difference(own: Sequence[float], other: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Mean of `own` minus `other` over the same rows, and its 95 % interval: a row that is hard is hard for both."""
+    gains = [left - right for left, right in zip(own, other, strict=True)]
+    return sum(gains) / len(gains), mean_interval(gains)
+
+
 def summarise(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Metric -> its mean over `score_row`s, and metric -> that mean's 95 % interval over the rows."""
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}

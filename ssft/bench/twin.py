@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssft.bench.answers import decode_prompts, encode_rows
-from ssft.bench.quality import choose_metric, is_sql, mean_interval, row_references, score_row, summarise
+from ssft.bench.quality import choose_metric, is_sql, paired_difference, row_references, score_row, summarise
 from ssft.bench.result import QualityResult
 
 BATCH_SIZE = 8
@@ -64,10 +64,8 @@ def quality_result(
         result.twin, result.twin_intervals = summarise(twin)
         result.twin_unlike = list(unlike)
         for name in means:
-            # Paired: a row that is hard is hard for both.
-            gains = [own[name] - other[name] for own, other in zip(adapter, twin, strict=True)]
-            result.differences[name] = sum(gains) / len(gains)
-            result.difference_intervals[name] = mean_interval(gains)
+            columns = ([row[name] for row in rows] for rows in (adapter, twin))
+            result.differences[name], result.difference_intervals[name] = paired_difference(*columns)
     return result
 
 

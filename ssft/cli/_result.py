@@ -12,20 +12,21 @@ if TYPE_CHECKING:
 
 
 def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[str, Any]:
-    """Kind, command, adapter with its hash, the training method that made it and the data it was trained on (all
-    empty for the bare base, the last two where the folder does not tell), data with its hash (None: the adapter's own
-    validation rows), device, precision and tree."""
-    from ssft.baselines._folder import made_by, trained_on
+    """Kind, command, adapter with its hash, the training method that made it and what it was trained on (all empty for
+    the bare base, the last two where the folder does not tell), data with its hash (None: the adapter's own validation
+    rows), device, precision and tree."""
+    from ssft.baselines._folder import method_of, told_by, training_of
     from ssft.bench.answers import weights_sha256
     from ssft.bench.card_rows import describe_data
 
+    provenance = told_by(adapted.bundle.path) if adapted.bundle is not None else {}
     return {
         "kind": kind,
         "command": command_line(),
         "adapter": adapted.name,
         "adapter_sha256": weights_sha256(adapted),
-        "method": made_by(adapted.bundle.path) if adapted.bundle is not None else "",
-        "trained_on": trained_on(adapted.bundle.path) if adapted.bundle is not None else {},
+        "method": method_of(provenance),
+        "trained_on": training_of(provenance),
         "data": describe_data(data),
         "device": adapted.device,
         "precision": adapted.precision,

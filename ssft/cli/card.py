@@ -20,7 +20,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="RESULT.json",
     type=_FILE,
     multiple=True,
-    help="`ssft eval --facts` of the same training without streams, on the same rows; repeatable.",
+    help="`ssft eval --facts` of the same training without streams, on the same rows; repeatable. Where the "
+    "adapter's own result is given too, the paired difference is shown.",
 )
 @click.option("--license", "license_id", metavar="ID", default=None, help="Licence of the adapter, as the hub's id.")
 @click.option("--dataset", metavar="ID", multiple=True, help="Dataset it was trained on, owner/name; repeatable.")
@@ -65,7 +66,7 @@ def command(
     for path in results:
         kept.add(*measured(path, bundle))
     for path in twin:
-        kept.quality = with_twin(path, kept.quality, bundle)
+        kept.quality = with_twin(path, kept.quality, bundle, results)
     if changed or dropped or results or twin:
         write_results(bundle, kept)
     written = write_card(bundle)

@@ -111,6 +111,7 @@ def command(
         "metric": chosen,
         "metrics": metrics,
         "intervals": intervals,
+        "scores": {name: [round(row[name], 4) for row in scores] for name in metrics},
         "tokens": tokens,
         "calls": calls,
         "tokens_per_call": tokens / calls,

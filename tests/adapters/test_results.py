@@ -156,15 +156,28 @@ def test_the_twins_metrics_stand_beside_the_adapters(bundle, tmp_path):
     assert row.twin_unlike == "trained on data that are not told"
 
 
-def test_a_twin_of_other_data_is_told(bundle, tmp_path):
+def test_a_twin_of_another_training_is_told(bundle, tmp_path):
     same, other = ({"name": f"{name}.jsonl", "sha256": "cd" * 32} for name in ("train", "references"))
-    bundle.provenance = {"data": {"train": same}}
+    bundle.provenance = {"data": {"train": same}, "steps": 30}
     _, quality = measured(save(tmp_path / "e.json", eval_facts(bundle)), bundle)
     found = []
-    for data in (same, other):
+    trainings = [
+        {**same, "steps": "30"},
+        {**same, "sha256": "12"},
+        {**other, "steps": "40"},
+        {**same, "began_from": "ab" * 32},
+        {},
+    ]
+    for data in trainings:
         twin = {**twin_facts(bundle), "trained_on": data}
         found += with_twin(save(tmp_path / "t.json", twin), quality, bundle)
-    assert [row.twin_unlike for row in found] == ["", "trained on references.jsonl"]
+    assert [row.twin_unlike for row in found] == [
+        "",
+        "trained on train.jsonl",
+        "trained on references.jsonl, 40 steps",
+        "began from other values",
+        "trained on data that are not told",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,14 @@ def test_what_a_twin_may_differ_in(tmp_path):
     for pair in ((adapter, tmp_path), (tmp_path, adapter)):
         assert twin_differences(*pair) == ["run.yaml is missing, so nothing is known"]
     other = write_run(
-        tmp_path / "other", rank=("r: 4", "r: 8"), file=("rows.jsonl", "more.jsonl"), seed=("seed: 1", "max_steps: 3")
+        tmp_path / "other",
+        start=("\ndata:", "\nadapter: outputs/start\ndata:"),
+        rank=("r: 4", "r: 8"),
+        file=("rows.jsonl", "more.jsonl"),
+        seed=("seed: 1", "max_steps: 3"),
     )
     assert twin_differences(adapter, other) == [
+        "adapter ('', 'start')",
         "data.train ('rows.jsonl', 'more.jsonl')",
         "lora.r (4, 8)",
         "training.seed (1, None)",

@@ -81,6 +81,7 @@ def test_exact_match_of_completions_in_the_files_order(adapter, base, data, comp
     facts = facts_of(adapter, "--base", base, "--data", data, "--batch-size", batch_size, "--output", output)
     assert (facts["rows"], facts["metric"], facts["metrics"]) == (4, "exact", {"exact_match": 75})
     assert facts["intervals"] == {"exact_match": list(mean_interval([100, 0, 100, 100]))}
+    assert facts["scores"] == {"exact_match": [100, 0, 100, 100]}
     assert facts["calls"] < facts["tokens"] == 48
     assert facts["tokens_per_call"] == 48 / facts["calls"]
     assert (facts["cut_off"], facts["adapter"], facts["streaming"]) == (4, "adapter", True)
