@@ -29,7 +29,7 @@ from ssft.adapters.bundle import (
     read_bundle,
 )
 from ssft.adapters.card import write_card
-from ssft.adapters.shipped import shipped_adapter, shipped_adapters
+from ssft.adapters.shipped import local_adapter, shipped_adapters
 from ssft.errors import BundleError, ConfigError, HubError
 
 _TIMEOUT = 30.0
@@ -175,13 +175,10 @@ def resolve_adapter(path_or_repo: str | os.PathLike[str], revision: str | None =
         BundleError: neither can be had; says what was tried.
     """
     text = os.fspath(path_or_repo)
-    if os.path.lexists(text):
-        if revision is not None:
-            raise ConfigError(f"revision={revision!r} is for the hub, but {text!r} exists here; leave out one of them")
-        return Path(text)
-    shipped = shipped_adapter(text)
-    if shipped is not None and revision is None:
-        return shipped
+    if revision is not None and os.path.lexists(text):
+        raise ConfigError(f"revision={revision!r} is for the hub, but {text!r} exists here; leave out one of them")
+    if revision is None and (folder := local_adapter(text)) is not None:
+        return folder
     if not _REPO.fullmatch(text):
         raise BundleError(
             f"adapter {text!r} is no folder; give the folder that `ssft train --output` wrote, one that comes with "

@@ -24,10 +24,9 @@ from ssft.cli._shelf import adapter_names, shared_base
 def collect(adapter: str) -> dict[str, Any]:
     """Everything `ssft inspect` prints, as plain values; raises `BundleError` for a damaged folder."""
     from ssft.adapters.bundle import read_bundle
-    from ssft.adapters.shipped import shipped_adapter
+    from ssft.adapters.shipped import local_adapter
 
-    here = Path(adapter)
-    bundle = read_bundle(here if here.exists() else shipped_adapter(adapter) or here)
+    bundle = read_bundle(local_adapter(adapter) or adapter)
     targets = bundle.lora.get("target_modules")
     streams = None if bundle.stream_config is None else bundle.stream_config.stream_dict()
     return {

@@ -1,12 +1,13 @@
 """`StreamSFTConfig`: TRL's `SFTConfig` plus the streams."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import get_args
 
 from trl import SFTConfig
 
 from ssft.errors import ConfigError
 from ssft.streams.config import StreamConfig
+from ssft.training.loss import Supervision
 
 
 @dataclass
@@ -25,7 +26,7 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
             "near ln(vocabulary) and would pull at the main stream's LoRA"
         },
     )
-    stream_supervision: Literal["reference", "main"] = field(
+    stream_supervision: Supervision = field(
         default="reference",
         metadata={
             "help": "what streams learn: the completion's own tokens, or the main stream's distribution at that place "
@@ -44,8 +45,9 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
                 f"main_loss_weight={self.main_loss_weight}, stream_loss_weight={self.stream_loss_weight}: loss weights "
                 "cannot be negative"
             )
-        if self.stream_supervision not in ("reference", "main"):
-            raise ConfigError(f"stream_supervision={self.stream_supervision!r}: streams learn from reference or main")
+        if self.stream_supervision not in get_args(Supervision):
+            known = " or ".join(get_args(Supervision))
+            raise ConfigError(f"stream_supervision={self.stream_supervision!r}: streams learn from {known}")
         if not 0 <= self.stream_loss_warmup_ratio <= 1:
             raise ConfigError(
                 f"stream_loss_warmup_ratio={self.stream_loss_warmup_ratio}: a share of the steps, from 0 to 1"

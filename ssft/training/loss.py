@@ -17,7 +17,7 @@ stream's distribution p_t at source t in place of the reference, CE(stream j, y_
     stream 2      p3   -    -
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,14 +119,7 @@ def head_in_chunks(
         scores = logits(states).float()
         return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="none"), scores.detach().argmax(-1)
 
-    if states.shape[0] <= chunk:
-        return score(states, targets)
-    parts = [
-        checkpoint(score, s, t, use_reentrant=False)
-        for s, t in zip(states.split(chunk), targets.split(chunk), strict=True)
-    ]
-    losses, choices = zip(*parts, strict=True)
-    return torch.cat(losses), torch.cat(choices)
+    return _piece_by_piece(score, list(zip(states.split(chunk), targets.split(chunk), strict=True)))
 
 
 def distil_in_chunks(
@@ -153,14 +146,18 @@ def distil_in_chunks(
         choices = torch.cat((scores[:count].argmax(-1, keepdim=True), guesses.detach().argmax(-1)), dim=1)
         return torch.cat((first.unsqueeze(1), losses), dim=1), choices
 
-    if size <= rows:
-        return score(main, streams, targets)
-    parts = [
-        checkpoint(
-            score, main[i : i + rows + width - 1], streams[i : i + rows], targets[i : i + rows], use_reentrant=False
-        )
-        for i in range(0, size, rows)
-    ]
+    starts = range(0, max(size, 1), rows)
+    pieces = [(main[i : i + rows + width - 1], streams[i : i + rows], targets[i : i + rows]) for i in starts]
+    return _piece_by_piece(score, pieces)
+
+
+def _piece_by_piece(
+    score: Callable[..., tuple[Tensor, Tensor]], pieces: Sequence[tuple[Tensor, ...]]
+) -> tuple[Tensor, Tensor]:
+    """Losses and choices of all pieces, one after the other; several are computed again in backward."""
+    if len(pieces) == 1:
+        return score(*pieces[0])
+    parts = [checkpoint(score, *piece, use_reentrant=False) for piece in pieces]
     losses, choices = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(choices)
 

@@ -22,9 +22,9 @@ class StreamSFTTrainer(SpeculationMetrics):
     main stream and streams, or, with `mode="lossless"`, acts on the streams alone; stream parameters are part of what
     PEFT saves, so checkpoints and resume need nothing else.
 
-    Logged beside TRL's metrics: `loss_main`, `loss_stream_1..γ` (per token), and at evaluation `acceptance_1..γ`
-    (share of sources where a chain of the streams' best tokens would be accepted that deep, teacher-forced) and
-    `chain_tokens_per_call` (1 + their sum).
+    Logged beside TRL's metrics: `loss_main`, `loss_stream_1..γ` (per token, against what `stream_supervision` names),
+    and at evaluation `acceptance_1..γ` (share of sources where a chain of the streams' best tokens would be accepted
+    that deep, teacher-forced) and `chain_tokens_per_call` (1 + their sum).
     """
 
     args: StreamSFTConfig

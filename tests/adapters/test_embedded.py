@@ -3,14 +3,14 @@
 import random
 
 import pytest
+from embedded_base import BASE, needs_base
 from shelf import Reference, save_adapter
 
 from ssft.adapters.multi import MultiAdapterModel
-from ssft.bases import base_path, is_fetched
+from ssft.bases import base_path
 from ssft.decoding.config import TreeConfig
 from ssft.streams.config import StreamConfig
 
-BASE = "smollm2-135m"
 TOKENS = 16
 ADAPTERS = {
     # LoRA, streams, tree, and how loud the random LoRA is.
@@ -25,10 +25,7 @@ PROMPTS = [
     "def add(a, b):\n    return",
 ]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not is_fetched(BASE), reason=f"base {BASE} is not fetched (`ssft bases fetch {BASE}`)"),
-]
+pytestmark = [pytest.mark.slow, needs_base]
 
 
 def test_a_mixed_batch_of_twelve_rows_is_what_each_row_is_alone(tmp_path):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from embedded_base import BASE, needs_base
 
 from examples import switch_tasks
 from ssft.adapters import shipped
@@ -13,7 +14,6 @@ from ssft.adapters.hub import resolve_adapter
 from ssft.adapters.loader import load_adapted
 from ssft.adapters.results import read_results
 from ssft.adapters.shipped import shipped_adapter, shipped_adapters
-from ssft.bases import is_fetched
 from ssft.errors import BundleError
 from ssft.recipes import load_recipe, recipe_names
 
@@ -74,10 +74,6 @@ PROMPTS_VERIFIED = {"adapters/dialogsum": 100, "adapters/e2e_nlg": 66, "adapters
 TOKENS_PER_CALL = {"adapters/dialogsum": 2.0, "adapters/e2e_nlg": 2.8, "adapters/sql": 3.8}  # with 32 nodes at most
 PROMPTS = {f"adapters/{name}": prompt for name, prompt in switch_tasks.PROMPTS.items()}
 
-needs_base = pytest.mark.skipif(
-    not is_fetched("smollm2-135m"), reason="base smollm2-135m is not fetched (`ssft bases fetch smollm2-135m`)"
-)
-
 
 def test_these_ship():
     assert tuple(shipped_adapters()) == NAMES
@@ -97,7 +93,7 @@ def test_it_is_small_and_whole(bundle):
     files = {path.name: path.stat().st_size for path in bundle.path.iterdir()}
     assert sum(files.values()) <= 6_000_000
     assert set(files) == set(BUNDLE_FILES)
-    assert bundle.base["id"] == "smollm2-135m"
+    assert bundle.base["id"] == BASE
     assert bundle.stream_config is not None
 
 

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from ssft.errors import ConfigError
 from ssft.streams.modules import CONTAINER
+from ssft.training import trainer as trainer_module
 from ssft.training.config import StreamSFTConfig
+from ssft.training.loss import ngram_loss
 from ssft.training.trainer import StreamSFTTrainer
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -91,13 +93,21 @@ def test_first_loss_is_the_weighted_sum_of_its_parts(tmp_path):
     assert entry["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_streams_learn_from_the_main_stream_when_told(tmp_path):
+def test_streams_learn_from_the_main_stream_when_told(tmp_path, monkeypatch):
+    asked = []
+
+    def spy(*arguments):
+        asked.append(arguments[-1])
+        return ngram_loss(*arguments)
+
+    monkeypatch.setattr(trainer_module, "ngram_loss", spy)
     reference = make_trainer(tmp_path)
     batch = next(iter(reference.get_train_dataloader()))
     torch.manual_seed(1)
     plain = gradients(reference, [batch])
     reference.args.stream_supervision = "main"
     distilled = gradients(reference, [batch])
+    assert asked == ["reference", "main"]
     assert any(not torch.allclose(plain[name], distilled[name]) for name in plain if CONTAINER in name)
 
 
