@@ -28,30 +28,39 @@ demo: setup
 test: lint
 	$(BIN)/python -m pytest
 
-# The adapters that ship, from the start; interrupted, the same command goes on. DATA holds NAME/train.jsonl.gz and
-# NAME/validation.jsonl.gz. Their twins lie beside: outputs/peers/NAME/twin.
+# The adapters that ship, from the start, and their twins; interrupted, the same command goes on, and what is finished
+# below outputs/ is not made again. DATA holds NAME/train.jsonl.gz and NAME/validation.jsonl.gz.
 #
 #   make retrain-sql DATA=data        make retrain-e2e_nlg DATA=data        make retrain-dialogsum DATA=data
 DATA ?= data
 SSFT := $(BIN)/python -m ssft
-SOURCES = data.train=$(DATA)/$*/train.jsonl.gz data.validation=$(DATA)/$*/validation.jsonl.gz
+REFERENCES = data.train=$(DATA)/$*/train.jsonl.gz $(VALIDATION)
+VALIDATION = data.validation=$(DATA)/$*/validation.jsonl.gz
 OWN_dialogsum := --limit 600 --max-new-tokens 128
+FINISHED := adapter_config.json
 
-retrain-sql: retrain-%: setup
-	$(SSFT) train $* $(SOURCES) --output outputs/$* --resume
+retrain-sql retrain-e2e_nlg retrain-dialogsum: retrain-%: outputs/peers/%/twin/$(FINISHED)
+
+outputs/peers/%/twin/$(FINISHED): outputs/%/$(FINISHED)
 	$(SSFT) train outputs/$*/run.yaml method=lora --output outputs/peers/$*/twin --resume
 
-# Where the answer is open, streams learn from what their own model says: the twin's greedy answers are the data.
-retrain-e2e_nlg retrain-dialogsum: retrain-%: setup outputs/own/%.jsonl
-	$(SSFT) train $* $(SOURCES) data.train=outputs/own/$*.jsonl --output outputs/$* --resume
+outputs/sql/$(FINISHED): outputs/%/$(FINISHED): | setup
+	$(SSFT) train $* $(REFERENCES) --output outputs/$* --resume
 
-outputs/own/%.jsonl: outputs/peers/%/twin/adapter_config.json
-	$(SSFT) generate outputs/peers/$*/twin --base smollm2-135m --dtype float32 --batch-size 8 --for-training \
+# Where the answer is open, streams learn from what their own model says: a plain LoRA learns the task, its greedy
+# answers become the rows, and from its values the adapter begins.
+outputs/e2e_nlg/$(FINISHED) outputs/dialogsum/$(FINISHED): outputs/%/$(FINISHED): outputs/own/%.jsonl
+	$(SSFT) train $* adapter=outputs/start/$* data.train=$< $(VALIDATION) $(FROM_START) --output outputs/$* --resume
+FROM_START := training.learning_rate=1e-3 training.stream_loss_warmup_ratio=0.1
+
+outputs/own/%.jsonl: outputs/start/%/$(FINISHED)
+	$(SSFT) generate outputs/start/$* --base smollm2-135m --dtype float32 --batch-size 8 --for-training \
 	    --data $(DATA)/$*/train.jsonl.gz $(OWN_$*) --output $@
 
-.PRECIOUS: outputs/own/%.jsonl outputs/peers/%/twin/adapter_config.json
-outputs/peers/%/twin/adapter_config.json: | setup
-	$(SSFT) train $* method=lora $(SOURCES) --output outputs/peers/$*/twin --resume
+outputs/start/%/$(FINISHED): | setup
+	$(SSFT) train $* method=lora $(REFERENCES) --output outputs/start/$* --resume
+
+.PRECIOUS: outputs/own/%.jsonl outputs/start/%/$(FINISHED) outputs/peers/%/twin/$(FINISHED)
 
 lint: setup
 	$(BIN)/ruff check .
