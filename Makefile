@@ -51,7 +51,7 @@ outputs/sql/$(FINISHED): outputs/%/$(FINISHED): | setup
 # answers become the rows, and from its values the adapter begins.
 outputs/e2e_nlg/$(FINISHED) outputs/dialogsum/$(FINISHED): outputs/%/$(FINISHED): outputs/own/%.jsonl
 	$(SSFT) train $* adapter=outputs/start/$* data.train=$< $(VALIDATION) $(FROM_START) --output outputs/$* --resume
-FROM_START := training.learning_rate=1e-3 training.stream_loss_warmup_ratio=0.1
+FROM_START := training.learning_rate=2e-3 training.stream_loss_weight=0.1 training.stream_loss_warmup_ratio=0.1
 
 outputs/own/%.jsonl: outputs/start/%/$(FINISHED)
 	$(SSFT) generate outputs/start/$* --base smollm2-135m --dtype float32 --batch-size 8 --for-training \
