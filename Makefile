@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # The adapters that ship, from the start, and the plain LoRAs that their answers are compared with (SQL's twin below
 # outputs/peers, the other two's below outputs/start). Interrupted, the same command goes on; what is finished below

@@ -5,6 +5,10 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes share the cores; with one thread each they do not wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
