@@ -85,7 +85,8 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
             f"{path}: there is no `ssft eval` of {bundle.path} with the same data, rows, metric, --max-new-tokens, "
             "precision and device; measure both alike and give the adapter's result too"
         )
-    unlike = _unlike(facts("trained_on", dict) if "trained_on" in value else {}, training_of(bundle.provenance))
+    trained = facts("trained_on", dict) if "trained_on" in value else {}
+    unlike = _unlike(trained, training_of(bundle.provenance), value.get("adapter_sha256"))
     scores = {(row.key, row.metric): found for path in own for row, found in _scored(path, bundle)}
 
     def beside(row: QualityRow, twin: QualityRow) -> QualityRow:
@@ -100,9 +101,11 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
     return [beside(row, twins[row.metric]) if same(row) else row for row in quality]
 
 
-def _unlike(twin: dict[str, Any], own: dict[str, str]) -> str:
+def _unlike(twin: dict[str, Any], own: dict[str, str], twin_sha256: Any) -> str:
     """What is not the same in the two trainings, in words; empty if all is."""
     found = []
+    if own.get("began_from") == twin_sha256:
+        return f"it is the plain LoRA that the adapter began from, trained on {twin.get('name', 'data not told')}"
     if not twin.get("name"):
         found.append("trained on data that are not told")
     elif any(twin.get(key) != own.get(key) for key in ("name", "sha256")):

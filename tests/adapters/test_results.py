@@ -168,6 +168,7 @@ def test_a_twin_of_another_training_is_told(bundle, tmp_path):
         {**same, "began_from": "ab" * 32},
         {},
     ]
+    start = {"weights_sha256": twin_facts(bundle)["adapter_sha256"]}
     for data in trainings:
         twin = {**twin_facts(bundle), "trained_on": data}
         found += with_twin(save(tmp_path / "t.json", twin), quality, bundle)
@@ -178,6 +179,9 @@ def test_a_twin_of_another_training_is_told(bundle, tmp_path):
         "began from other values",
         "trained on data that are not told",
     ]
+    bundle.provenance = {"data": {"train": other}, "steps": 30, "adapter": start}
+    (row,) = with_twin(save(tmp_path / "t.json", {**twin_facts(bundle), "trained_on": same}), quality, bundle)
+    assert row.twin_unlike == "it is the plain LoRA that the adapter began from, trained on train.jsonl"
 
 
 @pytest.mark.parametrize(
