@@ -104,7 +104,7 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
 def _unlike(twin: dict[str, Any], own: dict[str, str], twin_sha256: Any) -> str:
     """What is not the same in the two trainings, in words; empty if all is."""
     found = []
-    if own.get("began_from") == twin_sha256:
+    if twin_sha256 and own.get("began_from") == twin_sha256:
         return f"it is the plain LoRA that the adapter began from, trained on {twin.get('name', 'data not told')}"
     if not twin.get("name"):
         found.append("trained on data that are not told")
