@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from ssft.adapters.bundle import RUN
+from ssft.adapters.warm_start import begin_from
 from ssft.baselines._folder import may_write
 from ssft.data import check_lengths, load_dataset_pair
 from ssft.errors import ConfigError
@@ -100,6 +101,8 @@ def build_trainer(run: PreparedRun) -> Any:
     """The trainer of a prepared run."""
     validation = _trl_columns(run.validation) if len(run.validation) else None
     trainer = run.method.build_trainer(run, _trl_columns(run.train), validation)
+    if run.loaded.start is not None:
+        begin_from(trainer.model, run.loaded.start)
     trainer.add_callback(mark_complete_checkpoints())
     return trainer
 
@@ -151,7 +154,7 @@ def _load_if_finished(trainer: Any, checkpoint: Path) -> bool:
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     if state.global_step < state.max_steps:
         return False
-    trainer._load_from_checkpoint(str(checkpoint))
+    trainer._load_from_checkpoint(str(checkpoint))  # transformers has no public call that loads and does not train
     trainer.state = state
     return True
 
@@ -160,6 +163,8 @@ def _write(run: PreparedRun, trainer: Any, metrics: dict[str, float], seconds: f
     """Write the result, then remove the checkpoints."""
     rows = {"train": len(run.train), "validation": len(run.validation)}
     facts = provenance(run.recipe, trainer, metrics, seconds, rows)
+    if (start := run.loaded.start) is not None:
+        facts["adapter"] = {"name": start.path.name, "weights_sha256": start.weights_sha256}
     run.method.write(run, trainer, facts, output)
     # The result is whole: the checkpoints have done their work.
     shutil.rmtree(run_folder(output))

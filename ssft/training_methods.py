@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ssft.adapters.bundle import RUN, Bundle, check_bundle_target, is_bundle, write_bundle
 from ssft.adapters.card import write_card
 from ssft.adapters.loader import load_adapted
-from ssft.adapters.warm_start import begin_from, read_start
+from ssft.adapters.warm_start import read_start
 from ssft.baselines._folder import made_by
 from ssft.bases import base_fingerprint, load_base
 from ssft.errors import UnsupportedArchitectureError
@@ -111,7 +111,7 @@ class Streams(TrainingMethod):
         lora = run.recipe.lora
         if run.args.mode == "lossless":
             lora = restrict_to_stream_layers(lora, run.model, run.args.num_msa_layers)
-        trainer = StreamSFTTrainer(
+        return StreamSFTTrainer(
             run.model,
             run.args,
             train_dataset=train,
@@ -119,9 +119,6 @@ class Streams(TrainingMethod):
             processing_class=run.tokenizer,
             peft_config=lora,
         )
-        if run.loaded.start is not None:
-            begin_from(trainer.model, run.loaded.start)
-        return trainer
 
     def may_replace(self, output: Path, method: str) -> bool:
         if not is_bundle(output):
@@ -137,7 +134,7 @@ class Streams(TrainingMethod):
             tree=run.recipe.tree,
             base=run.fingerprint,
             run_yaml=run.run_yaml,
-            provenance={**provenance, **_began_from(run)},
+            provenance=provenance,
         )
         write_card(bundle)
 
@@ -160,7 +157,7 @@ class Twin(TrainingMethod):
         from ssft.baselines.twin import build_twin_trainer
 
         recipe = run.recipe
-        trainer = build_twin_trainer(
+        return build_twin_trainer(
             run.model,
             run.args,
             train,
@@ -169,16 +166,12 @@ class Twin(TrainingMethod):
             lora=recipe.lora,
             streams=recipe.stream_config(),
         )
-        if run.loaded.start is not None:
-            begin_from(trainer.model, run.loaded.start)
-        return trainer
 
     def write(self, run: "PreparedRun", trainer: Any, provenance: dict[str, Any], output: Path) -> None:
         from ssft.baselines.twin import save_twin
 
         model = trainer.accelerator.unwrap_model(trainer.model)
-        facts = {**provenance, **_began_from(run), "base": run.fingerprint}
-        save_twin(output, model, run.fingerprint["id"], run.run_yaml, facts)
+        save_twin(output, model, run.fingerprint["id"], run.run_yaml, {**provenance, "base": run.fingerprint})
 
     def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
         return _base_and_lora(trainer.model)
@@ -274,12 +267,6 @@ def _check_architecture(model: Any, name: str) -> None:
         family_of(model)
     except UnsupportedArchitectureError as error:
         raise UnsupportedArchitectureError(f"base {name!r}: {error}") from error
-
-
-def _began_from(run: "PreparedRun") -> dict[str, Any]:
-    """For `provenance.json`: the adapter whose values were the run's first ones."""
-    start = run.loaded.start
-    return {} if start is None else {"adapter": {"name": start.path.name, "weights_sha256": start.weights_sha256}}
 
 
 def _base_dtype(recipe: Recipe, args: Any) -> str:

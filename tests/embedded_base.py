@@ -5,4 +5,5 @@ import pytest
 from ssft.bases import is_fetched
 
 BASE = "smollm2-135m"
+# It is a download of 98 MB, and no test may need the network: they run wherever it lies in the cache (`make demo`).
 needs_base = pytest.mark.skipif(not is_fetched(BASE), reason=f"base {BASE} is not fetched (`ssft bases fetch {BASE}`)")
