@@ -1,7 +1,6 @@
 """The comparison: counts, rounds, baseline, identity, categories, interruption."""
 
 import json
-import time
 
 import pytest
 import torch
@@ -35,9 +34,30 @@ DESIGN_KEYS = {
 }
 
 
+class Clock:
+    """Time that passes when it is told to: what a machine does besides cannot change a measurement."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+CLOCK = Clock()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """`measure` reads the clock by which `Scripted` methods wait."""
+    monkeypatch.setattr("ssft.bench.measure.time", CLOCK)
+
+
 class Scripted:
-    """A method that waits `delay` seconds per prompt (or what `delay` says of it) and answers with its prompt; `log`
-    gets every run."""
+    """A method that takes `delay` seconds of `CLOCK` per prompt (or what `delay` says of it) and answers with its
+    prompt; `log` gets every run."""
 
     def __init__(
         self, name, log, delay=0.0, calls=1, answer=None, stop_after=None, kind="plain", prompt_seconds=0.0, change=None
@@ -51,7 +71,7 @@ class Scripted:
         if self.stop_after is not None and len(self.log) >= self.stop_after:
             raise KeyboardInterrupt
         self.log.append((self.name, [tuple(prompt) for prompt in prompts]))
-        time.sleep(sum(self.delay(prompt) if callable(self.delay) else self.delay for prompt in prompts))
+        CLOCK.sleep(sum(self.delay(prompt) if callable(self.delay) else self.delay for prompt in prompts))
         return self.change(
             [
                 Generation(self.answer(prompt), self.calls, [1, 2], prompt_seconds=self.prompt_seconds * place)
@@ -134,13 +154,21 @@ def test_the_json_has_the_names_that_others_build_on(adapted, tmp_path):
     assert facts["versions"]["torch"]
 
 
-def test_speedup_is_against_the_baseline(adapted):
+def test_speedup_is_against_the_baseline(adapted, clock):
     _, methods = scripted(plain={"delay": 0.02}, other={"delay": 0.005, "kind": "speculative"})
     other = measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=3, progress=False).methods["other"]
+    assert other.speedup_interval == pytest.approx([4, 4])
+    assert other.speedup == pytest.approx(4)
+    assert other.seconds == pytest.approx(0.015)
+    assert other.tokens_per_second == pytest.approx(9 / 0.015)
+
+
+def test_the_interval_spans_what_the_prompts_differ_by(adapted, clock):
+    uneven = {"delay": lambda prompt: 0.02 / len(prompt), "kind": "speculative"}
+    _, methods = scripted(plain={"delay": 0.02}, other=uneven)
+    other = measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=3, progress=False).methods["other"]
     low, high = other.speedup_interval
-    assert 1.5 < low <= other.speedup <= high
-    assert other.seconds == pytest.approx(0.015, rel=1)
-    assert other.tokens_per_second == pytest.approx(9 / other.seconds, rel=0.5)
+    assert 2 <= low < other.speedup < high <= 4
 
 
 def test_every_round_runs_every_method_over_all_prompts_and_the_order_changes(adapted):
@@ -168,7 +196,7 @@ def test_the_seed_decides_the_order(adapted):
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_no_speedup_is_against_a_slower_plain_method(adapted):
+def test_no_speedup_is_against_a_slower_plain_method(adapted, clock):
     _, methods = scripted(plain={"delay": 0.012}, other={"delay": 0.004})
     methods["streaming"] = Scripted("streaming", [], delay=0.008, kind="speculative")
     result = run(adapted, methods, rounds=3)
@@ -177,8 +205,8 @@ def test_no_speedup_is_against_a_slower_plain_method(adapted):
     assert result.methods["plain"].speedup < result.methods["streaming"].speedup < 1
 
 
-def test_a_plain_method_that_loses_outputs_is_no_baseline(adapted):
-    _, methods = scripted(plain={"delay": 0.01}, other={"change": lambda outputs: outputs[:-1]})
+def test_a_plain_method_that_loses_outputs_is_no_baseline(adapted, clock):
+    _, methods = scripted(plain={"delay": 0.01}, other={"delay": 0.001, "change": lambda outputs: outputs[:-1]})
     result = run(adapted, methods)
     assert result.baseline == "plain"
     assert result.methods["other"].identical == 0
@@ -376,7 +404,7 @@ def test_batches_hold_one_category():
     assert category_batches([5, 1, 3, 1, 2], 2, ["b", "a", "b", "b", "a"]) == [[3, 2], [0], [1, 4]]
 
 
-def test_categories_are_told_apart(adapted):
+def test_categories_are_told_apart(adapted, clock):
     log, methods = scripted(
         plain={"delay": 0.01},
         other={"delay": lambda prompt: 0.002 if len(prompt) == 4 else 0.04, "kind": "speculative", "calls": 2},
@@ -393,10 +421,10 @@ def test_categories_are_told_apart(adapted):
     assert rag.speedup > 2
     assert rag.speedup_interval is None
     assert (qa.baseline, rag.baseline) == ("plain", "plain")
-    assert qa.seconds + rag.seconds == pytest.approx(result.methods["other"].seconds, rel=0.5)
+    assert qa.seconds + rag.seconds == pytest.approx(result.methods["other"].seconds)
 
 
-def test_a_category_has_its_own_fastest_plain_method(adapted):
+def test_a_category_has_its_own_fastest_plain_method(adapted, clock):
     slow_on_four = {"delay": lambda prompt: 0.03 if len(prompt) == 4 else 0.005}
     _, methods = scripted(plain=slow_on_four, other={"delay": 0.012})
     result = run(adapted, methods, categories=["qa", "qa", "rag"])
