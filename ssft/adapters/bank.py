@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssft.adapters.bundle import Bundle, check_fit, load_stream_modules, read_bundle
+from ssft.adapters.bundle import Bundle, read_bundle
+from ssft.adapters.fit import load_stream_modules, read_fitting
 from ssft.adapters.hub import resolve_adapter
 from ssft.adapters.lora import LoraWeights
 from ssft.decoding.config import TreeConfig
@@ -87,10 +88,7 @@ class AdapterBank:
         """Read, check and keep the adapter at `path` (folder or owner/name); nothing changes if anything is wrong."""
         self._check_free(name)
         folder = resolve_adapter(path)
-        # By the headers first: a file of gigabytes that cannot fit the base must not take them.
-        check_fit(read_bundle(folder, outline=True), self.model, self.fingerprint)
-        bundle = read_bundle(folder)
-        check_fit(bundle, self.model, self.fingerprint)
+        bundle = read_fitting(folder, self.model, self.fingerprint)
         streams = None
         if bundle.stream_config is not None:
             streams = load_stream_modules(bundle, self.model.config.hidden_size).to(self.model.device)

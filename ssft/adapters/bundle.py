@@ -30,7 +30,7 @@ from ssft.adapters._notes import carried_over
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError
 from ssft.streams.config import StreamConfig
-from ssft.streams.modules import CONTAINER, StreamModules, streams_of
+from ssft.streams.modules import CONTAINER, streams_of
 
 FORMAT_VERSION = 1
 LORA_CONFIG, LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -177,7 +177,7 @@ def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundl
     """Read and check an adapter folder; raises `BundleError` naming the file and what is wrong with it.
 
     With `outline` no weights are read: the tensors are on the device "meta", with the shapes and types of the headers,
-    and the hash is that of the configs alone. `check_base` and `check_streams` then tell what cannot fit a base before
+    and the hash is that of the configs alone. `fit.check_fit` then tells what cannot fit a base before
     any memory is taken for it.
     """
     files = AdapterFiles(path)
@@ -220,50 +220,6 @@ def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundl
     stream_weights = tensors(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
     provenance = files.json(PROVENANCE, hashed=False) if files.exists(PROVENANCE) else {}
     return Bundle(folder, version, streams, tree, base, lora, weights, stream_weights, provenance, **_state(files))
-
-
-def check_fit(bundle: Bundle, model: Any, fingerprint: dict[str, str]) -> None:
-    """Raise `BundleError` unless the adapter was made for `model` and its tensors have the shapes needed there.
-
-    An outline is enough: what cannot fit is told before any memory is taken for it.
-    """
-    bundle.check_base(model, fingerprint)
-    if bundle.stream_config is not None:
-        try:
-            bundle.stream_config.check_streams(model.config.num_hidden_layers)
-        except ConfigError as error:
-            raise BundleError(f"{bundle.path}: {error}") from error
-        check_streams(bundle, model.config.hidden_size)
-
-
-def check_streams(bundle: Bundle, hidden_size: int) -> StreamModules:
-    """The modules that the bundle's streams need over a base of width `hidden_size`, on the device "meta".
-
-    Raises `BundleError` unless the bundle's tensors have their names and shapes.
-    """
-    assert bundle.stream_config is not None
-    bundle.check_held()
-    # On no device: a config alone must not have modules of any size built.
-    with torch.device("meta"):
-        modules = StreamModules(bundle.stream_config, hidden_size)
-    expected = {key: tuple(value.shape) for key, value in modules.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in bundle.stream_weights.items()}
-    if expected != found:
-        shown = dict(list(found.items())[:8])
-        raise BundleError(
-            f"{bundle.path / STREAM_WEIGHTS}: holds {shown}, but {SSFT_CONFIG} and the base need {expected}"
-        )
-    return modules
-
-
-def load_stream_modules(bundle: Bundle, hidden_size: int) -> StreamModules:
-    """The stream parameters of a checked bundle as a module for a base of width h = `hidden_size`."""
-    modules = check_streams(bundle, hidden_size)
-    weights = {key: value.to(torch.float32, copy=True) for key, value in bundle.stream_weights.items()}
-    if not all(map(all_finite, weights.values())):
-        raise BundleError(f"{bundle.path / STREAM_WEIGHTS}: holds values beyond the range of float32")
-    modules.load_state_dict(weights, assign=True)
-    return modules.requires_grad_(False).eval()
 
 
 def _check_name(path: Path, key: str, value: Any) -> None:

@@ -15,7 +15,8 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, logits_process
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from ssft.adapters.bundle import Bundle, load_stream_modules, lora_target, read_bundle
+from ssft.adapters.bundle import Bundle, lora_target, read_bundle
+from ssft.adapters.fit import load_stream_modules
 from ssft.bases import base_fingerprint
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.engine import Engine, Route

@@ -10,7 +10,8 @@ import torch
 from peft import PeftModel
 
 from ssft.adapters._lora_config import check_low_rank
-from ssft.adapters.bundle import LORA_CONFIG, Bundle, check_fit, load_stream_modules, read_bundle
+from ssft.adapters.bundle import LORA_CONFIG, Bundle, read_bundle
+from ssft.adapters.fit import load_stream_modules, read_fitting
 from ssft.adapters.hub import resolve_adapter
 from ssft.adapters.lora import LoraWeights
 from ssft.adapters.routing import LoraRouter
@@ -87,7 +88,6 @@ def load_adapted(
             "leave out --merge or take --quantization none"
         )
     folder = None if adapter is None else resolve_adapter(adapter)
-    # By the headers first: a file of gigabytes that cannot fit the base must not take them.
     bundle = None if folder is None else read_bundle(folder, outline=True)
     if merge and bundle is not None and bundle.stream_config is not None and bundle.stream_config.mode == "lossless":
         raise ConfigError(
@@ -107,10 +107,7 @@ def load_adapted(
     model, tokenizer = load_base(name, dtype=dtype, quantization=quantization, device=device)
     streams, lora, router = None, None, None
     if bundle is not None and folder is not None:
-        fingerprint = base_fingerprint(model, tokenizer, name)
-        check_fit(bundle, model, fingerprint)
-        bundle = read_bundle(folder)
-        check_fit(bundle, model, fingerprint)
+        bundle = read_fitting(folder, model, base_fingerprint(model, tokenizer, name))
         if bundle.stream_config is not None:
             streams = load_stream_modules(bundle, model.config.hidden_size).to(model.device)
         if merge:

@@ -6,7 +6,8 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from ssft.adapters._lora_config import check_low_rank, lora_rank, lora_scaling
-from ssft.adapters.bundle import LORA_CONFIG, Bundle, check_fit, load_stream_modules, lora_target, read_bundle
+from ssft.adapters.bundle import LORA_CONFIG, Bundle, lora_target
+from ssft.adapters.fit import load_stream_modules, read_fitting
 from ssft.adapters.hub import resolve_adapter
 from ssft.errors import ConfigError
 from ssft.streams.modules import CONTAINER, streams_of
@@ -19,11 +20,7 @@ def read_start(adapter: str, model: Any, fingerprint: dict[str, str]) -> Bundle:
         BundleError: damaged, made for another base, or no LoRA that decodes here.
         ConfigError: a lossless adapter, whose LoRA never acted on the text.
     """
-    folder = resolve_adapter(adapter)
-    # By the headers first: a file of gigabytes that cannot fit the base must not take them.
-    check_fit(read_bundle(folder, outline=True), model, fingerprint)
-    bundle = read_bundle(folder)
-    check_fit(bundle, model, fingerprint)
+    bundle = read_fitting(resolve_adapter(adapter), model, fingerprint)
     check_low_rank(bundle.path / LORA_CONFIG, bundle.lora)
     if bundle.stream_config is not None and bundle.stream_config.mode == "lossless":
         raise ConfigError(

@@ -16,11 +16,11 @@ from ssft.adapters.bundle import (
     BUNDLE_FILES,
     HASHED,
     check_bundle_target,
-    load_stream_modules,
     read_bundle,
     write_bundle,
 )
 from ssft.adapters.card import KEPT, write_card
+from ssft.adapters.fit import load_stream_modules
 from ssft.adapters.loader import load_adapted
 from ssft.adapters.results import About, Results, read_results, write_results
 from ssft.bases import base_fingerprint, load_base

@@ -19,7 +19,8 @@ from peft import PeftModel
 from tiny_base import save_tiny_base
 
 from ssft.adapters import results
-from ssft.adapters.bundle import BUNDLE_FILES, FORMAT_VERSION, HASHED, load_stream_modules, read_bundle, write_bundle
+from ssft.adapters.bundle import BUNDLE_FILES, FORMAT_VERSION, HASHED, read_bundle, write_bundle
+from ssft.adapters.fit import load_stream_modules
 from ssft.adapters.loader import load_adapted
 from ssft.adapters.multi import MultiAdapterModel
 from ssft.bases import base_fingerprint, load_base
