@@ -69,7 +69,8 @@ class Recipe:
         default="",
         metadata={
             "help": "a trained adapter: a folder, adapters/NAME or owner/name. streams and lora begin from its values "
-            "instead of fresh ones (a plain LoRA gets its streams); medusa gives it its heads"
+            "instead of fresh ones (a plain LoRA gets its streams), streams with training.mode=lossless keeps its LoRA "
+            "as it is and gives the streams one of their own; medusa gives it its heads"
         },
     )
     base: str = field(default="smollm2-135m", metadata={"help": "base model: alias, hub id or local folder"})
@@ -78,6 +79,10 @@ class Recipe:
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "compute dtype; auto: the best one of the device"}
+    )
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto",
+        metadata={"help": "type in which a LoRA is written, two bytes a value in 16 bits; auto: as it was trained"},
     )
     data: DataConfig = field(default_factory=DataConfig)
     lora: "LoraConfig" = field(default_factory=lambda: _lora({}))
@@ -128,10 +133,10 @@ class Recipe:
                 f"adapter={self.adapter} has no effect with method=draft, which trains layers of the bare base; leave "
                 "it out or choose another method"
             )
-        if self.adapter and self.training.get("mode", "shared") == "lossless":
+        if self.save_dtype != "auto" and self.method not in ("streams", "lora"):
             raise ConfigError(
-                f"adapter={self.adapter} with training.mode=lossless: the text of a lossless adapter is the base's "
-                "own, so that nothing of that adapter would be left; leave one of the two out"
+                f"save_dtype={self.save_dtype} has no effect with method={self.method}, which writes no LoRA; leave it "
+                "out"
             )
         if self.method == "draft" and self.quantization != "none":
             raise ConfigError(
@@ -140,8 +145,8 @@ class Recipe:
             )
         if self.method == "lora" and self.training.get("mode", "shared") == "lossless":
             raise ConfigError(
-                "method=lora with training.mode=lossless: the text of a lossless adapter is the base's own, so "
-                "that its twin without streams is the base; compare with the base, or set training.mode=shared"
+                "method=lora with training.mode=lossless: the text of a lossless adapter is the base's own, or that of "
+                "the adapter whose LoRA it kept; compare with that, or set training.mode=shared"
             )
         packed = [key for key in ("packing", "padding_free") if self.training.get(key)]
         if packed and self.method == "lora":
@@ -154,6 +159,12 @@ class Recipe:
         """The streams that `training` describes, defaults where it is silent."""
         known = {f.name for f in fields(StreamConfig)}
         return StreamConfig(**{key: value for key, value in self.training.items() if key in known})
+
+    def torch_save_dtype(self) -> "torch.dtype | None":
+        """`save_dtype` as torch's; None for the type that a LoRA was trained in."""
+        import torch
+
+        return None if self.save_dtype == "auto" else getattr(torch, self.save_dtype)
 
     def build_training_args(self, output_dir: str | Path, device: "str | torch.device | None" = None) -> "SFTConfig":
         """The trainer's arguments for a run into `output_dir` on `device` (none or 'auto': CUDA if there is any).

@@ -101,7 +101,7 @@ def build_trainer(run: PreparedRun) -> Any:
     """The trainer of a prepared run."""
     validation = _trl_columns(run.validation) if len(run.validation) else None
     trainer = run.method.build_trainer(run, _trl_columns(run.train), validation)
-    if run.loaded.start is not None:
+    if run.loaded.start is not None and not run.loaded.held:
         begin_from(trainer.model, run.loaded.start)
     trainer.add_callback(mark_complete_checkpoints())
     return trainer

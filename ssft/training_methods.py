@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ssft.adapters.bundle import RUN, Bundle, check_bundle_target, is_bundle, write_bundle
 from ssft.adapters.card import write_card
 from ssft.adapters.loader import load_adapted
-from ssft.adapters.warm_start import read_start
+from ssft.adapters.warm_start import hold, read_start
 from ssft.baselines._folder import made_by
 from ssft.bases import base_fingerprint, load_base
 from ssft.errors import UnsupportedArchitectureError
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class Loaded:
     """A model to be trained (over), its tokenizer, and the fingerprint of the base that it is or comes from.
 
-    adapted: the model with the adapter that is trained over; start: the adapter that the run begins from;
-    adapter_sha256: hash of the one or the other as it was loaded, which a resumed run must find again.
+    adapted: the model with the adapter that is trained over; start: the adapter that the run begins from, or, if it is
+    held, whose LoRA stays as it is; adapter_sha256: hash of the one or the other as it was loaded, which a resumed run
+    must find again.
     """
 
     model: Any
@@ -34,6 +35,7 @@ class Loaded:
     adapted: Any = None
     adapter_sha256: str = ""
     start: Bundle | None = None
+    held: bool = False
 
 
 class TrainingMethod(ABC):
@@ -102,6 +104,9 @@ class Streams(TrainingMethod):
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
         loaded = super().load(recipe, args, device)
         args.check_streams(loaded.model.config.num_hidden_layers)
+        if loaded.start is not None and args.mode == "lossless":
+            hold(loaded.model, loaded.start)
+            loaded.held = True
         return loaded
 
     def build_trainer(self, run: "PreparedRun", train: Any, validation: Any) -> Any:
@@ -135,6 +140,8 @@ class Streams(TrainingMethod):
             base=run.fingerprint,
             run_yaml=run.run_yaml,
             provenance=provenance,
+            text_lora=run.loaded.start.text_lora if run.loaded.start is not None and run.loaded.held else None,
+            save_dtype=run.recipe.torch_save_dtype(),
         )
         write_card(bundle)
 
@@ -171,7 +178,8 @@ class Twin(TrainingMethod):
         from ssft.baselines.twin import save_twin
 
         model = trainer.accelerator.unwrap_model(trainer.model)
-        save_twin(output, model, run.fingerprint["id"], run.run_yaml, {**provenance, "base": run.fingerprint})
+        facts = {**provenance, "base": run.fingerprint}
+        save_twin(output, model, run.fingerprint["id"], run.run_yaml, facts, run.recipe.torch_save_dtype())
 
     def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
         return _base_and_lora(trainer.model)

@@ -1,8 +1,9 @@
-"""The adapter bundle, format 1: one folder that plain peft loads as a LoRA and ssft as a LoRA with streams.
+"""The adapter bundle: one folder that plain peft loads as a LoRA and ssft as a LoRA with streams.
 
     adapter_config.json, adapter_model.safetensors   exactly what peft writes
     ssft_config.json                                 format version, streams, tree, fingerprint of the base
     streams.safetensors                              P_j (and f_η where used)
+    stream_lora_config.json, stream_lora.safetensors the streams' own LoRA, as peft writes one (format 2 only)
     run.yaml, provenance.json                        what reproduces it
     README.md, results.json, training.png            the card, the measurements it shows, its picture (optional)
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssft._write import replace_folder
@@ -32,19 +33,26 @@ from ssft.errors import BundleError, ConfigError
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import CONTAINER, streams_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, OWN_LORA_VERSION = 1, 2
+"""What a bundle says of itself: 2 where streams have a LoRA of their own, which a reader of format 1 would miss."""
+
 LORA_CONFIG, LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SSFT_CONFIG, STREAM_WEIGHTS = "ssft_config.json", "streams.safetensors"
+STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS = "stream_lora_config.json", "stream_lora.safetensors"
 RUN, PROVENANCE = "run.yaml", "provenance.json"
 CARD, RESULTS, CURVE = "README.md", "results.json", "training.png"
-BUNDLE_FILES = (LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, RUN, PROVENANCE, CARD, RESULTS, CURVE)
+WEIGHTS = (LORA_WEIGHTS, STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)
+BUNDLE_FILES = (
+    *(LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS),
+    *(RUN, PROVENANCE, CARD, RESULTS, CURVE),
+)
 LORA_PREFIX = "base_model.model."
 MAX_HIDDEN = 65_536
 """Widest base that the size limit of `streams.safetensors` allows for."""
 MAX_NAME = 256
 """Characters of a base's name, which goes to terminals and into commands."""
 
-HASHED = (LORA_CONFIG, SSFT_CONFIG, LORA_WEIGHTS, STREAM_WEIGHTS)
+HASHED = (LORA_CONFIG, SSFT_CONFIG, STREAM_LORA_CONFIG, LORA_WEIGHTS, STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)
 """What decides the text; in the order of reading, which the hash depends on."""
 
 # What peft writes beside A and B, and why their product cannot hold it.
@@ -57,12 +65,23 @@ _NO_LOW_RANK_SUM = {
 
 
 @dataclass
+class LoraPart:
+    """One LoRA of a bundle: peft's config, the tensors by peft's names, and the files in which they stand."""
+
+    config: dict[str, Any]
+    weights: dict[str, Tensor] = field(repr=False)
+    config_file: Path
+    weights_file: Path
+
+
+@dataclass
 class Bundle:
     """A checked adapter folder. `stream_config` is None for a plain peft LoRA, which decodes without streams.
 
-    `weights_sha256` covers both JSON configs and both safetensors files: a folder that is read again with another hash
-    was changed. The tensors stay until `release`; the counts stay for good: parameters of the LoRA, those beside it
-    (P_j and f_η), bytes of both safetensors files.
+    `lora` and `lora_weights` are what plain peft loads; `stream_lora` and its weights the LoRA of the streams' own,
+    where there is one. `weights_sha256` covers the JSON configs and all safetensors files: a folder that is read again
+    with another hash was changed. The tensors stay until `release`; the counts stay for good: parameters of the LoRA,
+    those beside it, of which P_j and f_η, and the bytes of all safetensors files.
     """
 
     path: Path
@@ -74,16 +93,51 @@ class Bundle:
     lora_weights: dict[str, Tensor] = field(repr=False)
     stream_weights: dict[str, Tensor] = field(repr=False)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    stream_lora: dict[str, Any] | None = None
+    stream_lora_weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
     weights_sha256: str = ""
     weights_bytes: int = 0
     stamps: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     lora_parameters: int = field(init=False)
     extra_parameters: int = field(init=False)
+    stream_parameters: int = field(init=False)
     released: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.lora_parameters = sum(t.numel() for t in self.lora_weights.values())
-        self.extra_parameters = sum(t.numel() for t in self.stream_weights.values())
+        self.stream_parameters = sum(t.numel() for t in self.stream_weights.values())
+        own = sum(t.numel() for t in self.stream_lora_weights.values())
+        self.extra_parameters = self.stream_parameters + own
+
+    @property
+    def text_lora(self) -> LoraPart | None:
+        """The LoRA that the text comes from; None where that is the bare base's (paper §3.2.4, lossless)."""
+        return None if self._is_for_streams_alone else self._first_lora
+
+    @property
+    def streams_own_lora(self) -> LoraPart | None:
+        """The LoRA that acts on the streams alone, if there is one."""
+        if self._is_for_streams_alone:
+            return self._first_lora
+        if self.stream_lora is None:
+            return None
+        files = self.path / STREAM_LORA_CONFIG, self.path / STREAM_LORA_WEIGHTS
+        return LoraPart(self.stream_lora, self.stream_lora_weights, *files)
+
+    @property
+    def loras(self) -> list[LoraPart]:
+        """Both of them, of those that there are."""
+        return [part for part in (self.text_lora, self.streams_own_lora) if part is not None]
+
+    @property
+    def _first_lora(self) -> LoraPart:
+        return LoraPart(self.lora, self.lora_weights, self.path / LORA_CONFIG, self.path / LORA_WEIGHTS)
+
+    @property
+    def _is_for_streams_alone(self) -> bool:
+        """Whether what plain peft loads is no LoRA for the text."""
+        streams = self.stream_config
+        return streams is not None and streams.mode == "lossless" and self.stream_lora is None
 
     @property
     def size_bytes(self) -> int:
@@ -92,7 +146,7 @@ class Bundle:
 
     def release(self) -> None:
         """Give the tensors' memory back once they were copied; checking or loading needs the folder read again."""
-        self.lora_weights, self.stream_weights, self.released = {}, {}, True
+        self.lora_weights, self.stream_weights, self.stream_lora_weights, self.released = {}, {}, {}, True
 
     def unchanged(self) -> bool:
         """Whether the folder still holds what was read; files are hashed again only where their stamps differ."""
@@ -125,30 +179,32 @@ class Bundle:
                     f"({str(self.base.get(key))[:16]}) is not that of {fingerprint['id']!r} ({fingerprint[key][:16]}); "
                     f"give --base {shlex.quote(str(self.base.get('id')))} or train an adapter for this base"
                 )
-        check_patterns(self.path / LORA_CONFIG, self.lora, [name for name, _ in model.named_modules()])
+        for part in self.loras:
+            check_patterns(part.config_file, part.config, [name for name, _ in model.named_modules()])
         self.check_shapes(model)
 
     def check_shapes(self, model: Any) -> None:
         """Raise `BundleError` unless `model` has every module of the LoRA, and A is [r, in] and B [out, r] there."""
         self.check_held()
-        for key, tensor in self.lora_weights.items():
-            module, kind = lora_target(self.path, key)
-            try:
-                layer = model.get_submodule(module)
-            except AttributeError:
-                raise BundleError(
-                    f"{self.path / LORA_WEIGHTS}: {key} names the module {module}, which the base does not have; "
-                    "the adapter was made for another architecture"
-                ) from None
-            rank, sizes = lora_rank(self.lora, module), linear_sizes(layer)
-            if sizes is None:
-                continue
-            expected = (rank, sizes[0]) if kind == "lora_A" else (sizes[1], rank)
-            if tuple(tensor.shape) != expected:
-                raise BundleError(
-                    f"{self.path / LORA_WEIGHTS}: {key} has shape {tuple(tensor.shape)}, the base needs {expected} at "
-                    f"the rank {rank} of {LORA_CONFIG}"
-                )
+        for part in self.loras:
+            for key, tensor in part.weights.items():
+                module, kind = lora_target(part.weights_file, key)
+                try:
+                    layer = model.get_submodule(module)
+                except AttributeError:
+                    raise BundleError(
+                        f"{part.weights_file}: {key} names the module {module}, which the base does not have; "
+                        "the adapter was made for another architecture"
+                    ) from None
+                rank, sizes = lora_rank(part.config, module), linear_sizes(layer)
+                if sizes is None:
+                    continue
+                expected = (rank, sizes[0]) if kind == "lora_A" else (sizes[1], rank)
+                if tuple(tensor.shape) != expected:
+                    raise BundleError(
+                        f"{part.weights_file}: {key} has shape {tuple(tensor.shape)}, the base needs {expected} at "
+                        f"the rank {rank} of {part.config_file.name}"
+                    )
 
 
 def linear_sizes(layer: Any) -> tuple[int, int] | None:
@@ -161,13 +217,13 @@ def linear_sizes(layer: Any) -> tuple[int, int] | None:
     return None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1])
 
 
-def lora_target(path: Path, key: str) -> tuple[str, str]:
-    """`base_model.model.X.lora_A.weight` -> ("X", "lora_A")."""
+def lora_target(file: Path, key: str) -> tuple[str, str]:
+    """`base_model.model.X.lora_A.weight` -> ("X", "lora_A"); `file` is where the key stands."""
     for kind in ("lora_A", "lora_B"):
         if key.startswith(LORA_PREFIX) and key.endswith(f".{kind}.weight"):
             return key[len(LORA_PREFIX) : -len(f".{kind}.weight")], kind
     reason = next((text for part, text in _NO_LOW_RANK_SUM.items() if part in key), "expected lora_A and lora_B only")
-    raise BundleError(f"{path / LORA_WEIGHTS}: {key} is no weight of a LoRA that decodes here: {reason}")
+    raise BundleError(f"{file}: {key} is no weight of a LoRA that decodes here: {reason}")
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
@@ -183,19 +239,17 @@ def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundl
     files = AdapterFiles(path)
     tensors = files.shapes if outline else files.tensors
     folder = files.path
-    lora = files.json(LORA_CONFIG)
-    check_types(folder / LORA_CONFIG, lora)
-    _check_name(folder / LORA_CONFIG, "base_model_name_or_path", lora.get("base_model_name_or_path") or "")
+    lora = _read_lora_config(files, LORA_CONFIG)
     # A plain peft folder has none of our files; half of them is damage.
-    if not files.exists(SSFT_CONFIG) and not files.exists(STREAM_WEIGHTS):
+    if not any(map(files.exists, (SSFT_CONFIG, STREAM_WEIGHTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))):
         weights = tensors(LORA_WEIGHTS)
         return Bundle(folder, 0, None, TreeConfig(), {}, lora, weights, {}, **_state(files))
     settings = files.json(SSFT_CONFIG)
     version = settings.get("format_version")
-    if version != FORMAT_VERSION or type(version) is not int:  # True == 1.0 == 1
+    if version not in (FORMAT_VERSION, OWN_LORA_VERSION) or type(version) is not int:  # True == 1.0 == 1
         raise BundleError(
-            f"{folder / SSFT_CONFIG}: format_version is {version!r}, this ssft reads {FORMAT_VERSION}; "
-            "a newer bundle needs a newer ssft"
+            f"{folder / SSFT_CONFIG}: format_version is {version!r}, this ssft reads {FORMAT_VERSION} and "
+            f"{OWN_LORA_VERSION}; a newer bundle needs a newer ssft"
         )
     streams = _read_section(folder, settings, "streams", StreamConfig)
     tree = _read_section(folder, settings, "tree", TreeConfig)
@@ -204,6 +258,17 @@ def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundl
         tree.check_tree()
     except ConfigError as error:
         raise BundleError(f"{folder / SSFT_CONFIG}: {error}") from error
+    has_own = version == OWN_LORA_VERSION
+    if has_own and streams.mode != "lossless":
+        raise BundleError(
+            f"{folder / SSFT_CONFIG}: format_version {version} with streams.mode={streams.mode!r}; streams with a LoRA of "
+            "their own have the mode 'lossless'"
+        )
+    if not has_own and (stray := [n for n in (STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS) if files.exists(n)]):
+        raise BundleError(
+            f"{folder / stray[0]}: {SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of their own; "
+            "one of the two files is from another bundle"
+        )
     base = settings.get("base")
     needed = ("id", "architecture", "config_sha256", "tokenizer_sha256")
     if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in needed):
@@ -216,10 +281,22 @@ def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundl
     shapes = files.shapes(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
     if rank and not any(rank in tensor.shape for tensor in shapes.values()):
         raise BundleError(f"{folder / STREAM_WEIGHTS}: no tensor has the side projection_rank={rank} of {SSFT_CONFIG}")
+    stream_lora = _read_lora_config(files, STREAM_LORA_CONFIG) if has_own else None
     weights = tensors(LORA_WEIGHTS)
     stream_weights = tensors(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
+    own: dict[str, Any] = {"stream_lora": stream_lora, "stream_lora_weights": tensors(STREAM_LORA_WEIGHTS) if has_own else {}}
     provenance = files.json(PROVENANCE, hashed=False) if files.exists(PROVENANCE) else {}
-    return Bundle(folder, version, streams, tree, base, lora, weights, stream_weights, provenance, **_state(files))
+    return Bundle(
+        folder, version, streams, tree, base, lora, weights, stream_weights, provenance, **own, **_state(files)
+    )
+
+
+def _read_lora_config(files: AdapterFiles, name: str) -> dict[str, Any]:
+    """peft's config in the file `name`, with values of the right types."""
+    lora = files.json(name)
+    check_types(files.path / name, lora)
+    _check_name(files.path / name, "base_model_name_or_path", lora.get("base_model_name_or_path") or "")
+    return lora
 
 
 def _check_name(path: Path, key: str, value: Any) -> None:
@@ -233,7 +310,7 @@ def _check_name(path: Path, key: str, value: Any) -> None:
 
 def _state(files: AdapterFiles) -> dict[str, Any]:
     sizes = {name: size for name, (size, *_) in files.stamps.items()}
-    weights_bytes = sizes.get(LORA_WEIGHTS, 0) + sizes.get(STREAM_WEIGHTS, 0)
+    weights_bytes = sum(sizes.get(name, 0) for name in WEIGHTS)
     return {"weights_sha256": files.sha256, "weights_bytes": weights_bytes, "stamps": files.stamps}
 
 
@@ -267,6 +344,8 @@ def write_bundle(
     provenance: dict[str, Any] | None = None,
     card: str = "",
     adapter: str = "default",
+    text_lora: LoraPart | None = None,
+    save_dtype: torch.dtype | None = None,
 ) -> Bundle:
     """Write the bundle of one trained adapter; the folder appears whole or not at all.
 
@@ -280,6 +359,8 @@ def write_bundle(
         base: fingerprint of the base (`ssft.bases.base_fingerprint`).
         run_yaml, provenance: settings that reproduce the run; versions, commit, history.
         card: text of README.md.
+        text_lora: the LoRA under which the adapter of `peft_model` was trained, which is then the streams' own.
+        save_dtype: type in which LoRA tensors are written; None: the one that they have.
     """
     target = Path(path)
     check_bundle_target(target)
@@ -292,11 +373,17 @@ def write_bundle(
         folder = Path(scratch) / "bundle"
         with _without_streams(peft_model):
             peft_model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
-        config = json.loads((folder / LORA_CONFIG).read_text())
-        # peft stores where the base lay on this machine.
-        config["base_model_name_or_path"] = base["id"]
-        _write_json(folder / LORA_CONFIG, config)
-        settings = {"format_version": FORMAT_VERSION, "streams": modules.config.stream_dict()}
+        own = json.loads((folder / LORA_CONFIG).read_text()), load_file(folder / LORA_WEIGHTS)
+        if text_lora is None:
+            version, loras = FORMAT_VERSION, {LORA_CONFIG: own}
+        else:
+            version = OWN_LORA_VERSION
+            loras = {LORA_CONFIG: (text_lora.config, text_lora.weights), STREAM_LORA_CONFIG: own}
+        for (name, (config, tensors)), file in zip(loras.items(), (LORA_WEIGHTS, STREAM_LORA_WEIGHTS), strict=False):
+            # peft stores where the base lay on this machine.
+            _write_json(folder / name, {**config, "base_model_name_or_path": base["id"]})
+            save_lora(folder / file, tensors, save_dtype)
+        settings = {"format_version": version, "streams": modules.config.stream_dict()}
         _write_json(folder / SSFT_CONFIG, {**settings, "tree": tree.tree_dict(), "base": base})
         weights = {key: value.detach().float().cpu().contiguous() for key, value in modules.state_dict().items()}
         save_file(weights, folder / STREAM_WEIGHTS)
@@ -310,6 +397,15 @@ def write_bundle(
         check_replaceable(target)
         replace_folder(folder, real, Path(scratch) / "replaced")
     return read_bundle(target)
+
+
+def save_lora(file: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None) -> None:
+    """Write the tensors of one LoRA as peft does, in `dtype` if given; `BundleError` for values beyond its range."""
+    narrow = {key: (value if dtype is None else value.to(dtype)).contiguous() for key, value in tensors.items()}
+    for key, value in narrow.items():
+        if not all_finite(value):
+            raise BundleError(f"{key} has values beyond the range of {dtype}; set save_dtype=bfloat16 or float32")
+    save_file(narrow, file, metadata={"format": "pt"})
 
 
 def is_bundle(path: Path) -> bool:

@@ -21,13 +21,13 @@ from ssft.errors import BundleError, ConfigError
 _TAGS = ["lora", "ssft", "speculative-streaming", "speculative-decoding"]
 
 _PEFT = {
-    "shared": "Plain peft loads the same folder as an ordinary LoRA and decodes the same greedy text, without streams:",
-    "lossless": (
+    True: "Plain peft loads the same folder as an ordinary LoRA and decodes the same greedy text, without streams:",
+    False: (
         "The adapter is lossless: its LoRA acts on the streams alone, and the text is the base's own. Decode it with "
         "ssft; plain peft would apply the LoRA to the text too."
     ),
 }
-"""What plain peft makes of the folder, by the mode of its streams."""
+"""What plain peft makes of the folder, by whether its LoRA is one for the text."""
 
 
 def write_card(bundle: Bundle) -> bool:
@@ -168,8 +168,6 @@ def _base(bundle: Bundle) -> str:
 
 
 def _use(bundle: Bundle, name: str) -> list[str]:
-    streams = bundle.stream_config
-    assert streams is not None
     text = json.dumps(name, ensure_ascii=False)
     shell = f"ssft generate {shlex.quote(name)} --prompt '...'   # a folder, or owner/name on the hub"
     python = [
@@ -187,10 +185,10 @@ def _use(bundle: Bundle, name: str) -> list[str]:
         "",
         *fenced("python", "\n".join(python)),
         "",
-        _PEFT[streams.mode],
+        _PEFT[bundle.text_lora is not None],
         "",
     ]
-    if streams.mode == "lossless":
+    if bundle.text_lora is None:
         return lines
     base = hub_id(bundle.base["id"]) or "folder/of/the/base"
     peft = [
@@ -218,14 +216,18 @@ def _training(bundle: Bundle) -> list[str]:
     rows = [
         ("streams γ, layers N_s", f"{streams.num_streams}, {streams.num_msa_layers}"),
         ("LoRA rank, modules", plain(f"{bundle.lora['r']}; {modules}")),
-        ("parameters: LoRA, streams", f"{bundle.lora_parameters:,}, {bundle.extra_parameters:,}"),
+        ("parameters: LoRA, streams", f"{bundle.lora_parameters:,}, {bundle.stream_parameters:,}"),
         ("weights", f"{bundle.weights_bytes / 1e6:,.1f} MB"),
         ("draft tree", f"{bundle.tree.kind}, {bundle.tree.max_nodes} nodes"),
     ]
+    if bundle.stream_lora is not None:
+        own = f"{bundle.stream_lora['r']}, {bundle.extra_parameters - bundle.stream_parameters:,}"
+        rows.insert(3, ("the streams' own LoRA: rank, parameters", plain(own)))
     count, steps, seconds = (_count(source, key) for key in ("train_rows", "steps", "train_seconds"))
     began = source.get("adapter")
     if isinstance(began, dict) and isinstance(began.get("name"), str):
-        rows.append(("began from", plain(f"the adapter {began['name']}")))
+        how = "began from" if bundle.stream_lora is None else "the LoRA"
+        rows.append((how, plain(f"the adapter {began['name']}" + (", unchanged" if bundle.stream_lora else ""))))
     if count is not None:
         rows.append(("trained on", f"{count:,.0f} rows of {plain(_source(bundle, 'train') or 'data without a name')}"))
     if steps is not None:

@@ -15,7 +15,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, logits_process
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from ssft.adapters.bundle import Bundle, lora_target, read_bundle
+from ssft.adapters.bundle import LORA_WEIGHTS, Bundle, lora_target, read_bundle
 from ssft.adapters.fit import load_stream_modules
 from ssft.bases import base_fingerprint
 from ssft.decoding.config import TreeConfig
@@ -115,8 +115,8 @@ class StreamGenerate:
             )
         if bundle.stream_config.mode == "lossless":
             raise GenerationError(
-                f"{bundle.path}: mode is lossless, so the LoRA is for the streams alone, but peft applies it to the "
-                "text too; decode it with ssft.load_adapted or `ssft generate`"
+                f"{bundle.path}: mode is lossless, so there is a LoRA for the streams alone, which peft cannot apply so; "
+                "decode it with ssft.load_adapted, MultiAdapterModel or `ssft generate`"
             )
         base = peft_model.get_base_model() if hasattr(peft_model, "get_base_model") else peft_model
         bundle.stream_config.check_streams(base.config.num_hidden_layers)
@@ -383,7 +383,7 @@ def _check_lora(base: Any, bundle: Bundle) -> None:
 def _is_lora(layers: dict[str, Any], bundle: Bundle, name: str) -> bool:
     """Whether the adapter `name` has the bundle's weights, up to the rounding of a narrower type."""
     for key, saved in bundle.lora_weights.items():
-        module, kind = lora_target(bundle.path, key)
+        module, kind = lora_target(bundle.path / LORA_WEIGHTS, key)
         weights = getattr(layers.get(module), kind, {})
         if name not in weights or weights[name].weight.shape != saved.shape:
             return False

@@ -23,7 +23,7 @@ from ssft.adapters.bundle import (
     BUNDLE_FILES,
     LORA_CONFIG,
     LORA_WEIGHTS,
-    STREAM_WEIGHTS,
+    WEIGHTS,
     Bundle,
     check_replaceable,
     read_bundle,
@@ -33,7 +33,6 @@ from ssft.adapters.shipped import local_adapter, shipped_adapters
 from ssft.errors import BundleError, ConfigError, HubError
 
 _TIMEOUT = 30.0
-_WEIGHTS = (LORA_WEIGHTS, STREAM_WEIGHTS)
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", re.ASCII)
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 
@@ -209,7 +208,7 @@ def _additions(bundle: Bundle) -> list[CommitOperationAdd]:
         if not files.exists(name):
             continue
         source: str | bytes = str(bundle.path / name)
-        if name not in _WEIGHTS:
+        if name not in WEIGHTS:
             source = files.read(name, MAX_JSON, hashed=False)
             if _TOKEN.search(source) or (token and token.encode() in source):
                 raise BundleError(
@@ -259,7 +258,7 @@ def _check_listing(repo: str, sizes: dict[str, int | None]) -> None:
         reason = f"; {pickles[0]} is a pickle, which could run code when it is read" if pickles else ""
         raise BundleError(f"{repo}: {LORA_WEIGHTS} is missing{reason}. The adapter has to be saved as safetensors")
     for name in BUNDLE_FILES:
-        limit = MAX_WEIGHTS if name in _WEIGHTS else MAX_JSON
+        limit = MAX_WEIGHTS if name in WEIGHTS else MAX_JSON
         if (size := sizes.get(name) or 0) > limit:
             raise BundleError(f"{repo}: {name} has {size:,} bytes, but no adapter needs more than {limit:,} here")
 

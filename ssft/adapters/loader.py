@@ -80,7 +80,8 @@ def load_adapted(
     configs and headers are checked before the base is loaded, its weights are read once they are known to fit. `base`
     defaults to the one the bundle was made for.
     `merge` adds the LoRA into the base's weights: main stream and streams share it (paper §3.2.4, shared mode), so the
-    streams stay right, and no pass pays for the low-rank products. The adapter can then not be taken off again.
+    streams stay right, and no pass pays for the low-rank products; a LoRA of the streams' own stays beside them. The
+    adapter can then not be taken off again.
     """
     if merge and quantization == "4bit":
         raise ConfigError(
@@ -89,7 +90,7 @@ def load_adapted(
         )
     folder = None if adapter is None else resolve_adapter(adapter)
     bundle = None if folder is None else read_bundle(folder, outline=True)
-    if merge and bundle is not None and bundle.stream_config is not None and bundle.stream_config.mode == "lossless":
+    if merge and bundle is not None and bundle.text_lora is None:
         raise ConfigError(
             f"{bundle.path}: merge: the adapter is lossless, its LoRA acts on the streams alone; in the base's weights "
             "it would change the text. Leave out --merge"
@@ -112,8 +113,8 @@ def load_adapted(
             streams = load_stream_modules(bundle, model.config.hidden_size).to(model.device)
         if merge:
             model = _merged(model, bundle)
-        else:
-            lora, router = LoraWeights.from_bundle(bundle, model), LoraRouter(model)
+        if not merge or bundle.streams_own_lora is not None:
+            lora, router = LoraWeights.from_bundle(bundle, model, merged=merge), LoraRouter(model)
         bundle.release()
     model.eval()
     return AdaptedModel(

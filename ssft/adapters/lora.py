@@ -16,8 +16,12 @@ from transformers.pytorch_utils import Conv1D
 
 from ssft.adapters._files import all_finite
 from ssft.adapters._lora_config import check_low_rank, lora_scaling, lora_targets
-from ssft.adapters.bundle import LORA_CONFIG, LORA_WEIGHTS, Bundle, lora_target
+from ssft.adapters.bundle import Bundle, LoraPart, lora_target
 from ssft.errors import BundleError
+
+
+Key = tuple[str, bool]
+"""Of a layer: the module's name in the base, and whether stream rows alone run with it."""
 
 
 @dataclass(slots=True)
@@ -31,18 +35,18 @@ class LoraLayer:
 
 @dataclass(slots=True, eq=False)
 class LoraWeights:
-    """The LoRA of one adapter.
+    """The LoRA of one adapter, and the one of its streams' own where there is one (paper §3.2.4, lossless).
 
-    layers: by the module's name in the base. dtype: of all tensors. lossless: the streams alone run with it (paper
-    §3.2.4). buffers: one flat tensor per device of the base, of which the layers are views; groups: the names of the
-    layers in each of them.
+    layers: what every row runs with, by the module's name in the base; stream_layers: what stream rows run with on top
+    of that. dtype: of all tensors. buffers: one flat tensor per device of the base, of which the layers are views;
+    groups: the keys of the layers in each of them.
     """
 
     layers: dict[str, LoraLayer]
+    stream_layers: dict[str, LoraLayer]
     dtype: torch.dtype
-    lossless: bool
     buffers: list[Tensor]
-    groups: list[list[str]]
+    groups: list[list[Key]]
 
     @property
     def nbytes(self) -> int:
@@ -50,28 +54,28 @@ class LoraWeights:
         return sum(buffer.nbytes for buffer in self.buffers)
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, model: Any) -> "LoraWeights":
+    def from_bundle(cls, bundle: Bundle, model: Any, merged: bool = False) -> "LoraWeights":
         """Copy the LoRA of a checked bundle next to the modules of `model` (a causal LM) that it adapts.
+
+        `merged`: the weights of `model` hold the text's LoRA already, and only what the streams have of their own is
+        taken.
 
         The tensors keep the file's type where it is narrower than the model's compute type, else they take that.
         Nothing of the bundle is kept. Raises `BundleError` for what the low-rank sum cannot express, and for what does
         not fit `model`.
         """
-        check_low_rank(bundle.path / LORA_CONFIG, bundle.lora)
+        for part in bundle.loras:
+            check_low_rank(part.config_file, part.config)
         bundle.check_shapes(model)
-        pairs = _pairs(bundle, model)
-        layers = {
-            name: LoraLayer(pair["lora_A"], pair["lora_B"], lora_scaling(bundle.lora, name))
-            for name, pair in pairs.items()
-        }
-        held = reduce(torch.promote_types, {tensor.dtype for tensor in bundle.lora_weights.values()})
+        layers = {(name, False): layer for name, layer in _layers(None if merged else bundle.text_lora, model)}
+        layers |= {(name, True): layer for name, layer in _layers(bundle.streams_own_lora, model)}
+        held = reduce(torch.promote_types, {t.dtype for layer in layers.values() for t in (layer.down, layer.up)})
         # The dtype of 4-bit weights says nothing: model.dtype is that of the first floating-point parameter.
         dtype = held if held.itemsize < model.dtype.itemsize else model.dtype
-        lossless = bundle.stream_config is not None and bundle.stream_config.mode == "lossless"
-        weights = _pack(layers, {name: device_of(model, name) for name in layers}, dtype, lossless)
+        weights = _pack(layers, {key: device_of(model, key[0]) for key in layers}, dtype)
         if dtype != held and not all(map(all_finite, weights.buffers)):
             raise BundleError(
-                f"{bundle.path / LORA_WEIGHTS}: holds values of {held} beyond the range of {dtype}, in which the base "
+                f"{bundle.loras[0].weights_file}: holds values of {held} beyond the range of {dtype}, in which the base "
                 "computes; load the base with --dtype bfloat16 or float32"
             )
         return weights.to_devices(model)
@@ -82,22 +86,27 @@ class LoraWeights:
 
     def to_devices(self, model: Any) -> "LoraWeights":
         """A copy next to the modules of `model`, equal in every bit; itself if it is there."""
-        devices = [{device_of(model, name) for name in group} for group in self.groups]
+        devices = [{device_of(model, name) for name, _ in group} for group in self.groups]
         if any(len(found) > 1 for found in devices):  # the model was spread over devices anew
-            placement = {name: device_of(model, name) for name in self.layers}
-            return _pack(self.layers, placement, self.dtype, self.lossless).to_devices(model)
+            layers = self._all()
+            return _pack(layers, {key: device_of(model, key[0]) for key in layers}, self.dtype).to_devices(model)
         return self._moved([found.pop() for found in devices])
 
     def _moved(self, devices: list[torch.device]) -> "LoraWeights":
         buffers = [buffer.to(device) for buffer, device in zip(self.buffers, devices, strict=True)]
         if all(new is old for new, old in zip(buffers, self.buffers, strict=True)):
             return self
-        home = {name: buffer for group, buffer in zip(self.groups, buffers, strict=True) for name in group}
+        home = {key: buffer for group, buffer in zip(self.groups, buffers, strict=True) for key in group}
         layers = {
-            name: LoraLayer(_same_view(layer.down, home[name]), _same_view(layer.up, home[name]), layer.scaling)
-            for name, layer in self.layers.items()
+            key: LoraLayer(_same_view(layer.down, home[key]), _same_view(layer.up, home[key]), layer.scaling)
+            for key, layer in self._all().items()
         }
-        return LoraWeights(layers, self.dtype, self.lossless, buffers, self.groups)
+        return _assembled(layers, self.dtype, buffers, self.groups)
+
+    def _all(self) -> dict[Key, LoraLayer]:
+        return {(name, False): layer for name, layer in self.layers.items()} | {
+            (name, True): layer for name, layer in self.stream_layers.items()
+        }
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -120,12 +129,23 @@ def device_of(model: nn.Module, name: str) -> torch.device:
     return torch.device(place)
 
 
-def _pairs(bundle: Bundle, model: Any) -> dict[str, dict[str, Tensor]]:
+def _layers(part: LoraPart | None, model: Any) -> list[tuple[str, LoraLayer]]:
+    """The layers of one LoRA with their modules' names; none of no LoRA."""
+    if part is None:
+        return []
+    pairs = _pairs(part, model)
+    return [
+        (name, LoraLayer(pair["lora_A"], pair["lora_B"], lora_scaling(part.config, name)))
+        for name, pair in pairs.items()
+    ]
+
+
+def _pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
     """{module: {"lora_A": [r, in], "lora_B": [out, r]}}, exactly for the modules that peft would adapt."""
-    config, file = bundle.path / LORA_CONFIG, bundle.path / LORA_WEIGHTS
+    config, file = part.config_file, part.weights_file
     pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in bundle.lora_weights.items():
-        module, kind = lora_target(bundle.path, key)
+    for key, tensor in part.weights.items():
+        module, kind = lora_target(file, key)
         pairs.setdefault(module, {})[kind] = tensor
     for name, pair in pairs.items():
         if len(pair) != 2:
@@ -135,15 +155,15 @@ def _pairs(bundle: Bundle, model: Any) -> dict[str, dict[str, Tensor]]:
             raise BundleError(
                 f"{file}: holds a LoRA of {name}, a {type(layer).__name__}; only linear layers can have one here"
             )
-    targets = lora_targets(config, bundle.lora, model)
+    targets = lora_targets(config, part.config, model)
     for name in sorted(pairs.keys() - targets):
         raise BundleError(
-            f"{file}: holds a LoRA of {name}, which {LORA_CONFIG} (target_modules, exclude_modules, "
+            f"{file}: holds a LoRA of {name}, which {config.name} (target_modules, exclude_modules, "
             "layers_to_transform) does not target; peft would ignore it. Name it there, or leave it out of the file"
         )
     for name in sorted(targets - pairs.keys()):
         raise BundleError(
-            f"{file}: has no LoRA of {name}, which {LORA_CONFIG} targets; the file is incomplete (peft would decode "
+            f"{file}: has no LoRA of {name}, which {config.name} targets; the file is incomplete (peft would decode "
             "with a fresh one). Exclude the module there if it has none"
         )
     if not pairs:
@@ -151,27 +171,34 @@ def _pairs(bundle: Bundle, model: Any) -> dict[str, dict[str, Tensor]]:
     return pairs
 
 
-def _pack(
-    layers: dict[str, LoraLayer], placement: dict[str, torch.device], dtype: torch.dtype, lossless: bool
-) -> LoraWeights:
+def _pack(layers: dict[Key, LoraLayer], placement: dict[Key, torch.device], dtype: torch.dtype) -> LoraWeights:
     """Copies on the CPU, in one buffer per device of `placement`."""
-    groups: dict[torch.device, list[str]] = {}
-    for name in layers:
-        groups.setdefault(placement[name], []).append(name)
-    packed = {name: LoraLayer(layer.down, layer.up, layer.scaling) for name, layer in layers.items()}
+    groups: dict[torch.device, list[Key]] = {}
+    for key in layers:
+        groups.setdefault(placement[key], []).append(key)
+    packed = {key: LoraLayer(layer.down, layer.up, layer.scaling) for key, layer in layers.items()}
     buffers = []
-    for names in groups.values():
-        parts = [(name, side, getattr(layers[name], side)) for name in names for side in ("down", "up")]
+    for keys in groups.values():
+        parts = [(key, side, getattr(layers[key], side)) for key in keys for side in ("down", "up")]
         # Tensors whose bytes fill no whole blocks of 16 go last: all others then start where GPU kernels load fastest.
         parts.sort(key=lambda part: part[2].numel() * dtype.itemsize % 16 != 0)
         buffer = torch.empty(sum(part[2].numel() for part in parts), dtype=dtype)
         start = 0
-        for name, side, tensor in parts:
+        for key, side, tensor in parts:
             view = buffer[start : start + tensor.numel()].view(tensor.shape)
-            setattr(packed[name], side, view.copy_(tensor))
+            setattr(packed[key], side, view.copy_(tensor))
             start += tensor.numel()
         buffers.append(buffer)
-    return LoraWeights(packed, dtype, lossless, buffers, list(groups.values()))
+    return _assembled(packed, dtype, buffers, list(groups.values()))
+
+
+def _assembled(
+    layers: dict[Key, LoraLayer], dtype: torch.dtype, buffers: list[Tensor], groups: list[list[Key]]
+) -> LoraWeights:
+    of_all, of_streams = (
+        {name: layer for (name, streams), layer in layers.items() if streams is wanted} for wanted in (False, True)
+    )
+    return LoraWeights(of_all, of_streams, dtype, buffers, groups)
 
 
 def _same_view(view: Tensor, buffer: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ tensors, so that a switch is another context and costs the same however many ada
     rows 0 1 2 | 3 4 | 5        runs (0, 3, sql) (3, 5, mr), row 5 bare
     out[0:3] += s·(x[0:3] Aᵀ) Bᵀ with sql's A, B, s;  out[3:5] with mr's
 
-A lossless adapter (paper §3.2.4) adds its product to the stream rows only, so its main rows stay the base's.
+A LoRA of the streams' own (lossless mode, paper §3.2.4) adds its product to the stream rows only: the main rows stay what
+the base, or the adapter's other LoRA, makes of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -83,13 +84,10 @@ def _low_rank_hook(name: str) -> Any:
         out = output.view(-1, output.shape[-1])
         rows = x.shape[0] // route.batch
         for begin, end, weights in route.runs:
-            layer = weights.layers.get(name)
-            if layer is None:
-                continue
-            if weights.lossless:
-                _add_to_streams(layer, x, out, rows, begin, end)
-            else:
+            if (layer := weights.layers.get(name)) is not None:
                 _add(layer, x[begin * rows : end * rows], out[begin * rows : end * rows])
+            if (layer := weights.stream_layers.get(name)) is not None:
+                _add_to_streams(layer, x, out, rows, begin, end)
 
     return hook
 

@@ -1,33 +1,58 @@
-"""A run that begins from a trained adapter instead of from fresh values: what makes a finished LoRA faster."""
+"""A run that has a trained adapter to start with: what makes a finished LoRA faster.
+
+Either it begins from the adapter's values and goes on training them (mode shared), or it keeps the adapter's LoRA as it
+is, under a LoRA of the streams' own (mode lossless): the text is then that adapter's to the last token.
+"""
 
 from typing import Any
 
+import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssft.adapters._lora_config import check_low_rank, lora_rank, lora_scaling
-from ssft.adapters.bundle import LORA_CONFIG, Bundle, lora_target
+from ssft.adapters.bundle import LORA_CONFIG, LORA_WEIGHTS, Bundle, lora_target
 from ssft.adapters.fit import load_stream_modules, read_fitting
 from ssft.adapters.hub import resolve_adapter
+from ssft.adapters.lora import LoraLayer, LoraWeights
 from ssft.errors import ConfigError
 from ssft.streams.modules import CONTAINER, streams_of
 
 
 def read_start(adapter: str, model: Any, fingerprint: dict[str, str]) -> Bundle:
-    """The adapter that a run over `model` (the bare base) begins from: a folder, `adapters/NAME` or owner/name.
+    """The adapter that a run over `model` (the bare base) starts with: a folder, `adapters/NAME` or owner/name.
 
     Raises:
         BundleError: damaged, made for another base, or no LoRA that decodes here.
-        ConfigError: a lossless adapter, whose LoRA never acted on the text.
+        ConfigError: its LoRA never acted on the text.
     """
     bundle = read_fitting(resolve_adapter(adapter), model, fingerprint)
     check_low_rank(bundle.path / LORA_CONFIG, bundle.lora)
-    if bundle.stream_config is not None and bundle.stream_config.mode == "lossless":
+    if bundle.text_lora is None:
         raise ConfigError(
             f"adapter={adapter} is lossless: its LoRA acts on its streams alone, and the text is the base's; begin "
             "from an adapter of mode=shared or a plain LoRA, or leave adapter out"
         )
     return bundle
+
+
+def hold(model: nn.Module, start: Bundle) -> None:
+    """Let every row of `model` (the bare base) run with the text's LoRA of `start`, frozen, whatever trains over it.
+
+    By hooks of their own on the base's linear modules: peft, which wraps these modules later, its checkpoints and its
+    gates for the streams' rows know nothing of it.
+    """
+    for name, layer in LoraWeights.from_bundle(start, model).layers.items():
+        model.get_submodule(name).register_forward_hook(_frozen_product(layer))
+
+
+def _frozen_product(layer: LoraLayer) -> Any:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        down, up = layer.down.to(args[0].dtype), layer.up.to(args[0].dtype)
+        product: Tensor = (args[0] @ down.T @ up.T) * layer.scaling
+        return output + product.to(output.dtype)
+
+    return hook
 
 
 def begin_from(peft_model: Any, start: Bundle, adapter: str = "default") -> None:
@@ -61,7 +86,7 @@ def _check_same_modules(start: Bundle, fresh: set[str]) -> None:
     targets = start.lora.get("target_modules")
     shown = ", ".join(sorted(targets)) if isinstance(targets, list) else targets
     raise ConfigError(
-        f"adapter={start.path}: the {has} has a LoRA on {lora_target(start.path, key)[0]}, the {lacks} has none; set "
+        f"adapter={start.path}: the {has} has a LoRA on {lora_target(start.path / LORA_WEIGHTS, key)[0]}, the {lacks} has none; set "
         f"lora.target_modules and its exceptions as the adapter has them: {shown}"
     )
 
@@ -70,7 +95,7 @@ def _check_same_products(start: Bundle, lora: Any, fresh: dict[str, Tensor]) -> 
     """A rank or factor that differs would make another model of the same tensors, or not fit at all."""
     settings = lora.to_dict()
     for key in sorted(fresh):
-        module = lora_target(start.path, key)[0]
+        module = lora_target(start.path / LORA_WEIGHTS, key)[0]
         for name, of in (("rank", lora_rank), ("factor alpha/r", lora_scaling)):
             if (found := of(start.lora, module)) != (wanted := of(settings, module)):
                 raise ConfigError(

@@ -181,7 +181,7 @@ def load_medusa(folder: str | os.PathLike[str], adapted: Any) -> MedusaHeads:
 
 def check_adapter(adapted: Any) -> None:
     """Raise `ConfigError` unless the LoRA acts on the main state, which is what heads read."""
-    if adapted.streams is not None and adapted.streams.config.mode == "lossless":
+    if adapted.bundle is not None and adapted.bundle.text_lora is None:
         raise ConfigError(
             f"adapter {adapted.name!r} is lossless: its LoRA acts on its streams alone, and Medusa heads read the main "
             "state, which is the base's own; take an adapter of mode=shared or a plain LoRA"

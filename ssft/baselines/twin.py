@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
 from trl import SFTTrainer
 
-from ssft.adapters.bundle import LORA_CONFIG, read_bundle
+from ssft.adapters.bundle import LORA_CONFIG, LORA_WEIGHTS, read_bundle, save_lora
 from ssft.baselines._folder import made_by, whole_folder
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import StreamModules
@@ -47,10 +49,17 @@ def build_twin_trainer(
     return trainer
 
 
-def save_twin(path: Path, peft_model: Any, base: str, run_yaml: str, provenance: dict[str, Any]) -> None:
+def save_twin(
+    path: Path,
+    peft_model: Any,
+    base: str,
+    run_yaml: str,
+    provenance: dict[str, Any],
+    save_dtype: torch.dtype | None = None,
+) -> None:
     """Write the LoRA as peft does, with `run.yaml` and `provenance.json`; the folder appears whole or not at all.
 
-    `base` is the name under which the base is loaded again.
+    `base` is the name under which the base is loaded again, `save_dtype` the type of the tensors, None: their own.
     """
     with whole_folder(path, run_yaml, provenance, lambda old: made_by(old) == "lora") as folder:
         peft_model.save_pretrained(folder, save_embedding_layers=False)
@@ -59,6 +68,7 @@ def save_twin(path: Path, peft_model: Any, base: str, run_yaml: str, provenance:
         config["base_model_name_or_path"] = base
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / LORA_CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_lora(folder / LORA_WEIGHTS, load_file(folder / LORA_WEIGHTS), save_dtype)
         # peft's card is a form that nobody filled in.
         (folder / "README.md").unlink(missing_ok=True)
         read_bundle(folder)

@@ -40,6 +40,12 @@ def collect(adapter: str) -> dict[str, Any]:
             "target_modules": sorted(targets) if isinstance(targets, list) else targets,
             "parameters": bundle.lora_parameters,
         },
+        "stream_lora": None
+        if bundle.stream_lora is None
+        else {
+            "r": bundle.stream_lora.get("r"),
+            "parameters": bundle.extra_parameters - bundle.stream_parameters,
+        },
         "streams": streams,
         "tree": None if streams is None else bundle.tree.tree_dict(),
         "extra_parameters": bundle.extra_parameters,

@@ -50,8 +50,8 @@ class Method(_transformers.GenerateMethod):
         self.twin = _without_hooks(model)
         self.twin.set_attn_implementation(self.adapted.hooks.previous_attention)
         lora = self.adapted.lora
-        # A lossless adapter acts on streams alone, of which there are none here.
-        for name, layer in lora.layers.items() if lora is not None and not lora.lossless else ():
+        # What acts on streams alone is left out: there are none here.
+        for name, layer in lora.layers.items() if lora is not None else ():
             self.twin.get_submodule(name).register_forward_hook(_products(layer, self.twin.dtype))
         self.length = 0
         # What was compiled for another model is of no use, and counts against the compiler's limit of variants.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ssft.adapters.bundle import STREAM_WEIGHTS
+from ssft.adapters.bundle import STREAM_LORA_WEIGHTS, STREAM_WEIGHTS
 from ssft.bench.methods import Setting, _peers, plain
 from ssft.errors import GenerationError
 
@@ -26,13 +26,16 @@ class Method(plain.Method):
         super().__init__(setting)
 
     def extra_parameters(self) -> int:
-        """P_j and f_η."""
-        return int(self.adapted.streams.count())
+        """P_j and f_η, and the streams' own LoRA where they have one."""
+        bundle = self.adapted.bundle
+        own = 0 if bundle is None else bundle.extra_parameters - bundle.stream_parameters
+        return int(self.adapted.streams.count()) + own
 
     def extra_bytes(self) -> int:
-        """The bundle's file of stream weights; nothing for streams that were never saved."""
+        """The bundle's files of stream weights; nothing for streams that were never saved."""
         bundle = self.adapted.bundle
-        return 0 if bundle is None else (bundle.path / STREAM_WEIGHTS).stat().st_size
+        files = [] if bundle is None else [bundle.path / name for name in (STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)]
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def training(self) -> dict[str, Any]:
         """The adapter's own, LoRA and streams together."""

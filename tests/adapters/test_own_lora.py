@@ -1,0 +1,283 @@
+"""Streams with a LoRA of their own over a trained adapter: its text to the last token, and drafts besides (format 2)."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from adapter_folders import change_json, peft_folder
+from conftest import TINY
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from tiny_base import rows, save_rows, save_tiny_base
+from transformers import AutoModelForCausalLM
+
+from ssft import runs
+from ssft.adapters.bundle import read_bundle
+from ssft.adapters.card import card_text
+from ssft.adapters.custom_generate import StreamGenerate
+from ssft.adapters.loader import load_adapted
+from ssft.adapters.lora import LoraWeights
+from ssft.baselines.medusa import check_adapter
+from ssft.errors import BundleError, ConfigError, GenerationError
+from ssft.recipes import load_recipe
+
+LORA, OWN = "adapter_model.safetensors", "stream_lora.safetensors"
+SETTINGS = [
+    "dtype=float32", "lora.r=2", "lora.lora_alpha=4", "training.mode=lossless", "training.num_streams=3",
+    "training.num_msa_layers=2", "training.per_device_train_batch_size=2", "training.logging_steps=1",
+    "training.max_steps=2", "training.learning_rate=1e-2", "training.stream_loss_weight=1",
+    "training.disable_tqdm=true", "data.validation_fraction=0.25", "tree.max_nodes=40", "tree.top_k=12",
+]  # fmt: skip
+PROMPTS = [[41, 67, 75, 91, 2, 21, 28], [41, 67, 75, 91, 2, 18, 28, 2, 18]]
+TOKENS = 16
+
+
+def prepared(shelf, start, *extra, output=None):
+    files = [f"base={shelf.base}", f"data.train={shelf.data}", f"adapter={start}"]
+    return runs.prepare(load_recipe("quickstart", [*files, *SETTINGS, *extra]), output or shelf.folder / "out", "cpu")
+
+
+def trained(shelf, start, output, *extra):
+    return runs.train(prepared(shelf, start, *extra, output=output), output).path
+
+
+def make_shelf(folder, architecture="llama"):
+    """A base, a plain LoRA for it as somebody trained it with peft, and data."""
+    base = save_tiny_base(folder / "base", architecture)
+    plain = peft_folder(folder / "plain", AutoModelForCausalLM.from_pretrained(base))
+    return SimpleNamespace(folder=folder, base=base, plain=plain, data=save_rows(folder / "train.jsonl", rows(8)))
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    return make_shelf(tmp_path_factory.mktemp("shelf"))
+
+
+@pytest.fixture(scope="module")
+def own(shelf):
+    """A bundle of two steps over the plain LoRA."""
+    return trained(shelf, shelf.plain, shelf.folder / "own")
+
+
+def peft_texts(base, adapter=None):
+    """What transformers and peft decode, row by row."""
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter).eval()
+    model.generation_config.eos_token_id = None
+    outputs = [
+        model.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=TOKENS, pad_token_id=0)
+        for ids in PROMPTS
+    ]
+    return [output[0, len(ids) :].tolist() for output, ids in zip(outputs, PROMPTS, strict=True)]
+
+
+def decoded(base, adapter, **settings):
+    adapted = load_adapted(adapter, str(base), dtype="float32", **settings)
+    return adapted.decoder().generate(PROMPTS, TOKENS)
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_the_text_is_the_adapters_and_drafts_are_accepted_sometimes(tmp_path, architecture):
+    shelf = make_shelf(tmp_path, architecture)
+    folder = trained(shelf, shelf.plain, tmp_path / "own", "training.max_steps=20")
+    before, after = load_file(shelf.plain / LORA), load_file(folder / LORA)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert any(value.abs().max() > 1e-3 for key, value in load_file(folder / OWN).items() if "lora_B" in key)
+    expected = peft_texts(shelf.base, shelf.plain)
+    assert expected != peft_texts(shelf.base), "the plain LoRA changes nothing, so the test shows nothing"
+    outputs = decoded(shelf.base, folder)
+    assert [output.token_ids for output in outputs] == expected
+    accepted = sum(sum(output.accepted) for output in outputs)
+    assert 0 < accepted < len(PROMPTS) * TOKENS
+    # Plain peft loads the folder as what it was.
+    assert peft_texts(shelf.base, folder) == expected
+
+
+@pytest.mark.parametrize("draft", ["none", "some", "all"])
+def test_the_streams_lora_changes_drafts_and_never_the_text(shelf, own, tmp_path, draft):
+    """The same bundle with its own LoRA blown up, as trained, and with an oracle's tree as wide as the vocabulary."""
+    folder = tmp_path / draft
+    shutil.copytree(own, folder)
+    if draft == "none":
+        change_all(folder, OWN, lambda t: t * 0)
+        change_json(folder, "ssft_config.json", tree={"kind": "chain", "max_nodes": 2})
+        change_all(folder, "streams.safetensors", lambda t: torch.full_like(t, 50.0))
+    if draft == "all":
+        change_json(folder, "ssft_config.json", tree={"kind": "k_ary", "max_nodes": 98, "top_k": 97, "max_depth": 1})
+    outputs = decoded(shelf.base, folder)
+    assert [output.token_ids for output in outputs] == peft_texts(shelf.base, shelf.plain)
+    calls, tokens = sum(o.calls for o in outputs), len(PROMPTS) * TOKENS
+    if draft == "all":
+        assert calls <= tokens / 2 + len(PROMPTS)
+    if draft == "none":
+        assert calls > tokens - 3
+
+
+def test_every_row_trains_over_the_kept_lora_and_only_the_streams_learn(shelf):
+    trainer = runs.build_trainer(prepared(shelf, shelf.plain))
+    bare = runs.build_trainer(prepared(shelf, ""))
+    losses = {}
+    for name, each in (("kept", trainer), ("bare", bare)):
+        before = {n: p.detach().clone() for n, p in each.model.named_parameters()}
+        each.train()
+        moved = {n for n, p in each.model.named_parameters() if not torch.equal(p, before[n])}
+        assert moved
+        assert all("lora_" in n or "ssft_streams" in n for n in moved)
+        losses[name] = next(entry["loss_main"] for entry in each.state.log_history if "loss_main" in entry)
+    assert abs(losses["kept"] - losses["bare"]) > 0.01, "the kept LoRA does not act on the main stream"
+    twin = runs.prepare(
+        load_recipe(
+            "quickstart",
+            [
+                *(f"base={shelf.base}", f"data.train={shelf.data}", f"adapter={shelf.plain}", "method=lora"),
+                *(s for s in SETTINGS if s[:6] not in ("lora.r", "lora.l") and "lossless" not in s),
+                *("lora.r=4", "lora.lora_alpha=8"),
+            ],
+        ),
+        shelf.folder / "twin",
+        "cpu",
+    )
+    twin_trainer = runs.build_trainer(twin)
+    twin_trainer.train()
+    first = next(entry["loss"] for entry in twin_trainer.state.log_history if "loss" in entry)
+    assert losses["kept"] == pytest.approx(first, rel=1e-4)
+
+
+def test_activation_checkpointing_gives_the_same_losses(shelf):
+    found = []
+    for checkpointing in ("false", "true"):
+        trainer = runs.build_trainer(
+            prepared(shelf, shelf.plain, "training.max_steps=3", f"training.activation_checkpointing={checkpointing}")
+        )
+        trainer.train()
+        found.append([entry["loss_stream_1"] for entry in trainer.state.log_history if "loss_stream_1" in entry])
+    assert len(found[0]) == 3
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_a_run_over_an_adapter_with_streams_takes_its_lora_alone(shelf, own, tmp_path):
+    again = trained(shelf, own, tmp_path / "again", "training.num_streams=2")
+    first, second = (load_file(folder / LORA) for folder in (shelf.plain, again))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert read_bundle(again).stream_config.num_streams == 2
+    # And a shared run begins from that LoRA.
+    shared = prepared(shelf, own, "training.mode=shared", "lora.r=4", "lora.lora_alpha=8", "training.num_msa_layers=1")
+    with pytest.raises(ConfigError, match=r"has streams with num_msa_layers=2, the run asks for 1"):
+        runs.build_trainer(shared)
+
+
+def test_half_precision_on_disk(shelf, tmp_path):
+    wide = trained(shelf, shelf.plain, tmp_path / "wide")
+    narrow = trained(shelf, shelf.plain, tmp_path / "narrow", "save_dtype=float16")
+    assert {t.dtype for name in (LORA, OWN) for t in load_file(wide / name).values()} == {torch.float32}
+    assert {t.dtype for name in (LORA, OWN) for t in load_file(narrow / name).values()} == {torch.float16}
+    assert read_bundle(narrow).weights_bytes < 0.6 * read_bundle(wide).weights_bytes
+    outputs = decoded(shelf.base, narrow)
+    assert [output.token_ids for output in outputs] == peft_texts(shelf.base, narrow)
+    twin = trained(
+        shelf, "", tmp_path / "twin", "method=lora", "training.mode=shared", "save_dtype=bfloat16"
+    )
+    assert {t.dtype for t in load_file(twin / LORA).values()} == {torch.bfloat16}
+
+
+def test_values_that_16_bits_cannot_hold_are_refused(shelf, own, tmp_path):
+    shutil.copytree(own, tmp_path / "huge")
+    change_all(tmp_path / "huge", LORA, lambda t: t + 1e5)
+    with pytest.raises(BundleError, match=r"beyond the range of torch.float16; set save_dtype=bfloat16 or float32"):
+        trained(shelf, tmp_path / "huge", tmp_path / "out", "save_dtype=float16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_merging_keeps_the_streams_own(shelf, own):
+    expected = decoded(shelf.base, own)
+    merged = decoded(shelf.base, own, merge=True)
+    assert [output.token_ids for output in merged] == [output.token_ids for output in expected]
+    assert [output.accepted for output in merged] == [output.accepted for output in expected]
+
+
+def test_counts_card_and_inspection_tell_the_two_apart(shelf, own):
+    bundle = read_bundle(own)
+    extra = sum(t.numel() for t in load_file(own / OWN).values())
+    assert bundle.format_version == 2
+    assert bundle.extra_parameters == 3 * 64 + extra
+    assert bundle.lora_parameters == sum(t.numel() for t in load_file(shelf.plain / LORA).values())
+    text = card_text(bundle)
+    assert "decodes the same greedy text" in text
+    assert "| the streams' own LoRA: rank, parameters | 2, " + f"{extra:,} |" in text
+    assert "PeftModel.from_pretrained" in text
+    weights = LoraWeights.from_bundle(bundle, AutoModelForCausalLM.from_pretrained(shelf.base))
+    assert weights.layers.keys() > weights.stream_layers.keys() > set()
+    assert weights.nbytes == 4 * (bundle.lora_parameters + extra)
+
+
+def test_medusa_heads_may_read_its_main_state(shelf, own):
+    check_adapter(load_adapted(own, str(shelf.base), dtype="float32"))
+
+
+def test_transformers_own_generate_cannot_route_it(shelf, own):
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(shelf.base), own)
+    with pytest.raises(GenerationError, match=r"a LoRA for the streams alone.*MultiAdapterModel"):
+        StreamGenerate.from_adapter(model, own)
+
+
+def change_all(folder, name, function):
+    save_file({key: function(tensor) for key, tensor in load_file(folder / name).items()}, folder / name)
+
+
+# -- damage -----------------------------------------------------------------------------------------------------
+
+
+def as_format_1(folder):
+    change_json(folder, "ssft_config.json", format_version=1)
+
+
+def as_shared(folder):
+    settings = json.loads((folder / "ssft_config.json").read_text())
+    change_json(folder, "ssft_config.json", streams={**settings["streams"], "mode": "shared"})
+
+
+def without(*names):
+    def change(folder):
+        for name in names:
+            (folder / name).unlink()
+
+    return change
+
+
+DAMAGE = {
+    "format 1": (as_format_1, r"stream_lora_config.json: ssft_config.json has format_version 1, in which streams have no"),
+    "mode shared": (as_shared, r"format_version 2 with streams.mode='shared'; .*have the mode 'lossless'"),
+    "no weights": (without(OWN), r"stream_lora.safetensors: missing"),
+    "no config": (without("stream_lora_config.json"), r"stream_lora_config.json: missing"),
+    "streams gone": (without("ssft_config.json", "streams.safetensors"), r"ssft_config.json: missing"),
+    "NaN": (lambda folder: change_all(folder, OWN, lambda t: t * float("nan")), r"stream_lora.safetensors: .* NaN"),
+    "shape": (lambda folder: change_all(folder, OWN, lambda t: t[:, :1].contiguous()), r"stream_lora.safetensors: .* has shape"),
+    "rank": (lambda folder: change_json(folder, "stream_lora_config.json", r=3), r"the rank 3 of stream_lora_config.json"),
+    "types": (lambda folder: change_json(folder, "stream_lora_config.json", r="2"), r"stream_lora_config.json: r='2'"),
+    "no lora": (
+        lambda folder: change_json(folder, "stream_lora_config.json", peft_type="LOHA"),
+        r"stream_lora_config.json: peft_type is 'LOHA'",
+    ),
+    "dora": (lambda folder: change_json(folder, "stream_lora_config.json", use_dora=True), r"stream_lora_config.*DoRA"),
+    "names": (
+        lambda folder: change_json(folder, "stream_lora_config.json", base_model_name_or_path="a\x1b[2J"),
+        r"stream_lora_config.json: base_model_name_or_path",
+    ),
+    "target": (
+        lambda folder: change_json(folder, "stream_lora_config.json", target_modules=["q_proj"]),
+        r"stream_lora.safetensors: holds a LoRA of .*stream_lora_config.json .* does not target",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_named_by_its_file(shelf, own, tmp_path, case):
+    damage, message = DAMAGE[case]
+    shutil.copytree(own, tmp_path / "bundle")
+    damage(tmp_path / "bundle")
+    with pytest.raises(BundleError, match=message):
+        load_adapted(tmp_path / "bundle", str(shelf.base), dtype="float32")
