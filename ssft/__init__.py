@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ssft._version import __version__
 
 if TYPE_CHECKING:
-    from ssft.adapters.bundle import read_bundle, write_bundle
+    from ssft.adapters.bundle import read_bundle
+    from ssft.adapters.bundle_writer import write_bundle
     from ssft.adapters.custom_generate import StreamGenerate
     from ssft.adapters.loader import AdaptedModel, load_adapted
     from ssft.adapters.multi import MultiAdapterModel
@@ -43,7 +44,7 @@ _HOMES = {
     "load_adapted": "ssft.adapters.loader",
     "load_base": "ssft.bases",
     "read_bundle": "ssft.adapters.bundle",
-    "write_bundle": "ssft.adapters.bundle",
+    "write_bundle": "ssft.adapters.bundle_writer",
 }
 
 __all__ = [

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssft.adapters.bundle import RUN, Bundle, check_bundle_target, is_bundle, write_bundle
+from ssft.adapters.bundle import RUN, Bundle, is_bundle
+from ssft.adapters.bundle_writer import check_bundle_target, write_bundle
 from ssft.adapters.card import write_card
 from ssft.adapters.loader import load_adapted
 from ssft.adapters.warm_start import hold, read_start

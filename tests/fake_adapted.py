@@ -7,7 +7,7 @@ from conftest import VOCABULARY, tiny_llama, with_adapter
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ssft.adapters.bundle import write_bundle
+from ssft.adapters.bundle_writer import write_bundle
 from ssft.adapters.loader import AdaptedModel
 from ssft.bases import base_fingerprint, load_base
 from ssft.decoding.config import TreeConfig

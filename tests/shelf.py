@@ -12,7 +12,8 @@ from conftest import LAYERS
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_base import save_tiny_base
 
-from ssft.adapters.bundle import write_bundle
+from ssft.adapters.bundle import read_bundle
+from ssft.adapters.bundle_writer import write_bundle
 from ssft.adapters.card import write_card
 from ssft.bases import base_fingerprint, load_base
 from ssft.decoding.config import TreeConfig
@@ -38,11 +39,15 @@ SHELF = {
         TreeConfig("best_first", 32, 10),
     ),
 }
+OWN = "own"  # streams with a LoRA of their own over another one
 PLAIN = "plain"  # a LoRA without streams, as peft writes it
 
 
-def save_adapter(folder, base, lora=None, streams=None, tree=None, seed=0, scale=0.2):
-    """A bundle with random weights for the base in the folder `base`; without `streams` a plain peft folder."""
+def save_adapter(folder, base, lora=None, streams=None, tree=None, seed=0, scale=0.2, text_lora=None):
+    """A bundle with random weights for the base in the folder `base`; without `streams` a plain peft folder.
+
+    With `text_lora` those weights are the streams' own.
+    """
     model, tokenizer = load_base(base, dtype="float32")
     torch.manual_seed(100 + seed)
     settings = {"r": 4, "target_modules": "all-linear", **(lora or {})}
@@ -56,7 +61,7 @@ def save_adapter(folder, base, lora=None, streams=None, tree=None, seed=0, scale
     for parameter in attach_streams(peft_model, streams).parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     fingerprint = base_fingerprint(model, tokenizer, base)
-    bundle = write_bundle(folder, peft_model, tree=tree or TreeConfig(), base=fingerprint)
+    bundle = write_bundle(folder, peft_model, tree=tree or TreeConfig(), base=fingerprint, text_lora=text_lora)
     write_card(bundle)
     return bundle.path
 
@@ -69,6 +74,9 @@ def save_shelf(folder, architecture="llama"):
         for seed, (name, (lora, streams, tree)) in enumerate(SHELF.items())
     }
     paths[PLAIN] = save_adapter(folder / PLAIN, base, seed=len(SHELF))
+    lora, streams, tree = SHELF["lossless"]
+    text = read_bundle(save_adapter(folder / "text", base, {"r": 3}, seed=len(SHELF) + 1)).text_lora
+    paths[OWN] = save_adapter(folder / OWN, base, lora, streams, tree, len(SHELF) + 2, text_lora=text)
     return base, paths
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_base import rows, save_rows, save_tiny_base
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ssft.adapters.bundle import BUNDLE_FILES, RESULTS, read_bundle
+from ssft.adapters.bundle import BUNDLE_FILES, RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, read_bundle
 
 SETTINGS = [
     "training.num_streams=3",
@@ -76,7 +76,8 @@ def test_train_writes_a_bundle_and_cleans_up(files):
     facts = json.loads(done.stdout)
     assert facts["metrics"]["eval_chain_tokens_per_call"] >= 1
     bundle = read_bundle(files / "adapter")
-    assert {p.name for p in bundle.path.iterdir()} == set(BUNDLE_FILES) - {RESULTS}
+    not_written = {RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS}
+    assert {p.name for p in bundle.path.iterdir()} == set(BUNDLE_FILES) - not_written
     assert bundle.stream_config.num_streams == 3
     assert bundle.base["id"] == "base"
     assert str(files) not in (bundle.path / "adapter_config.json").read_text()

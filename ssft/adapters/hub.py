@@ -19,15 +19,8 @@ from ssft._version import __version__
 from ssft._write import replace_folder
 from ssft.adapters._files import MAX_JSON, MAX_WEIGHTS, AdapterFiles
 from ssft.adapters._hub_errors import TRIES, explained, patiently
-from ssft.adapters.bundle import (
-    BUNDLE_FILES,
-    LORA_CONFIG,
-    LORA_WEIGHTS,
-    WEIGHTS,
-    Bundle,
-    check_replaceable,
-    read_bundle,
-)
+from ssft.adapters.bundle import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, WEIGHTS, Bundle, read_bundle
+from ssft.adapters.bundle_writer import check_replaceable
 from ssft.adapters.card import write_card
 from ssft.adapters.shipped import local_adapter, shipped_adapters
 from ssft.errors import BundleError, ConfigError, HubError

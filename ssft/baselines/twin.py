@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
-from ssft.adapters.bundle import LORA_CONFIG, LORA_WEIGHTS, read_bundle, save_lora
+from ssft.adapters.bundle import LORA_CONFIG, LORA_WEIGHTS, read_bundle
+from ssft.adapters.bundle_writer import save_lora
 from ssft.baselines._folder import made_by, whole_folder
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import StreamModules

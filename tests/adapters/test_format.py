@@ -1,8 +1,9 @@
 """The bundle's format is a promise: what this version writes stays readable, and nothing changes in it unnoticed.
 
 `tests/fixtures/bundle_v1` was written by `ssft train quickstart` over the tiny Llama of `tests/tiny_base.py` (its
-run.yaml says how) before there was a `training.png`; `bundle_v1.json` holds what it decodes. It is never written again:
-a new format gets a fixture of its own beside it.
+run.yaml says how) before there was a `training.png`; `bundle_v1.json` holds what it decodes. `bundle_v2` is that LoRA
+with streams that have one of their own, written by the same command with `adapter=bundle_v1 training.mode=lossless`, so
+that it decodes the same. They are never written again: a new format gets a fixture of its own beside them.
 """
 
 import json
@@ -16,10 +17,12 @@ import torch
 from adapter_folders import change_json
 from conftest import with_adapter
 from peft import PeftModel
+from safetensors.torch import load_file
 from tiny_base import save_tiny_base
 
 from ssft.adapters import results
-from ssft.adapters.bundle import BUNDLE_FILES, FORMAT_VERSION, HASHED, read_bundle, write_bundle
+from ssft.adapters.bundle import BUNDLE_FILES, FORMAT_VERSION, HASHED, OWN_LORA_VERSION, read_bundle
+from ssft.adapters.bundle_writer import write_bundle
 from ssft.adapters.fit import load_stream_modules
 from ssft.adapters.loader import load_adapted
 from ssft.adapters.multi import MultiAdapterModel
@@ -33,16 +36,20 @@ from ssft.streams.modules import StreamModules
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 BUNDLE = FIXTURES / "bundle_v1"
+BUNDLE_2 = FIXTURES / "bundle_v2"
 EXPECTED = json.loads((FIXTURES / "bundle_v1.json").read_text())
 
+SHA256_2 = "33c5ddc4f7a3795d679253be356c1742b8338961a940cde80be9710eaa81ab7a"
+
 CHANGED = (
-    "{what} is not what format 1 of the adapter bundle has. Adapters that people trained are at stake: either undo the "
+    "{what} is not what this format of the adapter bundle has. Adapters that people trained are at stake: either undo the "
     "change; or make it an optional key whose default means what its absence meant before, and add it here (and to "
-    "OPTIONAL); or raise FORMAT_VERSION, let read_bundle still read version 1 (a migration), keep tests/fixtures/"
-    "bundle_v1 as it is and add the fixture bundle_v2."
+    "OPTIONAL); or give bundles with the change the next version, let read_bundle still read the old ones, keep "
+    "tests/fixtures/bundle_v* as they are and add a fixture."
 )
 
 REQUIRED_FILES = ("adapter_config.json", "adapter_model.safetensors", "ssft_config.json", "streams.safetensors")
+OWN_FILES = ("stream_lora_config.json", "stream_lora.safetensors")  # format 2 has them, format 1 has not
 OPTIONAL_FILES = ("run.yaml", "provenance.json", "README.md", "results.json", "training.png")
 
 STREAMS = {
@@ -110,13 +117,12 @@ def same(found, expected, what):
 
 
 def test_the_version_and_the_files():
-    same(FORMAT_VERSION, 1, "FORMAT_VERSION")
-    same(set(BUNDLE_FILES), {*REQUIRED_FILES, *OPTIONAL_FILES}, "the set of files")
-    same(
-        HASHED,
-        ("adapter_config.json", "ssft_config.json", "adapter_model.safetensors", "streams.safetensors"),
-        "what weights_sha256 covers, in this order",
-    )
+    same((FORMAT_VERSION, OWN_LORA_VERSION), (1, 2), "the version")
+    same(set(BUNDLE_FILES), {*REQUIRED_FILES, *OWN_FILES, *OPTIONAL_FILES}, "the set of files")
+    first = ("adapter_config.json", "ssft_config.json", "adapter_model.safetensors", "streams.safetensors")
+    same(tuple(name for name in HASHED if name not in OWN_FILES), first, "what weights_sha256 covers, in this order")
+    second = (*first[:2], OWN_FILES[0], *first[2:], OWN_FILES[1])
+    same(HASHED, second, "what weights_sha256 of format 2 covers, in this order")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +169,24 @@ def test_what_is_written_today(tmp_path):
     assert all(type(value) is str for value in held["base"].values())
     dtypes = {str(tensor.dtype) for tensor in read_bundle(folder).stream_weights.values()}
     same(dtypes, {"torch.float32"}, "the type of the streams")
+
+
+def test_what_is_written_today_of_streams_with_a_lora_of_their_own(tmp_path):
+    base = save_tiny_base(tmp_path / "base")
+    model, tokenizer = load_base(base, dtype="float32")
+    text_lora = read_bundle(BUNDLE).text_lora
+    adapted = with_adapter(model, StreamConfig(3, 2, mode="lossless"))
+    fingerprint = base_fingerprint(model, tokenizer, base)
+    bundle = write_bundle(tmp_path / "a", adapted, tree=TreeConfig(), base=fingerprint, text_lora=text_lora)
+    written = {path.name for path in bundle.path.iterdir()} - set(OPTIONAL_FILES)
+    same(written, {*REQUIRED_FILES, *OWN_FILES}, "what is written")
+    held = json.loads((bundle.path / "ssft_config.json").read_text())
+    same(set(held), {"format_version", "streams", "tree", "base"}, "ssft_config.json")
+    same((held["format_version"], held["streams"]["mode"]), (2, "lossless"), "its version and mode")
+    files = [load_file(bundle.path / name) for name in ("adapter_model.safetensors", "stream_lora.safetensors")]
+    assert all(key.startswith("base_model.model.") for tensors in files for key in tensors)
+    assert files[0].keys() == text_lora.weights.keys()
+    assert all(torch.equal(value, text_lora.weights[key]) for key, value in files[0].items())
 
 
 def test_the_provenance(tmp_path):
@@ -231,9 +255,19 @@ def test_a_bundle_of_version_one_decodes_what_it_decoded(base):
     check_decodes(BUNDLE, base)
 
 
-def test_plain_peft_still_decodes_it(base):
+def test_a_bundle_of_version_two_decodes_what_it_decoded(base):
+    bundle = read_bundle(BUNDLE_2)
+    assert bundle.weights_sha256 == SHA256_2, "results.json of every adapter names this hash"
+    assert (bundle.format_version, bundle.stream_config) == (2, StreamConfig(3, 2, mode="lossless"))
+    assert (bundle.lora["r"], bundle.stream_lora["r"]) == (2, 1)
+    assert {tensor.dtype for tensor in bundle.stream_lora_weights.values()} == {torch.float16}
+    check_decodes(BUNDLE_2, base)
+
+
+@pytest.mark.parametrize("folder", [BUNDLE, BUNDLE_2], ids=["1", "2"])
+def test_plain_peft_still_decodes_it(base, folder):
     row = EXPECTED["rows"][0]
-    model = PeftModel.from_pretrained(load_base(base, dtype="float32")[0], str(BUNDLE)).eval()
+    model = PeftModel.from_pretrained(load_base(base, dtype="float32")[0], str(folder)).eval()
     ids = torch.tensor([row["prompt"]])
     settings = {"max_new_tokens": len(row["token_ids"]), "do_sample": False, "eos_token_id": None}
     output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
@@ -260,7 +294,8 @@ def test_the_fixture_has_every_frozen_key():
     held = json.loads((BUNDLE / "ssft_config.json").read_text())
     assert (set(held["streams"]), set(held["tree"]), set(held["base"])) == (set(STREAMS), set(TREE), set(BASE))
     assert {path.name for path in BUNDLE.iterdir()} == {*REQUIRED_FILES, "run.yaml", "provenance.json", "README.md"}
-    assert sum(path.stat().st_size for path in BUNDLE.iterdir()) < 32_000
+    assert {path.name for path in BUNDLE_2.iterdir()} - set(OWN_FILES) == {path.name for path in BUNDLE.iterdir()}
+    assert all(sum(path.stat().st_size for path in folder.iterdir()) < 32_000 for folder in (BUNDLE, BUNDLE_2))
 
 
 def test_its_recipe_still_reads():
@@ -277,11 +312,11 @@ def test_streams_load_bit_for_bit():
     assert all(torch.equal(value, bundle.stream_weights[key]) for key, value in modules.state_dict().items())
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+@pytest.mark.parametrize("version", [0, 3, 99])
 def test_other_versions_are_refused_by_name(tmp_path, version):
     folder = shutil.copytree(BUNDLE, tmp_path / "other")
     change_json(folder, "ssft_config.json", format_version=version)
     with pytest.raises(
-        BundleError, match=f"format_version is {version}, this ssft reads 1; a newer bundle needs a newer"
+        BundleError, match=f"format_version is {version}, this ssft reads 1 and 2; a newer bundle needs a newer"
     ):
         read_bundle(folder)

@@ -8,7 +8,8 @@ from peft import LoraConfig, get_peft_model
 from tiny_base import save_tiny_base
 
 from ssft.adapters import lora as module_under_test
-from ssft.adapters.bundle import read_bundle, write_bundle
+from ssft.adapters.bundle import read_bundle
+from ssft.adapters.bundle_writer import write_bundle
 from ssft.adapters.lora import LoraWeights, is_linear
 from ssft.bases import base_fingerprint, load_base
 from ssft.decoding.config import TreeConfig
@@ -283,9 +284,11 @@ def test_the_mode_of_the_streams_is_known(tmp_path, mode):
     attach_streams(peft_model, StreamConfig(num_streams=2, num_msa_layers=1, mode=mode))
     bundle = write_bundle(tmp_path / "adapter", peft_model, tree=TreeConfig(), base=fingerprint)
     weights = LoraWeights.from_bundle(bundle, load_base(tmp_path / "base", dtype="float32")[0])
-    assert weights.lossless is (mode == "lossless")
-    assert weights.to_host().lossless is weights.lossless
+    assert bool(weights.stream_layers) is (mode == "lossless")
+    assert bool(weights.layers) is (mode == "shared")
+    moved = weights.to_host()
+    assert (moved.layers.keys(), moved.stream_layers.keys()) == (weights.layers.keys(), weights.stream_layers.keys())
 
 
 def test_a_plain_lora_is_not_lossless(folder):
-    assert LoraWeights.from_bundle(read_bundle(folder), tiny_llama()).lossless is False
+    assert LoraWeights.from_bundle(read_bundle(folder), tiny_llama()).stream_layers == {}

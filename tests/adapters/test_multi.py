@@ -8,7 +8,7 @@ import random
 
 import pytest
 import torch
-from shelf import PLAIN, SHELF, shared_shelf
+from shelf import OWN, PLAIN, SHELF, shared_shelf
 
 from ssft.adapters.multi import MultiAdapterModel
 from ssft.decoding.engine import Engine
@@ -16,7 +16,7 @@ from ssft.decoding.tree import grow_tree
 from ssft.decoding.turn import Turn
 
 TOKENS = 20
-NAMES = [*SHELF, PLAIN, None]
+NAMES = [*SHELF, OWN, PLAIN, None]
 VOCABULARY = 97
 
 
@@ -72,7 +72,7 @@ def test_base_and_every_adapter_say_different_things(shelf):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_row_of_a_mixed_batch_is_its_own_adapters_plain_text(shelf, model, seed):
-    batch = rows(14, seed)
+    batch = rows(2 * len(NAMES), seed)
     results = run(model, batch)
     for (prompt, name), result in zip(batch, results, strict=True):
         assert result["token_ids"] == shelf.reference(prompt, name, TOKENS), name
@@ -80,7 +80,7 @@ def test_every_row_of_a_mixed_batch_is_its_own_adapters_plain_text(shelf, model,
         assert result["tokens"] == TOKENS
     calls = {name: sum(r["calls"] for r in results if r["adapter"] == name) for name in NAMES}
     assert calls[None] == calls[PLAIN] == 2 * TOKENS
-    drafted = [name for name in ("deep", "many", "projected", "lossless") if calls[name] < 2 * TOKENS]
+    drafted = [name for name in ("deep", "many", "projected", "lossless", OWN) if calls[name] < 2 * TOKENS]
     assert len(drafted) >= 2, f"hardly any draft was right, so the test shows little: {calls}"
 
 
@@ -138,7 +138,7 @@ def test_any_drafts_give_every_row_its_plain_text(shelf, own_model, drafts):
     own_model.engine = OracleEngine(own_model.hooks, own_model.router.use, texts, drafts)
     for (prompt, name), result in zip(batch, run(own_model, batch), strict=True):
         assert result["token_ids"] == texts[tuple(prompt)][:TOKENS]
-        gamma = SHELF[name][1].num_streams if name in SHELF else 0
+        gamma = 4 if name == OWN else SHELF[name][1].num_streams if name in SHELF else 0
         if drafts == "never" or not gamma:
             assert result["calls"] == TOKENS
         elif drafts == "always":
@@ -148,15 +148,16 @@ def test_any_drafts_give_every_row_its_plain_text(shelf, own_model, drafts):
             assert result["calls"] < TOKENS
 
 
-def test_lossless_rows_say_what_the_base_says_and_draft_with_their_lora(shelf, own_model):
-    """The same adapter with its LoRA taken away drafts something else, so the streams did see it."""
-    batch = [(prompt, "lossless") for prompt, _ in rows(6, 7)]
+@pytest.mark.parametrize("name", ["lossless", OWN])
+def test_a_lora_of_the_streams_alone_changes_drafts_and_no_text(shelf, own_model, name):
+    """The same adapter with that LoRA taken away drafts something else, so the streams did see it."""
+    batch = [(prompt, name) for prompt, _ in rows(12, 7)]
     results = run(own_model, batch)
     for (prompt, _), result in zip(batch, results, strict=True):
-        assert result["token_ids"] == shelf.reference(prompt, None, TOKENS)
+        assert result["token_ids"] == shelf.reference(prompt, name, TOKENS)
     assert sum(r["calls"] for r in results) < len(batch) * TOKENS
-    adapter = own_model.adapters()["lossless"]
-    for layer in adapter.lora.layers.values():
+    adapter = own_model.adapters()[name]
+    for layer in adapter.lora.stream_layers.values():
         layer.up.zero_()
     without = run(own_model, batch)
     assert [r["token_ids"] for r in without] == [r["token_ids"] for r in results]

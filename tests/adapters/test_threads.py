@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
-from shelf import PLAIN, SHELF, shared_shelf
+from shelf import OWN, PLAIN, SHELF, shared_shelf
 
 from ssft.adapters.multi import MultiAdapterModel
 
-NAMES = [*SHELF, PLAIN, None]
+NAMES = [*SHELF, OWN, PLAIN, None]
 TOKENS = 12
 
 

@@ -6,7 +6,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from tiny_base import rows, save_tiny_base, tiny_tokenizer
 
-from ssft.adapters.bundle import write_bundle
+from ssft.adapters.bundle_writer import write_bundle
 from ssft.adapters.card import card_text
 from ssft.adapters.loader import load_adapted
 from ssft.adapters.multi import MultiAdapterModel
