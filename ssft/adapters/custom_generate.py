@@ -15,9 +15,9 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, logits_process
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from ssft.adapters.bundle import LORA_WEIGHTS, Bundle, lora_target, read_bundle
+from ssft.adapters.bundle import read_bundle
 from ssft.adapters.fit import load_stream_modules
-from ssft.bases import base_fingerprint
+from ssft.adapters.foreign_model import check_lora, fingerprint_of, hooks_on, own_lora
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.engine import Engine, Route
 from ssft.decoding.request import Generation, Request
@@ -113,17 +113,18 @@ class StreamGenerate:
                 f"{bundle.path} is a LoRA without streams, which cannot draft; leave out custom_generate, or train it "
                 "with `ssft train`"
             )
-        if bundle.stream_config.mode == "lossless":
+        if bundle.text_lora is None:
             raise GenerationError(
-                f"{bundle.path}: mode is lossless, so there is a LoRA for the streams alone, which peft cannot apply so; "
-                "decode it with ssft.load_adapted, MultiAdapterModel or `ssft generate`"
+                f"{bundle.path}: mode is lossless, so the LoRA is for the streams alone, but peft applies it to the "
+                "text too; decode it with ssft.load_adapted or `ssft generate`"
             )
         base = peft_model.get_base_model() if hasattr(peft_model, "get_base_model") else peft_model
         bundle.stream_config.check_streams(base.config.num_hidden_layers)
-        bundle.check_base(base, _fingerprint(base, bundle, tokenizer))
-        _check_lora(base, bundle)
+        bundle.check_base(base, fingerprint_of(base, bundle, tokenizer))
+        check_lora(base, bundle)
         streams = load_stream_modules(bundle, base.config.hidden_size).to(base.device)
-        return cls(_hooks_on(base), streams, tree or bundle.tree)
+        route, own = own_lora(base, bundle)
+        return cls(hooks_on(base), streams, tree or bundle.tree, route, own)
 
     # generate() takes the arguments that it finds in this signature from the user's. attention_mask is therefore among
     # `model_kwargs`: generate() would not see a mask that it took, and make another.
@@ -330,64 +331,3 @@ def _tokens(value: Any) -> list[int]:
     """None, a token, several, or a tensor of them -> a list."""
     value = value.tolist() if isinstance(value, Tensor) else value
     return [] if value is None else list(value) if isinstance(value, list | tuple | set) else [value]
-
-
-# -- the model and its adapter --------------------------------------------------------------------------------------
-
-
-def _fingerprint(base: Any, bundle: Bundle, tokenizer: Any) -> dict[str, str]:
-    """The base as the bundle knows it; without a tokenizer that part counts as equal."""
-    name = getattr(base.config, "_name_or_path", "") or type(base).__name__
-    if tokenizer is not None:
-        return base_fingerprint(base, tokenizer, name)
-    fingerprint = base_fingerprint(base, SimpleNamespace(added_tokens_decoder={}, get_vocab=dict), name)
-    return {**fingerprint, "tokenizer_sha256": bundle.base["tokenizer_sha256"]}
-
-
-def _hooks_on(base: Any) -> StreamHooks:
-    """The stream hooks that are on the model already (a second set would insert the streams twice), or new ones."""
-    for hook in Backbone(base).layers[-1]._forward_hooks.values():
-        owner = getattr(hook, "__self__", None)
-        if isinstance(owner, StreamHooks):
-            return owner
-    return StreamHooks(base)
-
-
-def _check_lora(base: Any, bundle: Bundle) -> None:
-    """Raise unless exactly the bundle's LoRA is active in `base`, the model inside the `PeftModel`."""
-    why = "the streams were trained together with the LoRA and draft for its text"
-    layers = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
-    if not layers:
-        raise GenerationError(
-            f"the model has no LoRA layers (a bare base, or one with a LoRA merged and unloaded), but {why}; load it "
-            f"first: PeftModel.from_pretrained(base, {str(bundle.path)!r})"
-        )
-    if any(layer.merged for layer in layers.values()):
-        raise GenerationError(
-            f"the model's LoRA is merged into its weights, where it cannot be told which one it is, but {why}; call "
-            "unmerge_adapter() first"
-        )
-    if any(layer.disable_adapters for layer in layers.values()):
-        raise GenerationError(f"the model's LoRA is disabled, but {why}; enable it before StreamGenerate.from_adapter")
-    active = sorted({name for layer in layers.values() for name in layer.active_adapters})
-    if len(active) != 1 or not _is_lora(layers, bundle, active[0]):
-        loaded = sorted({name for layer in layers.values() for name in layer.lora_A})
-        fitting = [name for name in loaded if _is_lora(layers, bundle, name)]
-        knob = f"set_adapter({fitting[0]!r})" if fitting else f"load_adapter({str(bundle.path)!r}, ...) and set_adapter"
-        raise GenerationError(
-            f"the model's active adapter {', '.join(active) or '(none)'} is not the LoRA of {bundle.path}, but {why}; "
-            f"call {knob} first"
-        )
-
-
-def _is_lora(layers: dict[str, Any], bundle: Bundle, name: str) -> bool:
-    """Whether the adapter `name` has the bundle's weights, up to the rounding of a narrower type."""
-    for key, saved in bundle.lora_weights.items():
-        module, kind = lora_target(bundle.path / LORA_WEIGHTS, key)
-        weights = getattr(layers.get(module), kind, {})
-        if name not in weights or weights[name].weight.shape != saved.shape:
-            return False
-        loaded = weights[name].weight.detach().float()
-        if not torch.allclose(loaded, saved.to(loaded), rtol=1e-2, atol=1e-5):
-            return False
-    return True

@@ -109,6 +109,12 @@ class LoraWeights:
         }
 
 
+def linear_of(model: Any, name: str) -> nn.Module:
+    """Module `name` of the bare base, also where peft has put a LoRA of its own around it."""
+    module: nn.Module = model.get_submodule(name)
+    return getattr(module, "base_layer", module)
+
+
 def is_linear(module: nn.Module) -> bool:
     """Whether the low-rank sum can be added to a module: nn.Linear (bitsandbytes' are ones too), GPT-2's Conv1D."""
     return isinstance(module, (nn.Linear, Conv1D))
@@ -116,7 +122,7 @@ def is_linear(module: nn.Module) -> bool:
 
 def device_of(model: nn.Module, name: str) -> torch.device:
     """The device that module `name` computes on."""
-    module: Any = model.get_submodule(name)
+    module: Any = linear_of(model, name)
     device = module.weight.device
     if device.type != "meta":
         return device
@@ -150,7 +156,7 @@ def _pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
     for name, pair in pairs.items():
         if len(pair) != 2:
             raise BundleError(f"{file}: {name} has {next(iter(pair))} alone; the file is incomplete")
-        layer = model.get_submodule(name)
+        layer = linear_of(model, name)
         if not is_linear(layer):
             raise BundleError(
                 f"{file}: holds a LoRA of {name}, a {type(layer).__name__}; only linear layers can have one here"

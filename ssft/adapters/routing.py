@@ -40,7 +40,8 @@ class LoraRouter:
 
     def __init__(self, model: nn.Module) -> None:
         self._handles: list[Any] = [
-            module.register_forward_hook(_low_rank_hook(name))
+            # Where peft has wrapped a module, it is known by the wrapper's name.
+            module.register_forward_hook(_low_rank_hook(name.removesuffix(".base_layer"), self))
             for name, module in model.named_modules()
             if is_linear(module)
         ]
@@ -61,6 +62,13 @@ class LoraRouter:
             _ROUTE.reset(token)
 
 
+def router_on(model: nn.Module) -> LoraRouter | None:
+    """The router whose hooks are on `model` already; those of a second one would add every product twice."""
+    hooks = (hook for module in model.modules() for hook in module._forward_hooks.values())
+    owners = (getattr(hook, "router", None) for hook in hooks)
+    return next((owner for owner in owners if isinstance(owner, LoraRouter)), None)
+
+
 def _route(adapters: Sequence[LoraWeights | None]) -> _Route | None:
     """Runs of equal adapters; None where all rows are bare."""
     runs = []
@@ -74,7 +82,7 @@ def _route(adapters: Sequence[LoraWeights | None]) -> _Route | None:
     return _Route(len(adapters), tuple(runs)) if runs else None
 
 
-def _low_rank_hook(name: str) -> Any:
+def _low_rank_hook(name: str, router: LoraRouter) -> Any:
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         route = _ROUTE.get()
         if route is None:
@@ -89,6 +97,7 @@ def _low_rank_hook(name: str) -> Any:
             if (layer := weights.stream_layers.get(name)) is not None:
                 _add_to_streams(layer, x, out, rows, begin, end)
 
+    setattr(hook, "router", router)  # noqa: B010 (a function has no such attribute for mypy)
     return hook
 
 

@@ -218,10 +218,22 @@ def test_medusa_heads_may_read_its_main_state(shelf, own):
     check_adapter(load_adapted(own, str(shelf.base), dtype="float32"))
 
 
-def test_transformers_own_generate_cannot_route_it(shelf, own):
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(shelf.base), own)
-    with pytest.raises(GenerationError, match=r"a LoRA for the streams alone.*MultiAdapterModel"):
-        StreamGenerate.from_adapter(model, own)
+def test_transformers_own_generate_decodes_with_it(shelf, own):
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(shelf.base), own).eval()
+    alone = load_adapted(own, str(shelf.base), dtype="float32").decoder()
+    expected = [alone.generate([ids], TOKENS)[0] for ids in PROMPTS]
+    # A second one on the same model must not add the products twice.
+    for generate in [StreamGenerate.from_adapter(model, own) for _ in range(2)]:
+        for ids, output in zip(PROMPTS, expected, strict=True):
+            found = model.generate(
+                input_ids=torch.tensor([ids]), max_new_tokens=TOKENS, eos_token_id=None, custom_generate=generate
+            )
+            assert found[0, len(ids) :].tolist() == output.token_ids
+            assert generate.last[0].accepted == output.accepted
+    # Outside of such a call the model is peft's own.
+    model.generation_config.eos_token_id = None
+    plain = model.generate(input_ids=torch.tensor([PROMPTS[0]]), do_sample=False, max_new_tokens=TOKENS)
+    assert plain[0, len(PROMPTS[0]) :].tolist() == expected[0].token_ids
 
 
 def change_all(folder, name, function):
