@@ -28,7 +28,7 @@ demo: setup
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-# The adapters that ship, from the start, and the plain LoRAs that their answers are compared with (outputs/start/sql_twin,
+# The adapters that ship, from the start, and the plain LoRAs that their answers are compared with (outputs/start/sql,
 # e2e_nlg, dialogsum). Interrupted, the same command goes on; what is finished below outputs/ is not made again. DATA holds
 # NAME/train.jsonl.gz and NAME/validation.jsonl.gz.
 #
@@ -40,23 +40,11 @@ VALIDATION = data.validation=$(DATA)/$*/validation.jsonl.gz
 OWN_dialogsum := --limit 600 --max-new-tokens 128
 FINISHED := adapter_config.json
 
-retrain-sql: outputs/start/sql_twin/$(FINISHED)
 retrain-sql retrain-e2e_nlg retrain-dialogsum: retrain-%: outputs/%/$(FINISHED)
 
-# Three stages: LoRA and streams together, then on from there with less and less weight on the streams, which gives the
-# LoRA back to its answers.
-SECOND := training.seed=2 data.max_train_rows=1200 training.learning_rate=1e-3 training.stream_learning_rate=2e-3 \
-    training.stream_loss_weight=0.02
-THIRD := training.seed=3 data.max_train_rows=1400 training.stream_learning_rate=2e-3 training.stream_loss_weight=0.005
-
-outputs/sql/$(FINISHED): outputs/%/$(FINISHED): outputs/start/%_2/$(FINISHED)
-	$(SSFT) train $* adapter=outputs/start/$*_2 $(REFERENCES) $(THIRD) --output outputs/$* --resume
-outputs/start/sql_2/$(FINISHED): outputs/start/%_2/$(FINISHED): outputs/start/%/$(FINISHED)
-	$(SSFT) train $* adapter=outputs/start/$* $(REFERENCES) $(SECOND) --output outputs/start/$*_2 --resume
-outputs/start/sql_twin/$(FINISHED): outputs/start/sql/$(FINISHED)
-	$(SSFT) train outputs/start/sql/run.yaml method=lora --output outputs/start/sql_twin --resume
-outputs/start/sql/$(FINISHED): outputs/start/%/$(FINISHED): | setup
-	$(SSFT) train $* $(REFERENCES) --output outputs/start/$* --resume
+# A query forgives nothing: the plain LoRA stays as it is, and the streams get a LoRA of their own.
+outputs/sql/$(FINISHED): outputs/%/$(FINISHED): outputs/start/%/$(FINISHED)
+	$(SSFT) train $*_streams $(REFERENCES) --output outputs/$* --resume
 
 # Where the answer is open, streams learn from what their own model says: a plain LoRA learns the task, its greedy
 # answers become the rows, and from its values the adapter begins.
@@ -68,7 +56,7 @@ outputs/own/%.jsonl: outputs/start/%/$(FINISHED)
 	$(SSFT) generate outputs/start/$* --base smollm2-135m --dtype float32 --batch-size 8 --for-training \
 	    --data $(DATA)/$*/train.jsonl.gz $(OWN_$*) --output $@
 
-outputs/start/e2e_nlg/$(FINISHED) outputs/start/dialogsum/$(FINISHED): outputs/start/%/$(FINISHED): | setup
+outputs/start/sql/$(FINISHED) outputs/start/e2e_nlg/$(FINISHED) outputs/start/dialogsum/$(FINISHED): outputs/start/%/$(FINISHED): | setup
 	$(SSFT) train $* method=lora $(REFERENCES) --output outputs/start/$* --resume
 
 .PRECIOUS: outputs/own/%.jsonl

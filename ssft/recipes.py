@@ -110,6 +110,11 @@ class Recipe:
 
     def _check_method(self) -> None:
         """Raise `ConfigError` for a setting that `method` would silently leave unused, or cannot work with."""
+        if self.save_dtype != "auto" and self.method not in ("streams", "lora"):
+            raise ConfigError(
+                f"save_dtype={self.save_dtype} has no effect with method={self.method}, which writes no LoRA; leave it "
+                "out"
+            )
         reads = SECTIONS_READ[self.method]
         for section, key in self.explicit:
             if section in SECTIONS and section not in ("data", "training", *reads):
@@ -132,11 +137,6 @@ class Recipe:
             raise ConfigError(
                 f"adapter={self.adapter} has no effect with method=draft, which trains layers of the bare base; leave "
                 "it out or choose another method"
-            )
-        if self.save_dtype != "auto" and self.method not in ("streams", "lora"):
-            raise ConfigError(
-                f"save_dtype={self.save_dtype} has no effect with method={self.method}, which writes no LoRA; leave it "
-                "out"
             )
         if self.method == "draft" and self.quantization != "none":
             raise ConfigError(

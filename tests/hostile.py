@@ -213,7 +213,15 @@ _JSON = {
 }
 
 _SETTINGS = {
-    "newer format": (settings(format_version=2), "format_version is 2, this ssft reads 1; a newer bundle needs"),
+    "newer format": (settings(format_version=3), "format_version is 3, this ssft reads 1 and 2; a newer bundle needs"),
+    "half of format 2": (
+        settings(format_version=2),
+        "format_version 2 with streams.mode='shared'; streams with a LoRA",
+    ),
+    "a stray LoRA": (
+        holds("stream_lora.safetensors", b""),
+        "stream_lora.safetensors: .* has format_version 1, in which",
+    ),
     "format true": (settings(format_version=True), "format_version is True"),
     "format of text": (settings(format_version="1"), "format_version is '1'"),
     "format without": (settings(format_version=None), "format_version is None"),

@@ -334,7 +334,10 @@ def test_a_run_file_of_streams_is_what_it_always_was():
             r"medusa\.num_heads has no effect with method=streams, which reads data, training",
         ),
         (["draft.layers=first"], r"draft\.layers has no effect with method=streams"),
-        (["adapter=x", "training.mode=lossless"], r"adapter=x with training\.mode=lossless: the text of a lossless"),
+        (
+            ["method=draft", "save_dtype=float16"],
+            r"save_dtype=float16 has no effect with method=draft",
+        ),
         (["method=lora", "draft.num_layers=2"], r"draft\.num_layers has no effect with method=lora"),
         (
             ["method=draft"],

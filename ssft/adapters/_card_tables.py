@@ -20,10 +20,11 @@ def measured_section(results: Results) -> list[str]:
         rows = [row for row in results.speed if row.device == device]
         lines += [f"Speed and identity on {plain(device)}:", "", *_speed_table(rows, numbers), ""]
     if results.quality:
-        lines += ["Quality, in percent, with 95 % intervals; the twin is the same training without streams:", ""]
-        lines += [*_quality_table(results.quality, numbers), ""]
         unlike = dict.fromkeys(row.twin_unlike for row in results.quality if row.twin_unlike)
-        lines += [line for text in unlike for line in (f"What else differs in the twin's training: {plain(text)}.", "")]
+        twin = "a plain LoRA (below)" if unlike else "the same training without streams"
+        lines += [f"Quality, in percent, with 95 % intervals; the twin is {twin}:", ""]
+        lines += [*_quality_table(results.quality, numbers), ""]
+        lines += [line for text in unlike for line in (f"The twin: {plain(text)}.", "")]
     listing = "\n".join(f"{' '.join(command.split())}   # [{number}]" for command, number in numbers.items())
     return [*lines, "Made by:", "", *fenced("bash", listing), ""]
 

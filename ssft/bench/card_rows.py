@@ -86,7 +86,8 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
             "precision and device; measure both alike and give the adapter's result too"
         )
     trained = facts("trained_on", dict) if "trained_on" in value else {}
-    unlike = _unlike(trained, training_of(bundle.provenance), value.get("adapter_sha256"))
+    kept = bundle.stream_lora is not None
+    unlike = _unlike(trained, training_of(bundle.provenance), value.get("adapter_sha256"), kept)
     scores = {(row.key, row.metric): found for path in own for row, found in _scored(path, bundle)}
 
     def beside(row: QualityRow, twin: QualityRow) -> QualityRow:
@@ -101,11 +102,12 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
     return [beside(row, twins[row.metric]) if same(row) else row for row in quality]
 
 
-def _unlike(twin: dict[str, Any], own: dict[str, str], twin_sha256: Any) -> str:
+def _unlike(twin: dict[str, Any], own: dict[str, str], twin_sha256: Any, kept: bool) -> str:
     """What is not the same in the two trainings, in words; empty if all is."""
     found = []
     if twin_sha256 and own.get("began_from") == twin_sha256:
-        return f"it is the plain LoRA that the adapter began from, trained on {twin.get('name', 'data not told')}"
+        did = "keeps" if kept else "began from"
+        return f"it is the plain LoRA that the adapter {did}, trained on {twin.get('name', 'data not told')}"
     if not twin.get("name"):
         found.append("trained on data that are not told")
     elif any(twin.get(key) != own.get(key) for key in ("name", "sha256")):

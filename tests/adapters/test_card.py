@@ -140,7 +140,7 @@ def test_speed_up_and_twin(bundle, tmp_path):
     twin = {"twin": 61, "twin_low": 46, "twin_high": 76, "difference": 1.5, "difference_low": -2, "difference_high": 5}
     results.quality = [replace(results.quality[0], **twin, twin_command="ssft eval twin", twin_unlike="trained on b")]
     rows = tables(card_text(bundle, results))
-    assert "What else differs in the twin's training: trained on b." in card_text(bundle, results)
+    assert "The twin: trained on b." in card_text(bundle, results)
     assert rows["streaming"][1] == "1.83 (1.60 - 2.04) x plain, 3 rounds"
     assert rows["plain"][1] == "1 (baseline)"
     assert rows["exact\\_match"][1:3] == ["61.00 (46.00 - 76.00)", "1.50 (-2.00 - 5.00)"]

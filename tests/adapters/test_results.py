@@ -182,6 +182,9 @@ def test_a_twin_of_another_training_is_told(bundle, tmp_path):
     bundle.provenance = {"data": {"train": other}, "steps": 30, "adapter": start}
     (row,) = with_twin(save(tmp_path / "t.json", {**twin_facts(bundle), "trained_on": same}), quality, bundle)
     assert row.twin_unlike == "it is the plain LoRA that the adapter began from, trained on train.jsonl"
+    bundle.stream_lora = {"r": 2}
+    (row,) = with_twin(save(tmp_path / "t.json", {**twin_facts(bundle), "trained_on": same}), quality, bundle)
+    assert row.twin_unlike == "it is the plain LoRA that the adapter keeps, trained on train.jsonl"
 
 
 @pytest.mark.parametrize(
