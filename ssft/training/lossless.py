@@ -1,6 +1,7 @@
 """Lossless mode in training: the LoRA acts on stream rows only (paper §3.2.4).
 
-The main stream runs as the base alone, so the decoded text is the base's own; LoRA and P_j learn nothing but to draft.
+The main stream runs without it, so the decoded text is the base's own, or that of an adapter which the run keeps under
+it (`adapters/warm_start.py`); LoRA and P_j learn nothing but to draft.
 A stream exists only from layer N−N_s up, so below it a LoRA would never be used.
 """
 

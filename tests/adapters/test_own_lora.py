@@ -206,6 +206,7 @@ def test_counts_card_and_inspection_tell_the_two_apart(shelf, own):
     assert bundle.extra_parameters == 3 * 64 + extra
     assert bundle.lora_parameters == sum(t.numel() for t in load_file(shelf.plain / LORA).values())
     text = card_text(bundle)
+    assert "| the LoRA | the adapter plain, kept as it was, in float32 |" in text
     assert "decodes the same greedy text" in text
     assert "| the streams' own LoRA: rank, parameters | 2, " + f"{extra:,} |" in text
     assert "PeftModel.from_pretrained" in text
