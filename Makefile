@@ -48,10 +48,12 @@ outputs/sql/$(FINISHED): outputs/%/$(FINISHED): outputs/start/%/$(FINISHED)
 	$(SSFT) train $*_streams $(REFERENCES) save_dtype=float16 --output outputs/$* --resume
 
 # Where the answer is open, streams learn from what their own model says: a plain LoRA learns the task, its greedy
-# answers become the rows, and from its values the adapter begins.
+# answers become the rows, and over it come streams with a LoRA of their own (e2e_nlg), or both go on from its values.
 outputs/e2e_nlg/$(FINISHED) outputs/dialogsum/$(FINISHED): outputs/%/$(FINISHED): outputs/own/%.jsonl
-	$(SSFT) train $* adapter=outputs/start/$* data.train=$< $(VALIDATION) $(FROM_START) --output outputs/$* --resume
-FROM_START := training.learning_rate=2e-3 training.stream_loss_weight=0.1 training.stream_loss_warmup_ratio=0.1
+	$(SSFT) train $* adapter=outputs/start/$* data.train=$< $(VALIDATION) $(STREAMS_$*) --output outputs/$* --resume
+STREAMS_e2e_nlg := training.mode=lossless training.stream_supervision=main training.num_msa_layers=12 lora.r=8 \
+    lora.lora_alpha=16 training.learning_rate=2e-3 training.stream_loss_weight=0.1 training.max_steps=600 save_dtype=float16
+STREAMS_dialogsum := training.learning_rate=2e-3 training.stream_loss_weight=0.1 training.stream_loss_warmup_ratio=0.1
 
 outputs/own/%.jsonl: outputs/start/%/$(FINISHED)
 	$(SSFT) generate outputs/start/$* --base smollm2-135m --dtype float32 --batch-size 8 --for-training \
