@@ -81,7 +81,7 @@ class Bundle:
     `lora` and `lora_weights` are what plain peft loads; `stream_lora` and its weights the LoRA of the streams' own,
     where there is one. `weights_sha256` covers the JSON configs and all safetensors files: a folder that is read again
     with another hash was changed. The tensors stay until `release`; the counts stay for good: parameters of the LoRA,
-    those beside it, of which P_j and f_η, and the bytes of all safetensors files.
+    those beside it, of which P_j and f_η, the LoRA's type, and the bytes of all safetensors files.
     """
 
     path: Path
@@ -101,9 +101,11 @@ class Bundle:
     lora_parameters: int = field(init=False)
     extra_parameters: int = field(init=False)
     stream_parameters: int = field(init=False)
+    lora_dtype: str = field(init=False)
     released: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        self.lora_dtype = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in self.lora_weights.values()}))
         self.lora_parameters = sum(t.numel() for t in self.lora_weights.values())
         self.stream_parameters = sum(t.numel() for t in self.stream_weights.values())
         own = sum(t.numel() for t in self.stream_lora_weights.values())

@@ -227,7 +227,7 @@ def _training(bundle: Bundle) -> list[str]:
     began = source.get("adapter")
     if isinstance(began, dict) and isinstance(began.get("name"), str):
         how = "began from" if bundle.stream_lora is None else "the LoRA"
-        kept = "" if bundle.stream_lora is None else f", kept as it was, in {_dtype(bundle)}"
+        kept = "" if bundle.stream_lora is None else f", kept as it was, in {bundle.lora_dtype}"
         rows.append((how, plain(f"the adapter {began['name']}{kept}")))
     if count is not None:
         rows.append(("trained on", f"{count:,.0f} rows of {plain(_source(bundle, 'train') or 'data without a name')}"))
@@ -255,12 +255,6 @@ def _training(bundle: Bundle) -> list[str]:
     has_run = (bundle.path / RUN).is_file() and (bundle.path / RUN).stat().st_size
     again = f"`ssft train {RUN}` runs it again; " if has_run else ""
     return [*lines, f"{again}`{PROVENANCE}` holds versions, hashes of the data and the whole history.", ""]
-
-
-def _dtype(bundle: Bundle) -> str:
-    """The type in which the LoRA of the text is written."""
-    found = {str(tensor.dtype).removeprefix("torch.") for tensor in bundle.lora_weights.values()}
-    return ", ".join(sorted(found))
 
 
 def _licence(bundle: Bundle, results: Results) -> list[str]:

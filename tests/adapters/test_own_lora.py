@@ -205,7 +205,9 @@ def test_counts_card_and_inspection_tell_the_two_apart(shelf, own):
     assert bundle.format_version == 2
     assert bundle.extra_parameters == 3 * 64 + extra
     assert bundle.lora_parameters == sum(t.numel() for t in load_file(shelf.plain / LORA).values())
+    bundle.release()
     text = card_text(bundle)
+    bundle = read_bundle(own)
     assert "| the LoRA | the adapter plain, kept as it was, in float32 |" in text
     assert "decodes the same greedy text" in text
     assert "| the streams' own LoRA: rank, parameters | 2, " + f"{extra:,} |" in text
