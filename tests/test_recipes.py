@@ -74,9 +74,9 @@ def test_head_comment_has_launch_line_and_override(name):
     assert re.search(r"^Expected .*minutes", head, flags=re.M)
 
 
-@pytest.mark.parametrize("method", ["medusa", "draft"])
-def test_a_peer_s_recipe_has_the_data_of_the_adapter_s(method):
-    main, peer = (load_recipe(name).data for name in ("sql", f"baselines/{method}_sql"))
+@pytest.mark.parametrize("recipe", ["baselines/medusa_sql", "baselines/draft_sql", "sql_streams"])
+def test_a_recipe_over_an_adapter_has_the_adapter_s_data(recipe):
+    main, peer = (load_recipe(name).data for name in ("sql", recipe))
     for key in ("train", "revision", "prompt_template", "completion_template", "validation", "validation_fraction"):
         assert getattr(peer, key) == getattr(main, key), key
 

@@ -1,6 +1,6 @@
 """What the user wrote into an adapter's folder: the notes below the card, and what `results.json` says of licences.
 
-It outlives the card that is written again (`card.py`) and the bundle that is trained again (`bundle_writer.write_bundle`).
+It outlives the card that is written again (`card.py`) and the bundle that is trained again (`bundle_writer.py`).
 """
 
 import json

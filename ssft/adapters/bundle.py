@@ -11,27 +11,19 @@ safetensors and JSON only: nothing in a bundle is ever executed. Everything is c
 a foreign folder must not do to the reader (`_files.py`) included.
 """
 
-import json
 import os
 import shlex
-import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ssft._write import replace_folder
-from ssft.adapters._files import MAX_WEIGHTS, AdapterFiles, all_finite, stamp
+from ssft.adapters._files import MAX_WEIGHTS, AdapterFiles, stamp
 from ssft.adapters._lora_config import check_patterns, check_types, lora_rank
-from ssft.adapters._notes import carried_over
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError
 from ssft.streams.config import StreamConfig
-from ssft.streams.modules import CONTAINER, streams_of
 
 FORMAT_VERSION, OWN_LORA_VERSION = 1, 2
 """What a bundle says of itself: 2 where streams have a LoRA of their own, which a reader of format 1 would miss."""
@@ -81,7 +73,7 @@ class Bundle:
     `lora` and `lora_weights` are what plain peft loads; `stream_lora` and its weights the LoRA of the streams' own,
     where there is one. `weights_sha256` covers the JSON configs and all safetensors files: a folder that is read again
     with another hash was changed. The tensors stay until `release`; the counts stay for good: parameters of the LoRA,
-    those beside it, of which P_j and f_η, the LoRA's type, and the bytes of all safetensors files.
+    those beside it, of which the streams' own LoRA, the first LoRA's type, and the bytes of all safetensors files.
     """
 
     path: Path
@@ -100,16 +92,15 @@ class Bundle:
     stamps: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     lora_parameters: int = field(init=False)
     extra_parameters: int = field(init=False)
-    stream_parameters: int = field(init=False)
+    stream_lora_parameters: int = field(init=False)
     lora_dtype: str = field(init=False)
     released: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.lora_dtype = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in self.lora_weights.values()}))
         self.lora_parameters = sum(t.numel() for t in self.lora_weights.values())
-        self.stream_parameters = sum(t.numel() for t in self.stream_weights.values())
-        own = sum(t.numel() for t in self.stream_lora_weights.values())
-        self.extra_parameters = self.stream_parameters + own
+        self.stream_lora_parameters = sum(t.numel() for t in self.stream_lora_weights.values())
+        self.extra_parameters = self.stream_lora_parameters + sum(t.numel() for t in self.stream_weights.values())
 
     @property
     def text_lora(self) -> LoraPart | None:
@@ -263,13 +254,13 @@ def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundl
     has_own = version == OWN_LORA_VERSION
     if has_own and streams.mode != "lossless":
         raise BundleError(
-            f"{folder / SSFT_CONFIG}: format_version {version} with streams.mode={streams.mode!r}; streams with a LoRA of "
-            "their own have the mode 'lossless'"
+            f"{folder / SSFT_CONFIG}: format_version {version} with streams.mode={streams.mode!r}; streams with a LoRA "
+            "of their own have the mode 'lossless'"
         )
     if not has_own and (stray := [n for n in (STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS) if files.exists(n)]):
         raise BundleError(
-            f"{folder / stray[0]}: {SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of their own; "
-            "one of the two files is from another bundle"
+            f"{folder / stray[0]}: {SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of their "
+            "own; one of the two files is from another bundle"
         )
     base = settings.get("base")
     needed = ("id", "architecture", "config_sha256", "tokenizer_sha256")
@@ -286,7 +277,10 @@ def read_bundle(path: str | os.PathLike[str], *, outline: bool = False) -> Bundl
     stream_lora = _read_lora_config(files, STREAM_LORA_CONFIG) if has_own else None
     weights = tensors(LORA_WEIGHTS)
     stream_weights = tensors(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
-    own: dict[str, Any] = {"stream_lora": stream_lora, "stream_lora_weights": tensors(STREAM_LORA_WEIGHTS) if has_own else {}}
+    own: dict[str, Any] = {
+        "stream_lora": stream_lora,
+        "stream_lora_weights": tensors(STREAM_LORA_WEIGHTS) if has_own else {},
+    }
     provenance = files.json(PROVENANCE, hashed=False) if files.exists(PROVENANCE) else {}
     return Bundle(
         folder, version, streams, tree, base, lora, weights, stream_weights, provenance, **own, **_state(files)

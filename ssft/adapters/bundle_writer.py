@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,13 +76,12 @@ def write_bundle(
         folder = Path(scratch) / "bundle"
         with _without_streams(peft_model):
             peft_model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
-        own = json.loads((folder / LORA_CONFIG).read_text()), load_file(folder / LORA_WEIGHTS)
-        if text_lora is None:
-            version, loras = FORMAT_VERSION, {LORA_CONFIG: own}
-        else:
-            version = OWN_LORA_VERSION
-            loras = {LORA_CONFIG: (text_lora.config, text_lora.weights), STREAM_LORA_CONFIG: own}
-        for (name, (config, tensors)), file in zip(loras.items(), (LORA_WEIGHTS, STREAM_LORA_WEIGHTS), strict=False):
+        trained = json.loads((folder / LORA_CONFIG).read_text()), load_file(folder / LORA_WEIGHTS)
+        version, places = FORMAT_VERSION, {(LORA_CONFIG, LORA_WEIGHTS): trained}
+        if text_lora is not None:
+            version, places[LORA_CONFIG, LORA_WEIGHTS] = OWN_LORA_VERSION, (text_lora.config, text_lora.weights)
+            places[STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS] = trained
+        for (name, file), (config, tensors) in places.items():
             # peft stores where the base lay on this machine.
             _write_json(folder / name, {**config, "base_model_name_or_path": base["id"]})
             save_lora(folder / file, tensors, save_dtype)

@@ -213,15 +213,16 @@ def _training(bundle: Bundle) -> list[str]:
     assert streams is not None
     adapted = bundle.lora.get("target_modules")
     modules = ", ".join(sorted(map(str, adapted))) if isinstance(adapted, list) else str(adapted)
+    beside = bundle.extra_parameters - bundle.stream_lora_parameters  # P_j and f_η
     rows = [
         ("streams γ, layers N_s", f"{streams.num_streams}, {streams.num_msa_layers}"),
         ("LoRA rank, modules", plain(f"{bundle.lora['r']}; {modules}")),
-        ("parameters: LoRA, streams", f"{bundle.lora_parameters:,}, {bundle.stream_parameters:,}"),
+        ("parameters: LoRA, streams", f"{bundle.lora_parameters:,}, {beside:,}"),
         ("weights", f"{bundle.weights_bytes / 1e6:,.1f} MB"),
         ("draft tree", f"{bundle.tree.kind}, {bundle.tree.max_nodes} nodes"),
     ]
     if bundle.stream_lora is not None:
-        own = f"{bundle.stream_lora['r']}, {bundle.extra_parameters - bundle.stream_parameters:,}"
+        own = f"{bundle.stream_lora['r']}, {bundle.stream_lora_parameters:,}"
         rows.insert(3, ("the streams' own LoRA: rank, parameters", plain(own)))
     count, steps, seconds = (_count(source, key) for key in ("train_rows", "steps", "train_seconds"))
     began = source.get("adapter")

@@ -5,11 +5,9 @@ import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, logits_process
@@ -23,7 +21,6 @@ from ssft.decoding.engine import Engine, Route
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.request import LogitsProcessor as Processor
 from ssft.errors import GenerationError
-from ssft.streams.families import Backbone
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import StreamModules
 
@@ -101,7 +98,8 @@ class StreamGenerate:
         """Streams of the bundle `adapter` for a model that has the bundle's LoRA loaded and active.
 
         `tree` defaults to the bundle's own; `tokenizer`, if given, is checked to be the one of the training. The model
-        gets hooks (`StreamGenerate.hooks.remove()` takes them off); two adapters of one model share them.
+        gets hooks (`StreamGenerate.hooks.remove()` takes them off); two adapters of one model share them. A LoRA of the
+        streams' own has hooks beside them that stay, and return at once outside of such a call.
 
         Raises:
             BundleError: the folder is damaged, or made for another base.

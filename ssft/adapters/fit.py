@@ -1,4 +1,4 @@
-"""Whether a bundle fits a base, and its streams as modules there; nothing of a stranger's takes memory before it does."""
+"""Whether a bundle fits a base, and its streams as modules there; what does not fit takes no memory."""
 
 import os
 from typing import Any

@@ -19,7 +19,6 @@ from ssft.adapters._lora_config import check_low_rank, lora_scaling, lora_target
 from ssft.adapters.bundle import Bundle, LoraPart, lora_target
 from ssft.errors import BundleError
 
-
 Key = tuple[str, bool]
 """Of a layer: the module's name in the base, and whether stream rows alone run with it."""
 
@@ -75,8 +74,8 @@ class LoraWeights:
         weights = _pack(layers, {key: device_of(model, key[0]) for key in layers}, dtype)
         if dtype != held and not all(map(all_finite, weights.buffers)):
             raise BundleError(
-                f"{bundle.loras[0].weights_file}: holds values of {held} beyond the range of {dtype}, in which the base "
-                "computes; load the base with --dtype bfloat16 or float32"
+                f"{bundle.loras[0].weights_file}: holds values of {held} beyond the range of {dtype}, in which the "
+                "base computes; load the base with --dtype bfloat16 or float32"
             )
         return weights.to_devices(model)
 
@@ -107,6 +106,20 @@ class LoraWeights:
         return {(name, False): layer for name, layer in self.layers.items()} | {
             (name, True): layer for name, layer in self.stream_layers.items()
         }
+
+
+def product_hook(layer: LoraLayer, dtype: torch.dtype) -> Any:
+    """A forward hook that adds the layer's product to every row, computed in `dtype`, the model's own type.
+
+    Never in place and without a context, so that autograd and compilers can follow it.
+    """
+    down, up, scaling = layer.down.to(dtype), layer.up.to(dtype), layer.scaling
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        product: Tensor = scaling * (args[0] @ down.T @ up.T)
+        return output + product.to(output.dtype)
+
+    return hook
 
 
 def linear_of(model: Any, name: str) -> nn.Module:

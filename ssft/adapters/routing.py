@@ -7,8 +7,8 @@ tensors, so that a switch is another context and costs the same however many ada
     rows 0 1 2 | 3 4 | 5        runs (0, 3, sql) (3, 5, mr), row 5 bare
     out[0:3] += s·(x[0:3] Aᵀ) Bᵀ with sql's A, B, s;  out[3:5] with mr's
 
-A LoRA of the streams' own (lossless mode, paper §3.2.4) adds its product to the stream rows only: the main rows stay what
-the base, or the adapter's other LoRA, makes of them.
+A LoRA of the streams' own (lossless mode, paper §3.2.4) adds its product to the stream rows only: the main rows stay
+what the base, or the adapter's other LoRA, makes of them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -6,15 +6,14 @@ is, under a LoRA of the streams' own (mode lossless): the text is then that adap
 
 from typing import Any
 
-import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssft.adapters._lora_config import check_low_rank, lora_rank, lora_scaling
 from ssft.adapters.bundle import LORA_CONFIG, LORA_WEIGHTS, Bundle, lora_target
 from ssft.adapters.fit import load_stream_modules, read_fitting
 from ssft.adapters.hub import resolve_adapter
-from ssft.adapters.lora import LoraLayer, LoraWeights
+from ssft.adapters.lora import LoraWeights, product_hook
 from ssft.errors import ConfigError
 from ssft.streams.modules import CONTAINER, streams_of
 
@@ -36,23 +35,14 @@ def read_start(adapter: str, model: Any, fingerprint: dict[str, str]) -> Bundle:
     return bundle
 
 
-def hold(model: nn.Module, start: Bundle) -> None:
+def hold(model: Any, start: Bundle) -> None:
     """Let every row of `model` (the bare base) run with the text's LoRA of `start`, frozen, whatever trains over it.
 
     By hooks of their own on the base's linear modules: peft, which wraps these modules later, its checkpoints and its
     gates for the streams' rows know nothing of it.
     """
     for name, layer in LoraWeights.from_bundle(start, model).layers.items():
-        model.get_submodule(name).register_forward_hook(_frozen_product(layer))
-
-
-def _frozen_product(layer: LoraLayer) -> Any:
-    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        down, up = layer.down.to(args[0].dtype), layer.up.to(args[0].dtype)
-        product: Tensor = (args[0] @ down.T @ up.T) * layer.scaling
-        return output + product.to(output.dtype)
-
-    return hook
+        model.get_submodule(name).register_forward_hook(product_hook(layer, model.dtype))
 
 
 def begin_from(peft_model: Any, start: Bundle, adapter: str = "default") -> None:
@@ -85,8 +75,9 @@ def _check_same_modules(start: Bundle, fresh: set[str]) -> None:
     has, lacks = ("adapter", "run") if key in start.lora_weights else ("run", "adapter")
     targets = start.lora.get("target_modules")
     shown = ", ".join(sorted(targets)) if isinstance(targets, list) else targets
+    module = lora_target(start.path / LORA_WEIGHTS, key)[0]
     raise ConfigError(
-        f"adapter={start.path}: the {has} has a LoRA on {lora_target(start.path / LORA_WEIGHTS, key)[0]}, the {lacks} has none; set "
+        f"adapter={start.path}: the {has} has a LoRA on {module}, the {lacks} has none; set "
         f"lora.target_modules and its exceptions as the adapter has them: {shown}"
     )
 

@@ -44,7 +44,7 @@ def collect(adapter: str) -> dict[str, Any]:
         if bundle.stream_lora is None
         else {
             "r": bundle.stream_lora.get("r"),
-            "parameters": bundle.extra_parameters - bundle.stream_parameters,
+            "parameters": bundle.stream_lora_parameters,
         },
         "streams": streams,
         "tree": None if streams is None else bundle.tree.tree_dict(),

@@ -38,7 +38,7 @@ class StreamConfig:
         default="shared",
         metadata={
             "help": "'shared': main stream and streams run with the LoRA; 'lossless': the streams alone do, and the "
-            "text stays the base's own (paper §3.2.4)"
+            "text stays what it was, the base's own or that of the run's `adapter` (paper §3.2.4)"
         },
     )
 

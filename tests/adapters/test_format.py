@@ -42,8 +42,8 @@ EXPECTED = json.loads((FIXTURES / "bundle_v1.json").read_text())
 SHA256_2 = "33c5ddc4f7a3795d679253be356c1742b8338961a940cde80be9710eaa81ab7a"
 
 CHANGED = (
-    "{what} is not what this format of the adapter bundle has. Adapters that people trained are at stake: either undo the "
-    "change; or make it an optional key whose default means what its absence meant before, and add it here (and to "
+    "{what} is not what this format of the adapter bundle has. Adapters that people trained are at stake: either undo "
+    "the change; or make it an optional key whose default means what its absence meant before, and add it here (and to "
     "OPTIONAL); or give bundles with the change the next version, let read_bundle still read the old ones, keep "
     "tests/fixtures/bundle_v* as they are and add a fixture."
 )

@@ -1,4 +1,4 @@
-"""Streams with a LoRA of their own over a trained adapter: its text to the last token, and drafts besides (format 2)."""
+"""Streams with a LoRA of their own over a trained adapter: its text to the last token, and drafts too (format 2)."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from ssft.adapters.custom_generate import StreamGenerate
 from ssft.adapters.loader import load_adapted
 from ssft.adapters.lora import LoraWeights
 from ssft.baselines.medusa import check_adapter
-from ssft.errors import BundleError, ConfigError, GenerationError
+from ssft.errors import BundleError, ConfigError
 from ssft.recipes import load_recipe
 
 LORA, OWN = "adapter_model.safetensors", "stream_lora.safetensors"
@@ -178,9 +178,7 @@ def test_half_precision_on_disk(shelf, tmp_path):
     assert read_bundle(narrow).weights_bytes < 0.6 * read_bundle(wide).weights_bytes
     outputs = decoded(shelf.base, narrow)
     assert [output.token_ids for output in outputs] == peft_texts(shelf.base, narrow)
-    twin = trained(
-        shelf, "", tmp_path / "twin", "method=lora", "training.mode=shared", "save_dtype=bfloat16"
-    )
+    twin = trained(shelf, "", tmp_path / "twin", "method=lora", "training.mode=shared", "save_dtype=bfloat16")
     assert {t.dtype for t in load_file(twin / LORA).values()} == {torch.bfloat16}
 
 
@@ -264,14 +262,23 @@ def without(*names):
 
 
 DAMAGE = {
-    "format 1": (as_format_1, r"stream_lora_config.json: ssft_config.json has format_version 1, in which streams have no"),
+    "format 1": (
+        as_format_1,
+        r"stream_lora_config.json: ssft_config.json has format_version 1, in which streams have no",
+    ),
     "mode shared": (as_shared, r"format_version 2 with streams.mode='shared'; .*have the mode 'lossless'"),
     "no weights": (without(OWN), r"stream_lora.safetensors: missing"),
     "no config": (without("stream_lora_config.json"), r"stream_lora_config.json: missing"),
     "streams gone": (without("ssft_config.json", "streams.safetensors"), r"ssft_config.json: missing"),
     "NaN": (lambda folder: change_all(folder, OWN, lambda t: t * float("nan")), r"stream_lora.safetensors: .* NaN"),
-    "shape": (lambda folder: change_all(folder, OWN, lambda t: t[:, :1].contiguous()), r"stream_lora.safetensors: .* has shape"),
-    "rank": (lambda folder: change_json(folder, "stream_lora_config.json", r=3), r"the rank 3 of stream_lora_config.json"),
+    "shape": (
+        lambda folder: change_all(folder, OWN, lambda t: t[:, :1].contiguous()),
+        r"stream_lora.safetensors: .* has shape",
+    ),
+    "rank": (
+        lambda folder: change_json(folder, "stream_lora_config.json", r=3),
+        r"the rank 3 of stream_lora_config.json",
+    ),
     "types": (lambda folder: change_json(folder, "stream_lora_config.json", r="2"), r"stream_lora_config.json: r='2'"),
     "no lora": (
         lambda folder: change_json(folder, "stream_lora_config.json", peft_type="LOHA"),

@@ -94,8 +94,8 @@ def bundle(name):
 def test_it_is_small_and_whole(bundle):
     files = {path.name: path.stat().st_size for path in bundle.path.iterdir()}
     assert sum(files.values()) <= 6_000_000
-    own = {STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS} if bundle.stream_lora is None else set()
-    assert set(files) == set(BUNDLE_FILES) - own
+    absent = {STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS} if bundle.stream_lora is None else set()
+    assert set(files) == set(BUNDLE_FILES) - absent
     assert bundle.base["id"] == BASE
     assert bundle.stream_config is not None
 

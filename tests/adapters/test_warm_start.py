@@ -77,7 +77,9 @@ def test_an_adapter_with_streams_goes_on_with_them(shelf, tmp_path):
     # A twin takes the LoRA alone.
     names = [name for name, _ in runs.build_trainer(prepared(shelf, first, "method=lora")).model.named_parameters()]
     assert not [name for name in names if CONTAINER in name]
-    with pytest.raises(ConfigError, match=r"streams with num_streams=2, the run asks for 3; set training\.num_streams=2"):
+    with pytest.raises(
+        ConfigError, match=r"streams with num_streams=2, the run asks for 3; set training\.num_streams=2"
+    ):
         runs.build_trainer(prepared(shelf, first, "training.num_streams=3"))
 
 

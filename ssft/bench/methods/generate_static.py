@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from transformers import CompileConfig
 
-from ssft.adapters.lora import LoraLayer
+from ssft.adapters.lora import product_hook
 from ssft.bench.methods import Setting, _transformers
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, GenerationError
@@ -52,7 +52,7 @@ class Method(_transformers.GenerateMethod):
         lora = self.adapted.lora
         # What acts on streams alone is left out: there are none here.
         for name, layer in lora.layers.items() if lora is not None else ():
-            self.twin.get_submodule(name).register_forward_hook(_products(layer, self.twin.dtype))
+            self.twin.get_submodule(name).register_forward_hook(product_hook(layer, self.twin.dtype))
         self.length = 0
         # What was compiled for another model is of no use, and counts against the compiler's limit of variants.
         torch.compiler.reset()
@@ -96,13 +96,3 @@ def _without_hooks(model: nn.Module) -> Any:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             hooks.clear()
     return twin
-
-
-def _products(layer: LoraLayer, dtype: torch.dtype) -> Any:
-    """The same sum as `adapters/routing.py`, for every row."""
-    down, up, scaling = layer.down.to(dtype), layer.up.to(dtype), layer.scaling
-
-    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + scaling * (args[0] @ down.T @ up.T)
-
-    return hook

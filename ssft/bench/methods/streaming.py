@@ -28,8 +28,7 @@ class Method(plain.Method):
     def extra_parameters(self) -> int:
         """P_j and f_η, and the streams' own LoRA where they have one."""
         bundle = self.adapted.bundle
-        own = 0 if bundle is None else bundle.extra_parameters - bundle.stream_parameters
-        return int(self.adapted.streams.count()) + own
+        return int(self.adapted.streams.count()) + (0 if bundle is None else bundle.stream_lora_parameters)
 
     def extra_bytes(self) -> int:
         """The bundle's files of stream weights; nothing for streams that were never saved."""
