@@ -67,6 +67,7 @@ outputs/start/sql/$(FINISHED) outputs/start/e2e_nlg/$(FINISHED) outputs/start/di
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy ssft
 
 format: setup

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from ssft.quickstart import quickstart_rows
+from ssft.recipes.quickstart import quickstart_rows
 
 FOLDER = Path("outputs")
 ADAPTER = FOLDER / "quickstart"

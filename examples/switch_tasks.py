@@ -11,8 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from ssft.adapters.multi import MultiAdapterModel
 from ssft.errors import SSFTError
+from ssft.runtime.model import MultiAdapterModel
 
 # One for each recipe, in the form that it was trained with.
 PROMPTS = {

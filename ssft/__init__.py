@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 from ssft._version import __version__
 
 if TYPE_CHECKING:
-    from ssft.adapters.bundle import read_bundle
-    from ssft.adapters.bundle_writer import write_bundle
-    from ssft.adapters.custom_generate import StreamGenerate
-    from ssft.adapters.loader import AdaptedModel, load_adapted
-    from ssft.adapters.multi import MultiAdapterModel
-    from ssft.bases import base_fingerprint, load_base
+    from ssft.base.fingerprint import base_fingerprint
+    from ssft.base.load import load_base
+    from ssft.bundle.read import read_bundle
+    from ssft.bundle.write import write_bundle
     from ssft.decoding.config import TreeConfig
     from ssft.decoding.engine import Engine, StreamDecoder
     from ssft.decoding.request import Generation, Request
     from ssft.errors import SSFTError
+    from ssft.runtime.generate import StreamGenerate
+    from ssft.runtime.loader import AdaptedModel, load_adapted
+    from ssft.runtime.model import MultiAdapterModel
     from ssft.streams.config import StreamConfig
     from ssft.streams.insertion import StreamHooks
     from ssft.streams.modules import attach_streams
@@ -26,25 +27,25 @@ if TYPE_CHECKING:
     from ssft.training.trainer import StreamSFTTrainer
 
 _HOMES = {
-    "AdaptedModel": "ssft.adapters.loader",
+    "AdaptedModel": "ssft.runtime.loader",
     "Engine": "ssft.decoding.engine",
     "Generation": "ssft.decoding.request",
-    "MultiAdapterModel": "ssft.adapters.multi",
+    "MultiAdapterModel": "ssft.runtime.model",
     "Request": "ssft.decoding.request",
     "SSFTError": "ssft.errors",
     "StreamConfig": "ssft.streams.config",
     "StreamDecoder": "ssft.decoding.engine",
-    "StreamGenerate": "ssft.adapters.custom_generate",
+    "StreamGenerate": "ssft.runtime.generate",
     "StreamHooks": "ssft.streams.insertion",
     "StreamSFTConfig": "ssft.training.config",
     "StreamSFTTrainer": "ssft.training.trainer",
     "TreeConfig": "ssft.decoding.config",
     "attach_streams": "ssft.streams.modules",
-    "base_fingerprint": "ssft.bases",
-    "load_adapted": "ssft.adapters.loader",
-    "load_base": "ssft.bases",
-    "read_bundle": "ssft.adapters.bundle",
-    "write_bundle": "ssft.adapters.bundle_writer",
+    "base_fingerprint": "ssft.base.load",
+    "load_adapted": "ssft.runtime.loader",
+    "load_base": "ssft.base.load",
+    "read_bundle": "ssft.bundle.read",
+    "write_bundle": "ssft.bundle.write",
 }
 
 __all__ = [

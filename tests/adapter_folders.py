@@ -9,8 +9,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.lora import LoraWeights
+from ssft.bundle.read import read_bundle
+from ssft.lora.weights import LoraWeights
 
 
 def peft_folder(folder, model, dtype=torch.float32, **changes):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssft.bases import is_fetched
+from ssft.base.embedded import is_fetched
 
 BASE = "smollm2-135m"
 # It is a download of 98 MB, and no test may need the network: they run wherever it lies in the cache (`make demo`).

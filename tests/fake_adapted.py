@@ -7,10 +7,11 @@ from conftest import VOCABULARY, tiny_llama, with_adapter
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ssft.adapters.bundle_writer import write_bundle
-from ssft.adapters.loader import AdaptedModel
-from ssft.bases import base_fingerprint, load_base
+from ssft.base.fingerprint import base_fingerprint
+from ssft.base.load import load_base
+from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig
+from ssft.runtime.loader import AdaptedModel
 from ssft.streams.config import StreamConfig
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import streams_of

@@ -6,7 +6,7 @@ from peft import PeftModel
 from tiny_base import save_tiny_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ssft.adapters.custom_generate import StreamGenerate
+from ssft.runtime.generate import StreamGenerate
 
 PROMPTS = ["select name from", "say 1", "what is the answer?"]
 TOKENS = 24

@@ -12,10 +12,11 @@ from conftest import LAYERS
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_base import save_tiny_base
 
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.bundle_writer import write_bundle
-from ssft.adapters.card import write_card
-from ssft.bases import base_fingerprint, load_base
+from ssft.base.fingerprint import base_fingerprint
+from ssft.base.load import load_base
+from ssft.bundle.read import read_bundle
+from ssft.bundle.write import write_bundle
+from ssft.card.write import write_card
 from ssft.decoding.config import TreeConfig
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import attach_streams

@@ -14,7 +14,8 @@ from loopback_hub import connected_hub
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ssft import _fetch, bases
+from ssft.base import embedded as _fetch
+from ssft.base import load as bases
 from ssft.errors import BaseModelError, ConfigError
 
 ALIAS = "smollm2-135m"

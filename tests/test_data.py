@@ -6,9 +6,10 @@ import json
 import datasets
 import pytest
 
-from ssft.data import DataConfig, check_lengths, load_dataset_pair, load_rows, render_prompt
+from ssft.base.chat import render_prompt
 from ssft.errors import ConfigError, DataError
-from ssft.recipes import load_recipe
+from ssft.recipes.data import DataConfig, check_lengths, load_dataset_pair, load_rows
+from ssft.recipes.recipe import load_recipe
 
 ROW = {"prompt": "a b", "completion": "c d"}
 CHAT = {"messages": [{"role": "user", "content": "hi there"}, {"role": "assistant", "content": "hello"}]}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ssft.cli.main import discover
-from ssft.recipes import recipe_names
+from ssft.recipes.recipe import recipe_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md"]

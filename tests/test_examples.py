@@ -8,8 +8,8 @@ from shelf import SHELF, Reference, save_adapter
 from tiny_base import save_tiny_base, tiny_tokenizer
 
 from examples import switch_tasks
-from ssft.quickstart import quickstart_rows
-from ssft.recipes import load_recipe
+from ssft.recipes.quickstart import quickstart_rows
+from ssft.recipes.recipe import load_recipe
 
 TOKENS = 8
 NAMES = {"sql": "deep", "quickstart": "projected"}

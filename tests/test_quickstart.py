@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ssft.errors import DataError
-from ssft.quickstart import DELIVERY, quickstart_rows
+from ssft.recipes.quickstart import DELIVERY, quickstart_rows
 
 
 def test_same_arguments_give_the_same_rows():

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from trl import SFTConfig
 
-from ssft.bases import DTYPES, QUANTIZATIONS
+from ssft.base.load import DTYPES, QUANTIZATIONS
 from ssft.errors import ConfigError
-from ssft.recipes import (
+from ssft.recipes.recipe import (
     RESERVED,
     SECTIONS,
     SECTIONS_READ,
@@ -24,8 +24,8 @@ from ssft.recipes import (
     recipe_names,
     recipe_path,
 )
-from ssft.runs import default_output
-from ssft.training_methods import METHODS
+from ssft.runs.methods import METHODS
+from ssft.runs.run import default_output
 
 SHIPPED = recipe_names()
 

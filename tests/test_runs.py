@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_base import rows, save_rows, save_tiny_base
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ssft.adapters.bundle import BUNDLE_FILES, RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, read_bundle
+from ssft.bundle.read import BUNDLE_FILES, RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, read_bundle
 
 SETTINGS = [
     "training.num_streams=3",
@@ -128,7 +128,7 @@ def test_two_processes_end_with_equal_weights(files):
         "import sys, torch\n"
         "from pathlib import Path\n"
         "from ssft import runs\n"
-        "from ssft.recipes import load_recipe\n"
+        "from ssft.recipes.recipe import load_recipe\n"
         f"recipe = load_recipe('quickstart', {[*command(files, 'x')[5:-2], 'training.max_steps=3']!r})\n"
         f"run = runs.prepare(recipe, Path({str(files / 'two')!r}))\n"
         "trainer = runs.build_trainer(run)\n"

@@ -9,8 +9,8 @@ from ssft.bench.batching import length_batches
 from ssft.errors import DataError
 
 if TYPE_CHECKING:
-    from ssft.adapters.loader import AdaptedModel
     from ssft.decoding.request import Generation
+    from ssft.runtime.loader import AdaptedModel
 
 
 def encode_rows(adapted: AdaptedModel, rows: Sequence[dict[str, Any]]) -> list[list[int]]:

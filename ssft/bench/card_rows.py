@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssft._digest import file_identity
-from ssft.adapters._files import MAX_JSON, finite
-from ssft.adapters.bundle import Bundle
-from ssft.adapters.results import OWN_ROWS, QualityRow, SpeedRow
-from ssft.baselines._folder import training_of
 from ssft.bench.quality import paired_difference
 from ssft.bench.reading import read_result
 from ssft.bench.result import BenchResult
+from ssft.bundle.folder import MAX_JSON, finite
+from ssft.bundle.read import Bundle
+from ssft.bundle.results import OWN_ROWS, QualityRow, SpeedRow
 from ssft.errors import ConfigError
+from ssft.files import file_identity
+from ssft.training.peer_folder import training_of
 
 Rows = tuple[list[SpeedRow], list[QualityRow]]
 

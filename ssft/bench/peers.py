@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ssft.adapters.bundle import RUN
 from ssft.bench.methods import BASELINE, Setting, build_methods, method_names
+from ssft.bundle.read import RUN
 from ssft.errors import ConfigError, SSFTError
 
 ALL = "all"
@@ -58,7 +58,7 @@ def twin_differences(adapter: Path, twin: Path) -> list[str]:
     Data files are compared by name, since runs start in different folders. A folder without run.yaml says nothing,
     which is told as `UNKNOWN`.
     """
-    from ssft.recipes import load_recipe
+    from ssft.recipes.recipe import load_recipe
 
     if not all((folder / RUN).is_file() for folder in (adapter, twin)):
         return [UNKNOWN]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssft._write import check_target, write_bytes, write_json, write_text
 from ssft.bench.findings import OURS, count, differing, ties
 from ssft.bench.result import BenchResult, CategoryResult, QualityResult, SuiteResult
+from ssft.files import check_target, write_bytes, write_json, write_text
 
 HEADERS = [
     "method",

@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ssft.bench.answers import decode_prompts
-from ssft.data import json_lines
 from ssft.errors import ConfigError, DataError
+from ssft.recipes.data import json_lines
 
 MULTI_TURN = "multi-turn conversation"
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")

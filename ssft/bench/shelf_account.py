@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ssft.adapters.memory import process_bytes
 from ssft.errors import ConfigError
+from ssft.lora.memory import process_bytes
 
 SWITCHES = 100  # per timed block: one switch is hardly longer than a look at the clock
 BLOCKS = 100

@@ -24,7 +24,7 @@ from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ssft.adapters.loader import AdaptedModel
+    from ssft.runtime.loader import AdaptedModel
 
 PROMPTS_HELP = (
     "JSONL or .jsonl.gz file with `prompt` or `messages` in every row; without it the adapter's own validation rows."
@@ -48,7 +48,7 @@ class Opening:
     def open(self, adapter: str | None, tree: tuple[str, ...] = (), base: str | None = None) -> AdaptedModel:
         """The adapter over its base, with the overridden tree as its own, on so many threads; `base` stands in for one
         that the user did not name."""
-        from ssft.adapters.loader import load_adapted
+        from ssft.runtime.loader import load_adapted
 
         override_tree(TreeConfig(), tree)  # what is wrong is told before the base is loaded
         set_threads(self.threads)
@@ -136,7 +136,7 @@ def load_prompts(adapted: AdaptedModel, adapter: str, data: Path | None, limit: 
 
 def prompt_rows(adapter: str, data: Path | None, limit: int | None) -> list[dict[str, Any]]:
     """The first `limit` rows of `data`, or of the adapter's own validation rows."""
-    from ssft.data import load_rows
+    from ssft.recipes.data import load_rows
 
     return load_rows(data, limit, need_completion=False) if data is not None else own_rows(adapter)[:limit]
 
@@ -144,10 +144,10 @@ def prompt_rows(adapter: str, data: Path | None, limit: int | None) -> list[dict
 def own_rows(adapter: str) -> list[dict[str, Any]]:
     """Validation rows of the run that made the adapter, as its run.yaml names them; with the references and categories
     of a local file."""
-    from ssft.adapters._files import AdapterFiles
-    from ssft.adapters.bundle import RUN
-    from ssft.data import load_dataset_pair
-    from ssft.recipes import load_recipe
+    from ssft.bundle.folder import AdapterFiles
+    from ssft.bundle.read import RUN
+    from ssft.recipes.data import load_dataset_pair
+    from ssft.recipes.recipe import load_recipe
 
     run = Path(adapter) / RUN
     if not run.is_file() or not AdapterFiles(adapter).text(RUN).strip():
@@ -165,7 +165,7 @@ def own_rows(adapter: str) -> list[dict[str, Any]]:
 
 def _as_in_file(rows: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
     """The rows with what training does not read, references and categories, where `source` is a file."""
-    from ssft.data import load_rows
+    from ssft.recipes.data import load_rows
 
     if not Path(source).is_file():
         return rows

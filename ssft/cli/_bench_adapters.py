@@ -94,10 +94,10 @@ def adapters_command(
     with a bootstrap 95 % interval; 1 is no cost. Ctrl-C after a finished section reports what is there.
     """
     paths = adapter_names(adapters)
-    from ssft._write import check_target, write_json
-    from ssft.adapters.multi import MultiAdapterModel
     from ssft.bench.adapters import measure_adapters
     from ssft.bench.adapters_report import heading, tables
+    from ssft.files import check_target, write_json
+    from ssft.runtime.model import MultiAdapterModel
 
     if output is not None:
         check_target(output)

@@ -91,11 +91,11 @@ def tasks_command(
     """
     paths = adapter_names(adapters or found_adapters(ADAPTERS))
     files = task_files(list(paths), data)
-    from ssft._write import check_target
     from ssft.bench.card_rows import describe_data
     from ssft.bench.peers import methods_from
     from ssft.bench.report import write_report
     from ssft.bench.suite import SuiteSettings, Task, run_suite
+    from ssft.files import check_target
 
     names = methods_from(methods)
     check_target(output / "report.json")
@@ -118,7 +118,7 @@ def tasks_command(
 
 def found_adapters(folder: Path) -> tuple[str, ...]:
     """The adapter folders in `folder`, by name; raises `ConfigError` if there is none."""
-    from ssft.adapters.bundle import LORA_CONFIG
+    from ssft.bundle.read import LORA_CONFIG
 
     found = sorted(str(file.parent) for file in folder.glob(f"*/{LORA_CONFIG}"))
     if not found:
@@ -143,9 +143,9 @@ def task_files(names: list[str], data: tuple[str, ...]) -> dict[str, Path]:
 def _peers(name: str, path: Path, root: Path | None, opening: Opening) -> tuple[Path | None, Any, list[str]]:
     """The adapter's folder of peers, what loads its twin, and in what the twin's training was another; all is read and
     checked before anything is loaded."""
-    from ssft.adapters.bundle import read_bundle
-    from ssft.adapters.hub import resolve_adapter
     from ssft.bench.peers import peers_folder, twin_command, twin_differences, twin_folder
+    from ssft.bundle.hub import resolve_adapter
+    from ssft.bundle.read import read_bundle
 
     bundle = read_bundle(resolve_adapter(path))
     folder = peers_folder(root, name)

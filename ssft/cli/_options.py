@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from ssft._json import json_text
-from ssft.bases import DTYPES, QUANTIZATIONS
+from ssft.base.load import DTYPES, QUANTIZATIONS
+from ssft.files import json_text
 
 Decorator = Callable[[Any], Any]
 POSITIVE = click.IntRange(min=1)

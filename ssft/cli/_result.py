@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from ssft.cli._command_line import command_line
 
 if TYPE_CHECKING:
-    from ssft.adapters.loader import AdaptedModel
+    from ssft.runtime.loader import AdaptedModel
 
 
 def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[str, Any]:
     """Kind, command, adapter with its hash, the training method that made it and what it was trained on (all empty for
     the bare base, the last two where the folder does not tell), data with its hash (None: the adapter's own validation
     rows), device, precision and tree."""
-    from ssft.baselines._folder import method_of, told_by, training_of
     from ssft.bench.answers import weights_sha256
     from ssft.bench.card_rows import describe_data
+    from ssft.training.peer_folder import method_of, told_by, training_of
 
     provenance = told_by(adapted.bundle.path) if adapted.bundle is not None else {}
     return {

@@ -13,7 +13,7 @@ from ssft.cli._adapted import prompt_rows
 from ssft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ssft.adapters.multi import MultiAdapterModel
+    from ssft.runtime.model import MultiAdapterModel
 
 
 def adapter_names(adapters: tuple[str, ...]) -> dict[str, Path]:
@@ -33,7 +33,7 @@ def adapter_names(adapters: tuple[str, ...]) -> dict[str, Path]:
 
 def shared_base(paths: dict[str, Path], base: str | None) -> str:
     """`base`, or the one that the first adapter names; every folder is read and checked, before anything is loaded."""
-    from ssft.adapters.bundle import read_bundle
+    from ssft.bundle.read import read_bundle
 
     named = [read_bundle(path).base.get("id") for path in paths.values()]
     name = base or next((value for value in named if value is not None), None)
@@ -73,7 +73,7 @@ def adapter_rows(paths: dict[str, Path], data: tuple[str, ...], limit: int | Non
 
 def encode_prompts(model: MultiAdapterModel, rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[list[int]]]:
     """Name -> token ids of each row's prompt; raises `DataError` for one that leaves the answer no room."""
-    from ssft.adapters.inputs import encode_prompt
+    from ssft.runtime.inputs import encode_prompt
 
     encoder: Any = SimpleNamespace(encode=lambda row: encode_prompt(row, model.tokenizer), hooks=model.hooks)
     prompts = {}

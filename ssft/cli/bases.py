@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ssft.bases import ALIASES, base_path, cache_dir, fetch, is_fetched
+from ssft.base.embedded import ALIASES, base_path, cache_dir, fetch, is_fetched
 from ssft.cli._options import json_option, print_json, table
 
 

@@ -112,7 +112,6 @@ def compare_command(
     """
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
-    from ssft._write import check_target, write_json
     from ssft.bench.answers import encode_rows
     from ssft.bench.card_rows import describe_data
     from ssft.bench.measure import measure
@@ -120,6 +119,7 @@ def compare_command(
     from ssft.bench.peers import methods_from, peers_folder, ready_methods
     from ssft.bench.rows import spec_bench_rows
     from ssft.bench.suite import row_categories
+    from ssft.files import check_target, write_json
 
     names = methods_from(methods)
     if output is not None:
@@ -177,11 +177,11 @@ def train_command(
 
     Forward and backward count, the optimiser's step, which both share, does not. Two copies of the base are in memory.
     """
-    from ssft.recipes import load_recipe
+    from ssft.recipes.recipe import load_recipe
 
     resolved = load_recipe(recipe, list(overrides))
-    from ssft._write import check_target, write_json
     from ssft.bench.train_step import measure_recipe, table_rows
+    from ssft.files import check_target, write_json
 
     if output is not None:
         check_target(output)
@@ -224,8 +224,8 @@ def profile_command(
     """Show where a pass with ADAPTER's streams spends its time, beside a plain pass."""
     from torch import get_num_threads
 
-    from ssft._write import check_target, write_json
     from ssft.bench.profile import PARTS, profile
+    from ssft.files import check_target, write_json
 
     if output is not None:
         check_target(output)

@@ -44,10 +44,10 @@ def command(
     and datasets are kept as well; an empty text removes one. What stands in README.md below its last comment line
     stays.
     """
-    from ssft.adapters.bundle import CARD, RESULTS, read_bundle
-    from ssft.adapters.card import check_card, write_card
-    from ssft.adapters.results import read_results, write_results
     from ssft.bench.card_rows import measured, with_twin
+    from ssft.bundle.read import CARD, RESULTS, read_bundle
+    from ssft.bundle.results import read_results, write_results
+    from ssft.card.write import check_card, write_card
 
     bundle = read_bundle(adapter)
     bundle.release()

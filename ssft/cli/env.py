@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from ssft._version import __version__
-from ssft.bases import auto_dtype, cache_dir
+from ssft.base.embedded import cache_dir
+from ssft.base.load import auto_dtype
 from ssft.cli._options import json_option, print_json, table
 
 PACKAGES = (

@@ -22,8 +22,8 @@ from ssft.cli._options import (
 from ssft.cli._result import result_facts
 
 if TYPE_CHECKING:
-    from ssft.adapters.loader import AdaptedModel
     from ssft.decoding.request import Generation
+    from ssft.runtime.loader import AdaptedModel
 
 
 DATA_HELP = (
@@ -83,10 +83,10 @@ def command(
     """
     if adapter is None and opening.base is None:
         raise click.UsageError("no model: give an adapter folder, or --base NAME for the bare base")
-    from ssft._write import check_target, write_json
     from ssft.bench.answers import decode_prompts, encode_rows
     from ssft.bench.quality import choose_metric, is_sql, row_references, summarise
-    from ssft.data import load_rows
+    from ssft.files import check_target, write_json
+    from ssft.recipes.data import load_rows
 
     for path, option in ((output, "--output"), (facts, "--facts")):
         if path is not None:
@@ -168,8 +168,8 @@ def _write(
     scores: list[dict[str, float]],
 ) -> None:
     """The per-row file, whole or not at all."""
-    from ssft._write import write_bytes
-    from ssft.data import render_prompt
+    from ssft.base.chat import render_prompt
+    from ssft.files import write_bytes
 
     lines = []
     for row, expected, result, text, score in zip(rows, references, results, texts, scores, strict=True):

@@ -65,9 +65,10 @@ def command(
     _check_usage(adapter, opening.base, prompt, data, limit, as_json)
     if for_training and data is None:
         raise click.UsageError("--for-training makes a file of training rows out of a --data file; give one")
-    from ssft._write import check_target, write_text
+    from ssft.base.chat import render_prompt
     from ssft.bench.answers import decode_prompts, encode_rows
-    from ssft.data import load_rows, render_prompt
+    from ssft.files import check_target, write_text
+    from ssft.recipes.data import load_rows
 
     if output is not None:
         check_target(output)

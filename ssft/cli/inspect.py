@@ -23,8 +23,8 @@ from ssft.cli._shelf import adapter_names, shared_base
 
 def collect(adapter: str) -> dict[str, Any]:
     """Everything `ssft inspect` prints, as plain values; raises `BundleError` for a damaged folder."""
-    from ssft.adapters.bundle import read_bundle
-    from ssft.adapters.shipped import local_adapter
+    from ssft.bundle.read import read_bundle
+    from ssft.bundle.shipped import local_adapter
 
     bundle = read_bundle(local_adapter(adapter) or adapter)
     targets = bundle.lora.get("target_modules")
@@ -80,7 +80,7 @@ def collect_memory(
     each adapter's bytes to those of its files.
     """
     name = shared_base(paths, base)
-    from ssft.adapters.multi import MultiAdapterModel
+    from ssft.runtime.model import MultiAdapterModel
 
     model = MultiAdapterModel.from_pretrained(name, max_adapter_bytes=max_adapter_bytes, **settings)
     for adapter, path in paths.items():

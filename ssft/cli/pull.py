@@ -27,7 +27,7 @@ def command(repo: str, revision: str | None, output: Path | None, as_json: bool)
     command goes on with the files that are missing. A plain peft LoRA is pulled too. A private repository needs
     HF_TOKEN or `hf auth login`; HF_ENDPOINT names another hub.
     """
-    from ssft.adapters.hub import pull
+    from ssft.bundle.hub import pull
 
     pulled = pull(repo, output, revision)
     streams = pulled.bundle.stream_config

@@ -21,7 +21,7 @@ def command(adapter: str, repo: str, private: bool, revision: str | None, create
     token is that of HF_TOKEN or of `hf auth login`; HF_ENDPOINT names another hub. After an interruption the same
     command goes on: large files that arrived are not sent again.
     """
-    from ssft.adapters.hub import push
+    from ssft.hub import push
 
     pushed = push(adapter, repo, private=private, revision=revision, create_pr=create_pr)
     total = sum(pushed.files.values())

@@ -8,7 +8,7 @@ import click
 
 from ssft.cli._options import json_option, print_json, table
 from ssft.errors import ConfigError
-from ssft.recipes import SECTIONS, TOP, describe_keys, recipe_head, recipe_names, recipe_path
+from ssft.recipes.recipe import SECTIONS, TOP, describe_keys, recipe_head, recipe_names, recipe_path
 
 
 @click.group(invoke_without_command=True)

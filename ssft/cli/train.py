@@ -36,8 +36,8 @@ def command(
     The key `method` trains what adapters are compared with instead: `ssft train adapters/sql/run.yaml method=lora`
     gives the same LoRA without streams, in outputs/peers/sql/twin, where `ssft bench --peers outputs/peers` looks.
     """
-    from ssft import runs
-    from ssft.recipes import load_recipe, recipe_path
+    from ssft.recipes.recipe import load_recipe, recipe_path
+    from ssft.runs import run as runs
 
     set_threads(threads)
     resolved = load_recipe(recipe, list(overrides))

@@ -64,10 +64,10 @@ def command(
     """
     from tqdm import tqdm
 
-    from ssft._write import check_target, write_json
     from ssft.bench.batching import length_batches
     from ssft.bench.compare import differences_with_margins
     from ssft.bench.methods import Setting, build_methods
+    from ssft.files import check_target, write_json
 
     if output is not None:
         check_target(output)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssft.base.backbone import Backbone
 from ssft.streams.attention import IMPLEMENTATION
-from ssft.streams.families import Backbone
 from ssft.streams.mixed import MixedStreams
 from ssft.streams.plan import StreamPlan
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ssft.streams.families import Backbone
+from ssft.base.backbone import Backbone
 from ssft.training.loss import stream_targets
 
 SHARE_OF_PEAK = 0.4

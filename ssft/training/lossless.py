@@ -1,7 +1,7 @@
 """Lossless mode in training: the LoRA acts on stream rows only (paper §3.2.4).
 
 The main stream runs without it, so the decoded text is the base's own, or that of an adapter which the run keeps under
-it (`adapters/warm_start.py`); LoRA and P_j learn nothing but to draft.
+it (`runs/start.py`); LoRA and P_j learn nothing but to draft.
 A stream exists only from layer N−N_s up, so below it a LoRA would never be used.
 """
 
@@ -14,8 +14,8 @@ from peft import LoraConfig
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from torch import Tensor
 
+from ssft.base.backbone import Backbone
 from ssft.errors import ConfigError
-from ssft.streams.families import Backbone
 from ssft.streams.plan import StreamPlan
 
 

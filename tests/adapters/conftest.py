@@ -7,9 +7,10 @@ from adapter_folders import peft_folder
 from conftest import tiny_llama, with_adapter
 from tiny_base import save_tiny_base
 
-from ssft.adapters.bundle_writer import write_bundle
-from ssft.adapters.card import write_card
-from ssft.bases import base_fingerprint, load_base
+from ssft.base.fingerprint import base_fingerprint
+from ssft.base.load import load_base
+from ssft.bundle.write import write_bundle
+from ssft.card.write import write_card
 from ssft.decoding.config import TreeConfig
 from ssft.streams.config import StreamConfig
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from shelf import save_adapter, shared_shelf
 
-from ssft.adapters.multi import MultiAdapterModel
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError, GenerationError
+from ssft.runtime.model import MultiAdapterModel
 
 NAMES = ["deep", "many", "projected", "small"]
 PROMPT = [5, 9, 40, 8]

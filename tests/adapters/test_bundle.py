@@ -12,15 +12,16 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_base import save_tiny_base
 
-from ssft.adapters.bundle import BUNDLE_FILES, HASHED, read_bundle
-from ssft.adapters.bundle_writer import check_bundle_target, write_bundle
-from ssft.adapters.card import KEPT, write_card
-from ssft.adapters.fit import load_stream_modules
-from ssft.adapters.loader import load_adapted
-from ssft.adapters.results import About, Results, read_results, write_results
-from ssft.bases import base_fingerprint, load_base
+from ssft.base.fingerprint import base_fingerprint
+from ssft.base.load import load_base
+from ssft.bundle.fit import load_stream_modules
+from ssft.bundle.read import BUNDLE_FILES, HASHED, read_bundle
+from ssft.bundle.results import About, Results, read_results, write_results
+from ssft.bundle.write import check_bundle_target, write_bundle
+from ssft.card.write import KEPT, write_card
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError
+from ssft.runtime.loader import load_adapted
 from ssft.streams.config import StreamConfig
 
 OF_FORMAT_2 = ("stream_lora_config.json", "stream_lora.safetensors")
@@ -192,7 +193,7 @@ def test_the_old_bundle_comes_back_when_the_last_rename_fails(written, monkeypat
             raise OSError("the disk is gone")
         rename(source, destination)
 
-    monkeypatch.setattr("ssft._write.os.replace", failing)
+    monkeypatch.setattr("ssft.files.os.replace", failing)
     with pytest.raises(OSError, match="the disk is gone"):
         again(base, folder)
     assert snapshot(folder) == before
@@ -211,7 +212,7 @@ def test_weights_are_read_only_where_they_fit(written, tmp_path, monkeypatch):
     _, folder = written
     other = save_tiny_base(tmp_path / "other", "llama", num_hidden_layers=5)
     read = []
-    monkeypatch.setattr("ssft.adapters._files.load", lambda data: read.append(len(data)))
+    monkeypatch.setattr("ssft.bundle.folder.load", lambda data: read.append(len(data)))
     with pytest.raises(BundleError, match="made for base"):
         load_adapted(folder, str(other))
     assert read == []

@@ -7,10 +7,10 @@ import pytest
 import torch
 from adapter_folders import change_tensor
 
-from ssft.adapters._files import all_finite
-from ssft.adapters.bundle import HASHED, PROVENANCE, read_bundle
-from ssft.adapters.loader import load_adapted
+from ssft.bundle.folder import all_finite
+from ssft.bundle.read import HASHED, PROVENANCE, read_bundle
 from ssft.errors import BundleError
+from ssft.runtime.loader import load_adapted
 
 
 def test_wrong_shapes_are_named(written):

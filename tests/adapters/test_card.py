@@ -13,12 +13,12 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from result_files import eval_facts, save, verify_facts
 
-from ssft.adapters.bundle import CARD, CURVE, PROVENANCE, read_bundle
-from ssft.adapters.card import KEPT, card_text, write_card
-from ssft.adapters.curve import draw_curve, loss_series
-from ssft.adapters.results import About, Results, write_results
-from ssft.bases import hub_id
+from ssft.base.load import hub_id
 from ssft.bench.card_rows import measured
+from ssft.bundle.read import CARD, CURVE, PROVENANCE, read_bundle
+from ssft.bundle.results import About, Results, write_results
+from ssft.card.picture import draw_curve, loss_series
+from ssft.card.write import KEPT, card_text, write_card
 from ssft.errors import BundleError, ConfigError
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -25,11 +25,11 @@ from transformers import (
 )
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.custom_generate import StreamGenerate
-from ssft.bases import load_base
+from ssft.base.load import load_base
+from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, GenerationError
+from ssft.runtime.generate import StreamGenerate
 
 
 @pytest.fixture(scope="module", params=["llama", "opt"])
@@ -347,6 +347,6 @@ def test_the_tokenizer_is_checked_if_given(llama):
 def test_a_lossless_bundle_is_not_for_peft(llama, monkeypatch):
     bundle = read_bundle(llama.bundle)
     bundle.stream_config.mode = "lossless"
-    monkeypatch.setattr("ssft.adapters.custom_generate.read_bundle", lambda _path: bundle)
+    monkeypatch.setattr("ssft.runtime.generate.read_bundle", lambda _path: bundle)
     with pytest.raises(GenerationError, match=r"mode is lossless.* decode it with ssft.load_adapted"):
         StreamGenerate.from_adapter(llama.load(), llama.bundle)

@@ -6,9 +6,9 @@ import pytest
 from embedded_base import BASE, needs_base
 from shelf import Reference, save_adapter
 
-from ssft.adapters.multi import MultiAdapterModel
-from ssft.bases import base_path
+from ssft.base.embedded import base_path
 from ssft.decoding.config import TreeConfig
+from ssft.runtime.model import MultiAdapterModel
 from ssft.streams.config import StreamConfig
 
 TOKENS = 16

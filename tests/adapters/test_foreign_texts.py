@@ -9,12 +9,12 @@ import pytest
 from hostile import header, pickled
 from shelf import shared_shelf
 
-from ssft.adapters._files import MAX_JSON, AdapterFiles
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.card import write_card
-from ssft.adapters.results import read_results
+from ssft.bundle.folder import MAX_JSON, AdapterFiles
+from ssft.bundle.read import read_bundle
+from ssft.bundle.results import read_results
+from ssft.card.write import write_card
 from ssft.errors import BundleError, SSFTError
-from ssft.recipes import load_recipe
+from ssft.recipes.recipe import load_recipe
 
 HISTORY = [{"step": step, "loss_main": 3.0 - step / 10} for step in range(1, 5)]
 
@@ -207,6 +207,6 @@ def test_what_grows_while_it_is_read_is_refused(folder, monkeypatch):
         found[6] = 10
         return os.stat_result(found)
 
-    monkeypatch.setattr("ssft.adapters._files.os.fstat", smaller)
+    monkeypatch.setattr("ssft.bundle.folder.os.fstat", smaller)
     with pytest.raises(BundleError, match=r"streams\.safetensors: changed while it was read"):
         AdapterFiles(folder).read("streams.safetensors")

@@ -20,17 +20,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_base import save_tiny_base
 
-from ssft.adapters import results
-from ssft.adapters.bundle import BUNDLE_FILES, FORMAT_VERSION, HASHED, OWN_LORA_VERSION, read_bundle
-from ssft.adapters.bundle_writer import write_bundle
-from ssft.adapters.fit import load_stream_modules
-from ssft.adapters.loader import load_adapted
-from ssft.adapters.multi import MultiAdapterModel
-from ssft.bases import base_fingerprint, load_base
+from ssft.base.fingerprint import base_fingerprint
+from ssft.base.load import load_base
+from ssft.bundle import results
+from ssft.bundle.fit import load_stream_modules
+from ssft.bundle.read import BUNDLE_FILES, FORMAT_VERSION, HASHED, OWN_LORA_VERSION, read_bundle
+from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
-from ssft.provenance import LIBRARIES, provenance
-from ssft.recipes import Recipe, load_recipe
+from ssft.recipes.recipe import Recipe, load_recipe
+from ssft.runs.provenance import LIBRARIES, provenance
+from ssft.runtime.loader import load_adapted
+from ssft.runtime.model import MultiAdapterModel
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import StreamModules
 

@@ -17,11 +17,11 @@ from hostile import CONFIG, LORA, PROVENANCE, SETTINGS, STREAMS, VARIANTS, lora,
 from safetensors.torch import load_file, save_file
 from shelf import shared_shelf
 
-from ssft.adapters import _lora_config
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.loader import load_adapted
-from ssft.adapters.multi import MultiAdapterModel
+from ssft.bundle import lora_config as _lora_config
+from ssft.bundle.read import read_bundle
 from ssft.errors import BundleError
+from ssft.runtime.loader import load_adapted
+from ssft.runtime.model import MultiAdapterModel
 
 PROMPTS = [[5, 9, 40, 8], [7, 7, 3]]
 MEMORY = 128 * 2**20

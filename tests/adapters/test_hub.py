@@ -8,14 +8,15 @@ import pytest
 from loopback_hub import TOKEN, connected_hub
 from shelf import PLAIN, shared_shelf
 
-from ssft._write import replace_folder
-from ssft.adapters import hub as hub_module
-from ssft.adapters.bundle import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, read_bundle
-from ssft.adapters.hub import pull, push, resolve_adapter
-from ssft.adapters.loader import load_adapted
-from ssft.adapters.multi import MultiAdapterModel
-from ssft.adapters.results import About, Results, read_results, write_results
+from ssft import hub as hub_module
+from ssft.bundle.hub import pull, resolve_adapter
+from ssft.bundle.read import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, read_bundle
+from ssft.bundle.results import About, Results, read_results, write_results
 from ssft.errors import BundleError, ConfigError, HubError
+from ssft.files import replace_folder
+from ssft.hub import push
+from ssft.runtime.loader import load_adapted
+from ssft.runtime.model import MultiAdapterModel
 
 # huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
@@ -296,7 +297,7 @@ def test_the_old_bundle_comes_back_when_the_last_rename_fails(hub, tmp_path, mon
             raise OSError("the disk is gone")
         rename(source, destination)
 
-    monkeypatch.setattr("ssft._write.os.replace", failing)
+    monkeypatch.setattr("ssft.files.os.replace", failing)
     with pytest.raises(OSError, match="the disk is gone"):
         replace_folder(tmp_path / "bundle", target, tmp_path / "replaced")
     assert contents(target) == before

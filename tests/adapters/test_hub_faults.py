@@ -10,11 +10,12 @@ from huggingface_hub import constants
 from loopback_hub import CUT, DROP, TOKEN, connected_hub
 from shelf import PLAIN, shared_shelf
 
-from ssft.adapters import _hub_errors
-from ssft.adapters import hub as hub_module
-from ssft.adapters.bundle import BUNDLE_FILES, LORA_WEIGHTS, STREAM_WEIGHTS
-from ssft.adapters.hub import pull, push, resolve_adapter
+from ssft import hub as hub_module
+from ssft.bundle import hub_errors as _hub_errors
+from ssft.bundle.hub import pull, resolve_adapter
+from ssft.bundle.read import BUNDLE_FILES, LORA_WEIGHTS, STREAM_WEIGHTS
 from ssft.errors import HubError
+from ssft.hub import push
 
 # huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")

@@ -7,13 +7,14 @@ from conftest import TINY, tiny_llama
 from peft import LoraConfig, get_peft_model
 from tiny_base import save_tiny_base
 
-from ssft.adapters import lora as module_under_test
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.bundle_writer import write_bundle
-from ssft.adapters.lora import LoraWeights, is_linear
-from ssft.bases import base_fingerprint, load_base
+from ssft.base.fingerprint import base_fingerprint
+from ssft.base.load import load_base
+from ssft.bundle.read import read_bundle
+from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
+from ssft.lora import weights as module_under_test
+from ssft.lora.weights import LoraWeights, is_linear
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import attach_streams
 

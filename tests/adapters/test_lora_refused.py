@@ -9,10 +9,10 @@ from adapter_folders import change_config, change_tensors, check_equals_peft, pe
 from conftest import tiny_llama
 from peft import LoraConfig
 
-from ssft.adapters._lora_config import NO_LOW_RANK_SUM
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.lora import LoraWeights
+from ssft.bundle.lora_config import NO_LOW_RANK_SUM
+from ssft.bundle.read import read_bundle
 from ssft.errors import BundleError
+from ssft.lora.weights import LoraWeights
 
 MODULE = "model.layers.1.self_attn.q_proj"
 KEY = f"base_model.model.{MODULE}"

@@ -10,10 +10,10 @@ import pytest
 import torch
 from shelf import OWN, PLAIN, SHELF, shared_shelf
 
-from ssft.adapters.multi import MultiAdapterModel
 from ssft.decoding.engine import Engine
 from ssft.decoding.tree import grow_tree
 from ssft.decoding.turn import Turn
+from ssft.runtime.model import MultiAdapterModel
 
 TOKENS = 20
 NAMES = [*SHELF, OWN, PLAIN, None]

@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 from tiny_base import rows, save_rows, save_tiny_base
 from transformers import AutoModelForCausalLM
 
-from ssft import runs
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.card import card_text
-from ssft.adapters.custom_generate import StreamGenerate
-from ssft.adapters.loader import load_adapted
-from ssft.adapters.lora import LoraWeights
-from ssft.baselines.medusa import check_adapter
+from ssft.bundle.read import read_bundle
+from ssft.card.write import card_text
 from ssft.errors import BundleError, ConfigError
-from ssft.recipes import load_recipe
+from ssft.lora.weights import LoraWeights
+from ssft.recipes.recipe import load_recipe
+from ssft.runs import run as runs
+from ssft.runtime.generate import StreamGenerate
+from ssft.runtime.loader import load_adapted
+from ssft.training.medusa import check_adapter
 
 LORA, OWN = "adapter_model.safetensors", "stream_lora.safetensors"
 SETTINGS = [

@@ -8,8 +8,8 @@ from shelf import shared_shelf
 from transformers import LogitsProcessor, LogitsProcessorList, TextStreamer
 from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from ssft.adapters.multi import MultiAdapterModel
 from ssft.errors import ConfigError, GenerationError
+from ssft.runtime.model import MultiAdapterModel
 
 PROMPTS = ["say 12:", "tell me, please", "x", "one more prompt"]
 ADAPTERS = ["deep", "many", None, "projected"]

@@ -7,9 +7,9 @@ import pytest
 from result_files import eval_facts, save, verify_facts
 from sample_results import sample_bench, sample_suite
 
-from ssft.adapters.bundle import RESULTS, read_bundle
-from ssft.adapters.results import MAX_BYTES, OWN_ROWS, About, Results, read_results, write_results
 from ssft.bench.card_rows import describe_data, measured, with_twin
+from ssft.bundle.read import RESULTS, read_bundle
+from ssft.bundle.results import MAX_BYTES, OWN_ROWS, About, Results, read_results, write_results
 from ssft.errors import BundleError, ConfigError
 
 

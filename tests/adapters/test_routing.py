@@ -7,8 +7,8 @@ import torch
 from conftest import tiny_opt
 from torch import nn
 
-from ssft.adapters.lora import LoraLayer, LoraWeights
-from ssft.adapters.routing import LoraRouter
+from ssft.lora.router import LoraRouter
+from ssft.lora.weights import LoraLayer, LoraWeights
 
 IN, OUT = 6, 10
 

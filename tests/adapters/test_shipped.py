@@ -9,15 +9,16 @@ from embedded_base import BASE, needs_base
 from loopback_hub import connected_hub
 
 from examples import switch_tasks
-from ssft.adapters import shipped
-from ssft.adapters.bundle import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, read_bundle
-from ssft.adapters.card import card_text
-from ssft.adapters.hub import pull, push, resolve_adapter
-from ssft.adapters.loader import load_adapted
-from ssft.adapters.results import read_results
-from ssft.adapters.shipped import shipped_adapter, shipped_adapters
+from ssft.bundle import shipped
+from ssft.bundle.hub import pull, resolve_adapter
+from ssft.bundle.read import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, read_bundle
+from ssft.bundle.results import read_results
+from ssft.bundle.shipped import shipped_adapter, shipped_adapters
+from ssft.card.write import card_text
 from ssft.errors import BundleError
-from ssft.recipes import load_recipe, recipe_names
+from ssft.hub import push
+from ssft.recipes.recipe import load_recipe, recipe_names
+from ssft.runtime.loader import load_adapted
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from shelf import OWN, PLAIN, SHELF, shared_shelf
 
-from ssft.adapters.multi import MultiAdapterModel
+from ssft.runtime.model import MultiAdapterModel
 
 NAMES = [*SHELF, OWN, PLAIN, None]
 TOKENS = 12

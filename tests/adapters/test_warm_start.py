@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from tiny_base import rows, save_rows, save_tiny_base
 from transformers import AutoModelForCausalLM
 
-from ssft import runs
-from ssft.adapters.bundle import BUNDLE_FILES, read_bundle
-from ssft.adapters.card import card_text
+from ssft.bundle.read import BUNDLE_FILES, read_bundle
+from ssft.card.write import card_text
 from ssft.errors import BundleError, ConfigError
-from ssft.recipes import load_recipe
+from ssft.recipes.recipe import load_recipe
+from ssft.runs import run as runs
 from ssft.streams.modules import CONTAINER
 
 SETTINGS = [

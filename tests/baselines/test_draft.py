@@ -9,9 +9,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig
 
-from ssft.baselines.draft import DraftConfig, build_draft_trainer, save_draft, truncated
+from ssft.base.backbone import Backbone
 from ssft.errors import ConfigError
-from ssft.streams.families import Backbone
+from ssft.training.draft import DraftConfig, build_draft_trainer, save_draft, truncated
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from fake_adapted import save_bundle
 from safetensors.torch import load_file, save_file
 from tiny_base import save_tiny_base, tiny_tokenizer
 
-from ssft.adapters.loader import load_adapted
-from ssft.baselines.medusa import CONFIG, WEIGHTS, MedusaConfig, MedusaHeads, load_medusa, lora_sha256, save_medusa
 from ssft.bench.methods import Setting, build_methods
 from ssft.errors import BundleError, ConfigError
+from ssft.runtime.loader import load_adapted
+from ssft.training.medusa import CONFIG, WEIGHTS, MedusaConfig, MedusaHeads, load_medusa, lora_sha256, save_medusa
 
 HIDDEN = 64
 

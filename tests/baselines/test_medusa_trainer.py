@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from tiny_base import rows, save_tiny_base
 from trl import SFTConfig
 
-from ssft.adapters.loader import load_adapted
-from ssft.baselines import medusa_trainer
-from ssft.baselines.medusa import MedusaConfig, load_medusa, save_medusa
-from ssft.baselines.medusa_trainer import build_medusa_trainer
 from ssft.errors import ConfigError
+from ssft.runtime.loader import load_adapted
+from ssft.training import medusa_trainer
 from ssft.training.callbacks import last_complete_checkpoint, mark_complete_checkpoints
+from ssft.training.medusa import MedusaConfig, load_medusa, save_medusa
+from ssft.training.medusa_trainer import build_medusa_trainer
 
 HEADS = 3
 

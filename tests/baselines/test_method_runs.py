@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 from tiny_base import rows, save_rows, save_tiny_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ssft import runs
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.loader import load_adapted
-from ssft.baselines._folder import made_by
-from ssft.baselines.medusa import load_medusa
 from ssft.bench.methods import Setting, build_methods
 from ssft.bench.peers import PARTS, peers_folder, twin_folder
+from ssft.bundle.read import read_bundle
 from ssft.cli.train import command
 from ssft.errors import BundleError, ConfigError
-from ssft.recipes import load_recipe, recipe_path
-from ssft.training_methods import METHODS
+from ssft.recipes.recipe import load_recipe, recipe_path
+from ssft.runs import run as runs
+from ssft.runs.methods import METHODS
+from ssft.runtime.loader import load_adapted
+from ssft.training.medusa import load_medusa
+from ssft.training.peer_folder import made_by
 
 BASELINES = {"lora": "twin", "medusa": "medusa", "draft": "draft"}
 WEIGHTS = {"lora": "adapter_model.safetensors", "medusa": "medusa.safetensors", "draft": "model.safetensors"}

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_base import rows, save_rows, save_tiny_base
 
-from ssft import runs
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.loader import load_adapted
-from ssft.baselines._folder import made_by, whole_folder
+from ssft.bundle.read import read_bundle
 from ssft.errors import ConfigError
-from ssft.recipes import load_recipe
+from ssft.recipes.recipe import load_recipe
+from ssft.runs import run as runs
+from ssft.runtime.loader import load_adapted
+from ssft.training.peer_folder import made_by, whole_folder
 
 
 @pytest.fixture

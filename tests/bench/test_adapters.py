@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from shelf import SHELF, save_adapter
 from tiny_base import save_tiny_base
 
-from ssft.adapters.multi import MultiAdapterModel
 from ssft.bench import adapters as bench
 from ssft.bench import shelf_account
 from ssft.bench.adapters import ROWS, measure_adapters, measure_mixed
 from ssft.bench.adapters_report import heading, tables
 from ssft.bench.paired import PASSES, PairedRunner, Timed, compare
 from ssft.errors import BundleError, ConfigError
+from ssft.runtime.model import MultiAdapterModel
 
 TOKENS = 4
 NAMES = ("deep", "projected")

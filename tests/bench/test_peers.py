@@ -10,7 +10,7 @@ import torch
 from conftest import TINY, VOCABULARY, tiny_llama, tiny_opt
 from fake_adapted import FakeTokenizer, counting, fake_adapted, random_prompts, save_draft
 
-from ssft.bases import ALIASES, base_path
+from ssft.base.embedded import ALIASES, base_path
 from ssft.bench.methods import Setting, generate_static, llama_cpp, method_module
 from ssft.errors import BaseModelError, ConfigError, GenerationError
 

@@ -6,12 +6,11 @@ import re
 import pytest
 from sample_results import sample_bench, sample_suite
 
-from ssft._json import to_json
-from ssft._write import check_target, write_json
 from ssft.bench import html
 from ssft.bench.reading import read_result
 from ssft.bench.report import REPORT_FILES, write_report
 from ssft.errors import ConfigError
+from ssft.files import check_target, to_json, write_json
 
 
 @pytest.mark.parametrize("make", [sample_bench, sample_suite])

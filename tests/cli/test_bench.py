@@ -11,15 +11,15 @@ from methods_that_fail import interrupt_plain, wrong_tokens
 from shelf import SHELF, save_adapter
 from tiny_base import rows, save_rows, save_tiny_base
 
-from ssft.adapters import loader
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.multi import MultiAdapterModel
 from ssft.bench.methods import generate_static, method_names, plain, streaming
+from ssft.bundle.read import read_bundle
 from ssft.cli._adapted import override_tree, own_rows
 from ssft.cli._shelf import data_files
 from ssft.cli.main import cli
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, DataError
+from ssft.runtime import loader
+from ssft.runtime.model import MultiAdapterModel
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 from sample_results import sample_bench
 
-from ssft._write import write_json
 from ssft.cli.main import cli
+from ssft.files import write_json
 
 
 def run(*args):

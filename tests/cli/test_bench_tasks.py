@@ -11,15 +11,15 @@ from methods_that_fail import interrupt_plain, wrong_tokens
 from shelf import save_adapter
 from tiny_base import save_rows, save_tiny_base
 
-from ssft.adapters.bundle import read_bundle
-from ssft.adapters.loader import load_adapted
 from ssft.bench import suite
 from ssft.bench.answers import decode_prompts, encode_rows
 from ssft.bench.methods import generate_static, method_names, streaming
 from ssft.bench.reading import read_result
+from ssft.bundle.read import read_bundle
 from ssft.cli._bench_tasks import task_files
 from ssft.cli.main import cli
 from ssft.errors import ConfigError
+from ssft.runtime.loader import load_adapted
 
 NEW_TOKENS = 3
 QUESTIONS = [{"prompt": f"say {i}:", "completion": "yes"} for i in range(5)]
@@ -198,7 +198,7 @@ def test_a_failing_task_leaves_the_finished_ones(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_input_is_told_before_a_base_is_loaded(arguments, message, tmp_path, monkeypatch):
-    from ssft.adapters import loader
+    from ssft.runtime import loader
 
     monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: pytest.fail("loaded"))
     result = run(*arguments, *([] if "--output" in arguments else ["--output", tmp_path]))
@@ -207,7 +207,7 @@ def test_wrong_input_is_told_before_a_base_is_loaded(arguments, message, tmp_pat
 
 
 def test_a_damaged_twin_is_told_before_a_base_is_loaded(place, tmp_path, monkeypatch):
-    from ssft.adapters import loader
+    from ssft.runtime import loader
 
     monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: pytest.fail("loaded"))
     twin = tmp_path / "peers" / "first" / "twin"

@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from fake_adapted import fake_adapted, save_bundle
 from tiny_base import save_rows, save_tiny_base
 
-from ssft.adapters import loader
-from ssft.adapters.bundle import read_bundle
 from ssft.bench.quality import ROUGE_TYPES, mean_interval, rouge
+from ssft.bundle.read import read_bundle
 from ssft.cli.main import cli
+from ssft.runtime import loader
 
 PROMPTS = ["say 1:", "a much longer prompt, in the midst of short ones:", "say 2:", "and 3"]
 ROW_KEYS = ["prompt", "completion", "references", "metrics", "tokens", "calls", "finish_reason"]

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from fake_adapted import fake_adapted, save_bundle
 from tiny_base import rows, save_rows, save_tiny_base
 
-from ssft.adapters import loader
 from ssft.cli.main import cli
-from ssft.data import load_rows
+from ssft.recipes.data import load_rows
+from ssft.runtime import loader
 
 KEYS = ["prompt", "completion", "adapter", "tokens", "calls", "seconds", "finish_reason"]
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from ssft.cli.recipes import command
 from ssft.errors import ConfigError
-from ssft.recipes import load_recipe, recipe_names, recipe_path
+from ssft.recipes.recipe import load_recipe, recipe_names, recipe_path
 
 
 def run(*args):

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from fake_adapted import fake_adapted
 from tiny_base import save_rows
 
-from ssft.adapters import loader
 from ssft.bench.methods import streaming
 from ssft.cli.main import cli
+from ssft.runtime import loader
 
 
 @pytest.fixture

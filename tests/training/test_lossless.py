@@ -6,13 +6,14 @@ from datasets import Dataset
 from peft import LoraConfig
 from tiny_base import rows, save_tiny_base, tiny_tokenizer
 
-from ssft.adapters.bundle_writer import write_bundle
-from ssft.adapters.card import card_text
-from ssft.adapters.loader import load_adapted
-from ssft.adapters.multi import MultiAdapterModel
-from ssft.bases import base_fingerprint, load_base
+from ssft.base.fingerprint import base_fingerprint
+from ssft.base.load import load_base
+from ssft.bundle.write import write_bundle
+from ssft.card.write import card_text
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError
+from ssft.runtime.loader import load_adapted
+from ssft.runtime.model import MultiAdapterModel
 from ssft.streams.plan import StreamPlan
 from ssft.training.config import StreamSFTConfig
 from ssft.training.loss import stream_targets

@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ssft.adapters.bundle import PROVENANCE
 from ssft.bench.methods import Setting
+from ssft.bundle.read import PROVENANCE
 from ssft.errors import ConfigError
 
 ROOT = Path("outputs/peers")

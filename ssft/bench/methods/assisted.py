@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from ssft.bases import base_fingerprint, load_base
+from ssft.base.fingerprint import base_fingerprint
+from ssft.base.load import load_base
 from ssft.bench.methods import Setting, _peers, _transformers
 from ssft.errors import ConfigError
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from transformers import CompileConfig
 
-from ssft.adapters.lora import product_hook
 from ssft.bench.methods import Setting, _transformers
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, GenerationError
+from ssft.lora.weights import product_hook
 
 NAME = "generate_static"
 DESCRIPTION = "model.generate of transformers, greedy, static cache and compiled step"

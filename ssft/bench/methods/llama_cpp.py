@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ssft.bases import ALIASES, BaseAlias, base_path
+from ssft.base.embedded import ALIASES, BaseAlias, base_path
 from ssft.bench.methods import Setting, _budget
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError

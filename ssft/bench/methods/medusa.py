@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ssft.baselines.medusa import CONFIG, WEIGHTS, load_medusa
-from ssft.baselines.medusa_decoder import MedusaDecoder
 from ssft.bench.methods import Setting, _peers, plain
+from ssft.training.medusa import CONFIG, WEIGHTS, load_medusa
+from ssft.training.medusa_decoder import MedusaDecoder
 
 NAME = "medusa"
 DESCRIPTION = "Medusa heads on the adapted base, verified in the adapter's tree (arXiv 2401.10774)"

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ssft.adapters.bundle import STREAM_LORA_WEIGHTS, STREAM_WEIGHTS
 from ssft.bench.methods import Setting, _peers, plain
+from ssft.bundle.read import STREAM_LORA_WEIGHTS, STREAM_WEIGHTS
 from ssft.errors import GenerationError
 
 NAME = "streaming"

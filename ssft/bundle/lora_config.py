@@ -1,0 +1,264 @@
+"""`adapter_config.json` of a LoRA: what is checked of it, and what it means for one module, with peft's own resolution.
+
+peft is imported inside the functions: `ssft inspect` reads configs too, and importing peft takes seconds.
+"""
+
+import functools
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssft.bundle.folder import finite
+from ssft.errors import BundleError
+
+# Fields of peft's LoraConfig under which the layer's output is no longer W·x + scaling·B·A·x with the base's own W and
+# the file's A and B. The others say where A and B sit (resolved by `lora_targets`), how they were trained (dropout,
+# eva_config, ...) or where W is stored transposed (fan_in_fan_out; peft corrects it itself). A field that a newer peft
+# added is ignored, as peft does.
+NO_LOW_RANK_SUM = {
+    "use_dora": "DoRA rescales every output by a trained magnitude",
+    "lora_bias": "B has a trained bias",
+    "modules_to_save": "whole modules of the base are replaced",
+    "trainable_token_indices": "rows of the embedding are replaced",
+    "target_parameters": "parameters are adapted that belong to no linear layer",
+    "layer_replication": "layers of the base are repeated",
+    "alora_invocation_tokens": "aLoRA acts only after an invocation sequence in the prompt",
+    "use_bdlora": "A or B is stored as the blocks of a block-diagonal matrix",
+    "use_qalora": "the input is pooled before A",
+    "arrow_config": "Arrow routes every token among several adapters",
+    "kasa_config": "KaSA truncates the base's weights and has a diagonal between A and B",
+    "velora_config": "VeLoRA keeps buffers beside A and B",
+    "monteclora_config": "MonteCLoRA keeps a sampler beside A and B",
+    "megatron_config": "Megatron's parallel layers hold their parts of A and B elsewhere",
+}
+
+# Ways to start A and B that leave the base's weights as they are. The others (pissa, olora, corda, loftq, lora_ga)
+# subtract the start from W when the adapter is made; some do so again whenever peft loads it.
+HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+
+
+_MAX_PATTERNS, _MAX_PATTERN = 10_000, 10_000
+"""Most expressions of one field, and characters of one; compiling takes memory some hundred times its text."""
+
+_MAX_PATTERNS_TEXT = 200_000
+"""Most characters of all expressions of an adapter together; they are counted before the first is compiled."""
+
+_MAX_NUMBER = 3.4e38
+"""Beyond it float32, in which adapters compute, has infinity."""
+
+_PATIENCE = 5.0
+"""Seconds for all expressions of an adapter over all modules of a base; honest ones take some milliseconds."""
+
+_PLAIN = re.compile(r"[\w.\\^$-]*", re.ASCII)
+"""An expression without repetition and choice, whose matching takes no longer than its text is."""
+
+_TRIAL = """
+import json, re, sys
+trial = json.load(sys.stdin)
+for expression in map(re.compile, trial["expressions"]):
+    for name in trial["names"]:
+        expression.match(name), expression.fullmatch(name)
+"""
+
+
+def check_types(path: Path, lora: dict[str, Any]) -> None:
+    """Raise `BundleError` unless `lora`, read from `path`, is a LoRA's, with values that one can compute with."""
+    if lora.get("peft_type") != "LORA":
+        raise BundleError(f"{path}: peft_type is {lora.get('peft_type')!r}; only LoRA adapters decode")
+    _expect(path, "r", lora.get("r"), _is_rank(lora.get("r")), "a positive integer")
+    _expect(path, "lora_alpha", lora.get("lora_alpha"), _is_number(lora.get("lora_alpha")), "a finite number")
+    value = lora.get("use_rslora")
+    _expect(path, "use_rslora", value, value is None or isinstance(value, bool), "true or false")
+    for key, check, meaning in (
+        ("rank_pattern", _is_rank, "a positive integer"),
+        ("alpha_pattern", _is_number, "a finite number"),
+    ):
+        patterns = lora.get(key)
+        _expect(path, key, patterns, patterns is None or isinstance(patterns, dict), "an object {module: value}")
+        _check_count(path, key, len(patterns or {}), _MAX_PATTERNS)
+        for pattern, value in (patterns or {}).items():
+            _expect(path, f"{key}[{_short(repr(pattern))}]", value, check(value), meaning)
+    for key in ("target_modules", "exclude_modules", "layers_pattern"):
+        value = lora.get(key)
+        names: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
+        _expect(path, key, value, all(isinstance(name, str) for name in names), "a list of strings or a string")
+        # In the first two a list holds plain names.
+        if key == "layers_pattern" or isinstance(value, str):
+            _check_count(path, key, len(names), _MAX_PATTERNS)
+    value = lora.get("layers_to_transform")
+    indices = value if isinstance(value, list) else [] if value is None else [value]
+    _expect(path, "layers_to_transform", value, all(type(i) is int for i in indices), "an integer or a list of them")
+    _check_expressions(path, lora)
+
+
+def check_patterns(path: Path, lora: dict[str, Any], names: Sequence[str]) -> None:
+    """Raise `BundleError` if the expressions of `lora`, read from `path`, do not end soon over the modules `names`.
+
+    Python's `re` has no limit of time and holds the interpreter while it runs, so one expression such as "(.+)+x" would
+    stop every thread for good. Those with repetitions or choices are therefore tried in a process of their own first.
+    """
+    for key in ("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_pattern"):
+        value = lora.get(key)
+        if isinstance(value, (dict, list)):
+            _check_count(path, key, len(value), max(len(names), 100))
+    risky = [(key, text) for key, text in _patterns(lora) if not _PLAIN.fullmatch(text)]
+    if risky and not _ends_soon(tuple(_in_peft(key, text) for key, text in risky), tuple(names)):
+        shown = ", ".join(_shown(key, text) for key, text in risky[:3])
+        raise BundleError(
+            f"{path}: {shown}: matching the base's {len(names)} modules found no end within {_PATIENCE:.0f} s; "
+            "name the modules in a list, or write the expression without repetitions inside repetitions"
+        )
+
+
+def check_low_rank(path: Path, lora: dict[str, Any]) -> None:
+    """Raise `BundleError` if peft would compute anything but W·x + scaling·B·A·x from the config `lora` of `path`."""
+    for key, reason in NO_LOW_RANK_SUM.items():
+        # Not truth: an empty object switches on what is configured by one.
+        if lora.get(key) not in (None, False, []):
+            raise BundleError(_refusal(path, key, lora[key], reason))
+    if lora.get("bias", "none") != "none":
+        raise BundleError(_refusal(path, "bias", lora["bias"], "biases of the base are replaced"))
+    start = lora.get("init_lora_weights", True)
+    if start not in HARMLESS_STARTS:
+        raise BundleError(
+            _refusal(path, "init_lora_weights", start, "the adapter was trained over a base whose weights it changed")
+            + ". peft's save_pretrained(path_initial_model_for_weight_conversion=...) writes it as a plain LoRA"
+        )
+
+
+def lora_rank(lora: dict[str, Any], module: str) -> int:
+    """r of a module."""
+    return _resolve(lora, "rank_pattern", "r", module)
+
+
+def lora_scaling(lora: dict[str, Any], module: str) -> float:
+    """What a module's B·A is multiplied by: alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA."""
+    rank = lora_rank(lora, module)
+    return _resolve(lora, "alpha_pattern", "lora_alpha", module) / (math.sqrt(rank) if lora.get("use_rslora") else rank)
+
+
+def lora_targets(path: Path, lora: dict[str, Any], model: Any) -> set[str]:
+    """Names of the modules of `model` that peft would adapt."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+    from peft.tuners.tuners_utils import _maybe_include_all_linear_layers, check_target_module_exists
+
+    keys = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+    fields = {key: lora[key] for key in keys if lora.get(key) is not None}
+    fields.setdefault("target_modules", LoraModel.target_module_mapping.get(model.config.model_type, []))
+    try:
+        config = _maybe_include_all_linear_layers(LoraConfig(**fields), model)
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}") from error
+    return {name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)}
+
+
+def _resolve(lora: dict[str, Any], patterns_key: str, default_key: str, module: str) -> Any:
+    from peft.utils.other import get_pattern_key
+
+    patterns = lora.get(patterns_key) or {}
+    return patterns.get(get_pattern_key(list(patterns), module), lora[default_key])
+
+
+def _refusal(path: Path, key: str, value: Any, reason: str) -> str:
+    return f"{path}: {_shown(key, value)} cannot decode as a low-rank sum over a shared base: {reason}"
+
+
+def _expect(path: Path, key: str, value: Any, fits: bool, meaning: str) -> None:
+    if not fits:
+        raise BundleError(f"{path}: {_shown(key, value)}, expected {meaning}")
+
+
+def _patterns(lora: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(field, expression) for everything in a checked config that peft takes for a regular expression."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        yield from ((key, pattern) for pattern in lora.get(key) or {})
+    yield from ((key, lora[key]) for key in ("target_modules", "exclude_modules") if isinstance(lora.get(key), str))
+    value = lora.get("layers_pattern") or []
+    yield from (("layers_pattern", pattern) for pattern in ([value] if isinstance(value, str) else value))
+
+
+def _in_peft(key: str, pattern: str) -> str:
+    """The expression that peft makes of a pattern."""
+    if key in ("rank_pattern", "alpha_pattern"):
+        return rf"(.*\.)?({pattern})$"
+    return rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\." if key == "layers_pattern" else pattern
+
+
+class _NoEndError(Exception):
+    """The trial did not come to its end."""
+
+
+def _ends_soon(expressions: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    """Whether all expressions are through with all names in time."""
+    try:
+        _try(expressions, names)
+    except _NoEndError:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=8)
+def _try(expressions: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Raise `_NoEndError` unless a process of its own comes to the end in time.
+
+    Only what ended is remembered: a machine that is busy for once must not refuse an honest adapter for good.
+    """
+    trial = json.dumps({"expressions": expressions, "names": names}).encode()
+    try:
+        # -I -S: neither the user's environment nor site-packages; nothing but the standard library runs.
+        command = [sys.executable, "-I", "-S", "-c", _TRIAL]
+        done = subprocess.run(command, input=trial, timeout=_PATIENCE, capture_output=True, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise _NoEndError from error
+    if done.returncode != 0:
+        raise _NoEndError
+
+
+def _check_count(path: Path, key: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise BundleError(f"{path}: {key} has {count:,} entries, but no adapter needs more than {limit:,} here")
+
+
+def _check_expressions(path: Path, lora: dict[str, Any]) -> None:
+    """Raise `BundleError` unless the expressions of a config of the right types are few, short and well formed."""
+    total = 0
+    for key, pattern in _patterns(lora):
+        if len(pattern) > _MAX_PATTERN:
+            raise BundleError(
+                f"{path}: {_shown(key, pattern)} has {len(pattern):,} characters, no adapter needs more than "
+                f"{_MAX_PATTERN:,}"
+            )
+        total += len(pattern)
+    if total > _MAX_PATTERNS_TEXT:
+        raise BundleError(
+            f"{path}: the expressions of rank_pattern, alpha_pattern, target_modules, exclude_modules and "
+            f"layers_pattern have {total:,} characters together, no adapter needs more than {_MAX_PATTERNS_TEXT:,}"
+        )
+    for key, pattern in _patterns(lora):
+        try:
+            re.compile(_in_peft(key, pattern))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise BundleError(f"{path}: {_shown(key, pattern)} is no regular expression: {error}") from error
+
+
+def _shown(key: str, value: Any) -> str:
+    return f"{key}={_short(repr(value))}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    number = finite(value)
+    return number is not None and abs(number) <= _MAX_NUMBER

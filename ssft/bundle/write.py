@@ -1,0 +1,145 @@
+"""Writing an adapter bundle: the folder appears whole or not at all, and takes no foreign file's place."""
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssft.bundle.folder import all_finite
+from ssft.bundle.notes import carried_over
+from ssft.bundle.read import (
+    BUNDLE_FILES,
+    CARD,
+    FORMAT_VERSION,
+    LORA_CONFIG,
+    LORA_WEIGHTS,
+    OWN_LORA_VERSION,
+    PROVENANCE,
+    RUN,
+    SSFT_CONFIG,
+    STREAM_LORA_CONFIG,
+    STREAM_LORA_WEIGHTS,
+    STREAM_WEIGHTS,
+    Bundle,
+    LoraPart,
+    is_bundle,
+    read_bundle,
+)
+from ssft.decoding.config import TreeConfig
+from ssft.errors import BundleError
+from ssft.files import replace_folder
+from ssft.streams.modules import CONTAINER, streams_of
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    peft_model: Any,
+    *,
+    tree: TreeConfig,
+    base: dict[str, str],
+    run_yaml: str = "",
+    provenance: dict[str, Any] | None = None,
+    card: str = "",
+    adapter: str = "default",
+    text_lora: LoraPart | None = None,
+    save_dtype: torch.dtype | None = None,
+) -> Bundle:
+    """Write the bundle of one trained adapter; the folder appears whole or not at all.
+
+    Of a bundle that is replaced, the user's text below its card and what `results.json` says of licences and datasets
+    are carried over; `check_bundle_target` tells beforehand whether that will be possible.
+
+    Args:
+        path: target folder; a bundle that is there already is replaced.
+        peft_model: `PeftModel` with the adapter and, attached, its streams.
+        tree: default draft tree.
+        base: fingerprint of the base (`ssft.base.load.base_fingerprint`).
+        run_yaml, provenance: settings that reproduce the run; versions, commit, history.
+        card: text of README.md.
+        text_lora: the LoRA under which the adapter of `peft_model` was trained, which is then the streams' own.
+        save_dtype: type in which LoRA tensors are written; None: the one that they have.
+    """
+    target = Path(path)
+    check_bundle_target(target)
+    modules = streams_of(peft_model, adapter)
+    if modules is None:
+        raise BundleError("the model has no streams to save; train it with StreamSFTTrainer")
+    real = target.resolve()  # a link to a folder stays a link
+    real.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=real.parent, prefix=f".{real.name}.") as scratch:
+        folder = Path(scratch) / "bundle"
+        with _without_streams(peft_model):
+            peft_model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
+        trained = json.loads((folder / LORA_CONFIG).read_text()), load_file(folder / LORA_WEIGHTS)
+        version, places = FORMAT_VERSION, {(LORA_CONFIG, LORA_WEIGHTS): trained}
+        if text_lora is not None:
+            version, places[LORA_CONFIG, LORA_WEIGHTS] = OWN_LORA_VERSION, (text_lora.config, text_lora.weights)
+            places[STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS] = trained
+        for (name, file), (config, tensors) in places.items():
+            # peft stores where the base lay on this machine.
+            _write_json(folder / name, {**config, "base_model_name_or_path": base["id"]})
+            save_lora(folder / file, tensors, save_dtype)
+        settings = {"format_version": version, "streams": modules.config.stream_dict()}
+        _write_json(folder / SSFT_CONFIG, {**settings, "tree": tree.tree_dict(), "base": base})
+        weights = {key: value.detach().float().cpu().contiguous() for key, value in modules.state_dict().items()}
+        save_file(weights, folder / STREAM_WEIGHTS)
+        (folder / RUN).write_text(run_yaml, encoding="utf-8")
+        _write_json(folder / PROVENANCE, provenance or {})
+        (folder / CARD).write_text(card, encoding="utf-8")
+        if is_bundle(target):
+            for name, data in carried_over(target, card).items():
+                (folder / name).write_bytes(data)
+        read_bundle(folder)
+        check_replaceable(target)
+        replace_folder(folder, real, Path(scratch) / "replaced")
+    return read_bundle(target)
+
+
+def save_lora(file: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None) -> None:
+    """Write the tensors of one LoRA as peft does, in `dtype` if given; `BundleError` for values beyond its range."""
+    narrow = {key: (value if dtype is None else value.to(dtype)).contiguous() for key, value in tensors.items()}
+    for key, value in narrow.items():
+        if not all_finite(value):
+            raise BundleError(f"{key} has values beyond the range of {dtype}; set save_dtype=bfloat16 or float32")
+    save_file(narrow, file, metadata={"format": "pt"})
+
+
+def check_bundle_target(target: Path) -> None:
+    """Raise `BundleError` for what `write_bundle` would refuse of its target, before hours are spent on a training."""
+    check_replaceable(target)
+    if is_bundle(target):
+        carried_over(target, "")
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise `BundleError` where a bundle in the place of `target` would destroy what is no bundle's own file."""
+    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir() or not is_bundle(target):
+        raise BundleError(f"{target} exists and is no adapter bundle; choose another --output, nothing was written")
+    foreign = sorted(path.name for path in target.iterdir() if path.name not in BUNDLE_FILES)
+    if foreign:
+        raise BundleError(
+            f"{target} holds {foreign[0]}, which is no file of a bundle and would be lost; move it or choose another "
+            "--output, nothing was written"
+        )
+
+
+@contextmanager
+def _without_streams(peft_model: Any) -> Any:
+    """peft saves whatever stands on its tuner; the LoRA file is to hold the LoRA alone."""
+    container = peft_model.base_model._modules.pop(CONTAINER)
+    try:
+        yield
+    finally:
+        peft_model.base_model.add_module(CONTAINER, container)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,234 @@
+"""`AdapterBank`: the loaded adapters, which of them are on the model's device, and who has to make room.
+
+An adapter is *resident* (on the device), on the *host* (bit-equal copy, accelerators only) or on *disk* (its folder).
+With a byte budget the least recently used adapter that no call is using goes; a call that needs it brings it back.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ssft.bundle.fit import load_stream_modules, read_fitting
+from ssft.bundle.hub import resolve_adapter
+from ssft.bundle.read import Bundle, read_bundle
+from ssft.decoding.config import TreeConfig
+from ssft.errors import BundleError, ConfigError, GenerationError
+from ssft.lora.weights import LoraWeights
+from ssft.streams.modules import StreamModules
+
+EVICTION_TARGETS = ("host", "disk")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Adapter:
+    """One loaded adapter. `lora` is None while it is evicted; its streams, some kilobytes, always stay."""
+
+    name: str
+    bundle: Bundle
+    streams: StreamModules | None
+    tree: TreeConfig
+    lora: LoraWeights | None
+    nbytes: int
+    pinned: bool = False
+    host: LoraWeights | None = field(default=None, repr=False)
+    users: int = 0
+    last_used: int = 0
+
+    @property
+    def tier(self) -> str:
+        """Where its LoRA is: "device", "host" or "disk"."""
+        return "device" if self.lora is not None else "host" if self.host is not None else "disk"
+
+
+class AdapterBank:
+    """Adapters by name under a byte budget; every method may be called from several threads."""
+
+    def __init__(self, model: Any, fingerprint: dict[str, str], max_bytes: int | None, evict_to: str | None) -> None:
+        """`max_bytes` None: no limit. `evict_to` None: "host" for an accelerator, "disk" on the CPU."""
+        on_cpu = model.device.type == "cpu"
+        if max_bytes is not None and max_bytes < 1:
+            raise ConfigError(f"max_adapter_bytes={max_bytes}: a positive number of bytes, or None for no limit")
+        if evict_to is not None and evict_to not in EVICTION_TARGETS:
+            raise ConfigError(f"evict_to={evict_to!r}: expected one of {', '.join(EVICTION_TARGETS)}")
+        if evict_to == "host" and on_cpu:
+            raise ConfigError("evict_to='host': the model is on the host itself, nothing would be gained; use 'disk'")
+        self.model = model
+        self.fingerprint = fingerprint
+        self.max_bytes = max_bytes
+        self.evict_to = evict_to or ("disk" if on_cpu else "host")
+        self._adapters: dict[str, Adapter] = {}
+        self._departed: list[Adapter] = []  # deleted while a call was using them: they still take their bytes
+        self._changed = threading.Condition()
+        self._clock = 0
+
+    # -- the shelf ----------------------------------------------------------------------------------------------
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._adapters
+
+    def all(self) -> dict[str, Adapter]:
+        """All loaded adapters by name, in the order of loading."""
+        with self._changed:
+            return dict(self._adapters)
+
+    def get(self, name: str) -> Adapter:
+        """The adapter of that name, wherever its tensors are."""
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            known = ", ".join(map(repr, self._adapters)) or "none"
+            raise ConfigError(f"adapter {name!r} is not loaded; loaded are: {known}. Call load_adapter first")
+        return adapter
+
+    def add(self, name: str, path: Any, *, pinned: bool, tree: TreeConfig | None) -> Adapter:
+        """Read, check and keep the adapter at `path` (folder or owner/name); nothing changes if anything is wrong."""
+        self._check_free(name)
+        folder = resolve_adapter(path)
+        bundle = read_fitting(folder, self.model, self.fingerprint)
+        streams = None
+        if bundle.stream_config is not None:
+            streams = load_stream_modules(bundle, self.model.config.hidden_size).to(self.model.device)
+        lora = LoraWeights.from_bundle(bundle, self.model)
+        bundle.release()
+        nbytes = (
+            lora.nbytes + sum(p.numel() * p.element_size() for p in streams.parameters()) if streams else lora.nbytes
+        )
+        adapter = Adapter(name, bundle, streams, tree or bundle.tree, None, nbytes, pinned)
+        with self._changed:
+            self._check_free(name)
+            if self.max_bytes is not None and self._pinned_bytes() + nbytes > self.max_bytes:
+                raise ConfigError(
+                    f"adapter {name!r} takes {nbytes:,} bytes beside {self._pinned_bytes():,} of pinned adapters, but "
+                    f"max_adapter_bytes is {self.max_bytes:,}; raise it or unpin one"
+                )
+            if self._make_room(nbytes, keep=set()):
+                adapter.lora = lora
+            elif self.evict_to == "host":
+                adapter.host = lora.to_host()
+            self._touch(adapter)
+            self._adapters[name] = adapter
+        return adapter
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter; calls that are using it finish with it."""
+        with self._changed:
+            adapter = self.get(name)
+            del self._adapters[name]
+            if adapter.users:
+                self._departed.append(adapter)
+            self._changed.notify_all()
+
+    def pin(self, name: str, pinned: bool = True) -> None:
+        """Keep an adapter on the device whatever the budget, or let it go again."""
+        with self._changed:
+            adapter = self.get(name)
+            others = self._pinned_bytes() - (adapter.nbytes if adapter.pinned else 0)
+            if pinned and self.max_bytes is not None and others + adapter.nbytes > self.max_bytes:
+                raise ConfigError(
+                    f"adapter {name!r} takes {adapter.nbytes:,} bytes beside {others:,} of pinned adapters, but "
+                    f"max_adapter_bytes is {self.max_bytes:,}; raise it or unpin one"
+                )
+            adapter.pinned = pinned
+            self._changed.notify_all()
+
+    # -- residency ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def in_use(self, names: Sequence[str]) -> Iterator[dict[str, Adapter]]:
+        """Hold these adapters on the device while a call runs; waits where other calls occupy the budget."""
+        held = self._acquire(sorted(set(names)))
+        try:
+            yield {adapter.name: adapter for adapter in held}
+        finally:
+            with self._changed:
+                for adapter in held:
+                    adapter.users -= 1
+                self._departed = [adapter for adapter in self._departed if adapter.users]
+                self._changed.notify_all()
+
+    def resident_bytes(self) -> int:
+        """Bytes of adapters on the device, those that were deleted during a call and still run included."""
+        with self._changed:
+            return sum(a.nbytes for a in [*self._adapters.values(), *self._departed] if a.lora is not None)
+
+    def _acquire(self, names: list[str]) -> list[Adapter]:
+        """All or none at once, so that two calls never wait for each other's halves."""
+        with self._changed:
+            while True:
+                adapters = [self.get(name) for name in names]
+                missing = [adapter for adapter in adapters if adapter.lora is None]
+                if self._make_room(sum(a.nbytes for a in missing), keep=set(names)):
+                    break
+                self._check_possible(adapters)
+                self._changed.wait()
+            for adapter in missing:
+                adapter.lora = self._bring_back(adapter)
+                adapter.host = None
+            for adapter in adapters:
+                adapter.users += 1
+                self._touch(adapter)
+            return adapters
+
+    def _make_room(self, nbytes: int, keep: set[str]) -> bool:
+        """Evict, least recently used first, until `nbytes` more fit; False, with nothing changed, if they cannot."""
+        if self.max_bytes is None or nbytes == 0:
+            return True
+        excess = self.resident_bytes() + nbytes - self.max_bytes
+        leaving: list[Adapter] = []
+        for adapter in sorted(self._adapters.values(), key=lambda a: a.last_used):
+            if excess <= 0:
+                break
+            if adapter.lora is None or adapter.pinned or adapter.users or adapter.name in keep:
+                continue
+            if self.evict_to == "disk" and not adapter.bundle.unchanged():
+                _log.warning("%s changed since it was loaded; %r stays in memory", adapter.bundle.path, adapter.name)
+                continue
+            leaving.append(adapter)
+            excess -= adapter.nbytes
+        if excess > 0:
+            return False
+        for adapter in leaving:
+            adapter.host = adapter.lora.to_host() if adapter.lora is not None and self.evict_to == "host" else None
+            adapter.lora = None
+        return True
+
+    def _bring_back(self, adapter: Adapter) -> LoraWeights:
+        if adapter.host is not None:
+            return adapter.host.to_devices(self.model)
+        bundle = read_bundle(adapter.bundle.path)
+        if bundle.weights_sha256 != adapter.bundle.weights_sha256:
+            raise BundleError(
+                f"{adapter.bundle.path} changed since {adapter.name!r} was loaded from it, and its tensors were "
+                "evicted to disk; delete_adapter and load_adapter it anew"
+            )
+        return LoraWeights.from_bundle(bundle, self.model)
+
+    def _check_possible(self, adapters: list[Adapter]) -> None:
+        """Raise unless waiting for other calls can make room."""
+        assert self.max_bytes is not None
+        needed = sum(adapter.nbytes for adapter in adapters)
+        names = {adapter.name for adapter in adapters}
+        pinned = sum(a.nbytes for a in self._adapters.values() if a.pinned and a.name not in names)
+        others_in_use = any(a.users for a in [*self._adapters.values(), *self._departed] if a.name not in names)
+        if needed + pinned > self.max_bytes or not others_in_use:
+            raise GenerationError(
+                f"the rows of this call use adapters of {needed:,} bytes beside {pinned:,} of pinned ones, but "
+                f"max_adapter_bytes is {self.max_bytes:,}; raise it, unpin one, or send the rows in several calls"
+            )
+
+    def _pinned_bytes(self) -> int:
+        return sum(adapter.nbytes for adapter in self._adapters.values() if adapter.pinned)
+
+    def _touch(self, adapter: Adapter) -> None:
+        self._clock += 1
+        adapter.last_used = self._clock
+
+    def _check_free(self, name: str) -> None:
+        if name in self._adapters:
+            raise ConfigError(
+                f"an adapter named {name!r} is loaded already; delete_adapter it first or give another name"
+            )

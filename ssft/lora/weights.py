@@ -1,0 +1,224 @@
+"""`LoraWeights`: the tensors of one adapter as they stay in memory, with the arithmetic that peft gives its folder.
+
+    out += scaling · (x @ down.T) @ up.T        x [.., in], down = A [r, in], up = B [out, r]
+
+All tensors of an adapter that belong on one device are views of one flat buffer: moving an adapter is one copy, and
+dropping it gives one block back. What this sum cannot express is refused before anything is allocated.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ssft.bundle.folder import all_finite
+from ssft.bundle.lora_config import check_low_rank, lora_scaling, lora_targets
+from ssft.bundle.read import Bundle, LoraPart, lora_target
+from ssft.errors import BundleError
+
+Key = tuple[str, bool]
+"""Of a layer: the module's name in the base, and whether stream rows alone run with it."""
+
+
+@dataclass(slots=True)
+class LoraLayer:
+    """The LoRA of one linear module: down (A) [r, in], up (B) [out, r]."""
+
+    down: Tensor
+    up: Tensor
+    scaling: float
+
+
+@dataclass(slots=True, eq=False)
+class LoraWeights:
+    """The LoRA of one adapter, and the one of its streams' own where there is one (paper §3.2.4, lossless).
+
+    layers: what every row runs with, by the module's name in the base; stream_layers: what stream rows run with on top
+    of that. dtype: of all tensors. buffers: one flat tensor per device of the base, of which the layers are views;
+    groups: the keys of the layers in each of them.
+    """
+
+    layers: dict[str, LoraLayer]
+    stream_layers: dict[str, LoraLayer]
+    dtype: torch.dtype
+    buffers: list[Tensor]
+    groups: list[list[Key]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(buffer.nbytes for buffer in self.buffers)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, model: Any, merged: bool = False) -> "LoraWeights":
+        """Copy the LoRA of a checked bundle next to the modules of `model` (a causal LM) that it adapts.
+
+        `merged`: the weights of `model` hold the text's LoRA already, and only what the streams have of their own is
+        taken.
+
+        The tensors keep the file's type where it is narrower than the model's compute type, else they take that.
+        Nothing of the bundle is kept. Raises `BundleError` for what the low-rank sum cannot express, and for what does
+        not fit `model`.
+        """
+        for part in bundle.loras:
+            check_low_rank(part.config_file, part.config)
+        bundle.check_shapes(model)
+        layers = {(name, False): layer for name, layer in _layers(None if merged else bundle.text_lora, model)}
+        layers |= {(name, True): layer for name, layer in _layers(bundle.streams_own_lora, model)}
+        held = reduce(torch.promote_types, {t.dtype for layer in layers.values() for t in (layer.down, layer.up)})
+        # The dtype of 4-bit weights says nothing: model.dtype is that of the first floating-point parameter.
+        dtype = held if held.itemsize < model.dtype.itemsize else model.dtype
+        weights = _pack(layers, {key: device_of(model, key[0]) for key in layers}, dtype)
+        if dtype != held and not all(map(all_finite, weights.buffers)):
+            raise BundleError(
+                f"{bundle.loras[0].weights_file}: holds values of {held} beyond the range of {dtype}, in which the "
+                "base computes; load the base with --dtype bfloat16 or float32"
+            )
+        return weights.to_devices(model)
+
+    def to_host(self) -> "LoraWeights":
+        """A copy on the CPU, equal in every bit; itself if it is there."""
+        return self._moved([torch.device("cpu")] * len(self.buffers))
+
+    def to_devices(self, model: Any) -> "LoraWeights":
+        """A copy next to the modules of `model`, equal in every bit; itself if it is there."""
+        devices = [{device_of(model, name) for name, _ in group} for group in self.groups]
+        if any(len(found) > 1 for found in devices):  # the model was spread over devices anew
+            layers = self._all()
+            return _pack(layers, {key: device_of(model, key[0]) for key in layers}, self.dtype).to_devices(model)
+        return self._moved([found.pop() for found in devices])
+
+    def _moved(self, devices: list[torch.device]) -> "LoraWeights":
+        buffers = [buffer.to(device) for buffer, device in zip(self.buffers, devices, strict=True)]
+        if all(new is old for new, old in zip(buffers, self.buffers, strict=True)):
+            return self
+        home = {key: buffer for group, buffer in zip(self.groups, buffers, strict=True) for key in group}
+        layers = {
+            key: LoraLayer(_same_view(layer.down, home[key]), _same_view(layer.up, home[key]), layer.scaling)
+            for key, layer in self._all().items()
+        }
+        return _assembled(layers, self.dtype, buffers, self.groups)
+
+    def _all(self) -> dict[Key, LoraLayer]:
+        return {(name, False): layer for name, layer in self.layers.items()} | {
+            (name, True): layer for name, layer in self.stream_layers.items()
+        }
+
+
+def product_hook(layer: LoraLayer, dtype: torch.dtype) -> Any:
+    """A forward hook that adds the layer's product to every row, computed in `dtype`, the model's own type.
+
+    Never in place and without a context, so that autograd and compilers can follow it.
+    """
+    down, up, scaling = layer.down.to(dtype), layer.up.to(dtype), layer.scaling
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        product: Tensor = scaling * (args[0] @ down.T @ up.T)
+        return output + product.to(output.dtype)
+
+    return hook
+
+
+def linear_of(model: Any, name: str) -> nn.Module:
+    """Module `name` of the bare base, also where peft has put a LoRA of its own around it."""
+    module: nn.Module = model.get_submodule(name)
+    return getattr(module, "base_layer", module)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the low-rank sum can be added to a module: nn.Linear (bitsandbytes' are ones too), GPT-2's Conv1D."""
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def device_of(model: nn.Module, name: str) -> torch.device:
+    """The device that module `name` computes on."""
+    module: Any = linear_of(model, name)
+    device = module.weight.device
+    if device.type != "meta":
+        return device
+    # accelerate keeps offloaded weights on no device, and brings them to this one for every pass.
+    place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    if place is None:
+        raise BundleError(
+            f"the base's {name} has no weights (device meta); load the base's weights before its adapters"
+        )
+    return torch.device(place)
+
+
+def _layers(part: LoraPart | None, model: Any) -> list[tuple[str, LoraLayer]]:
+    """The layers of one LoRA with their modules' names; none of no LoRA."""
+    if part is None:
+        return []
+    pairs = _pairs(part, model)
+    return [
+        (name, LoraLayer(pair["lora_A"], pair["lora_B"], lora_scaling(part.config, name)))
+        for name, pair in pairs.items()
+    ]
+
+
+def _pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
+    """{module: {"lora_A": [r, in], "lora_B": [out, r]}}, exactly for the modules that peft would adapt."""
+    config, file = part.config_file, part.weights_file
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in part.weights.items():
+        module, kind = lora_target(file, key)
+        pairs.setdefault(module, {})[kind] = tensor
+    for name, pair in pairs.items():
+        if len(pair) != 2:
+            raise BundleError(f"{file}: {name} has {next(iter(pair))} alone; the file is incomplete")
+        layer = linear_of(model, name)
+        if not is_linear(layer):
+            raise BundleError(
+                f"{file}: holds a LoRA of {name}, a {type(layer).__name__}; only linear layers can have one here"
+            )
+    targets = lora_targets(config, part.config, model)
+    for name in sorted(pairs.keys() - targets):
+        raise BundleError(
+            f"{file}: holds a LoRA of {name}, which {config.name} (target_modules, exclude_modules, "
+            "layers_to_transform) does not target; peft would ignore it. Name it there, or leave it out of the file"
+        )
+    for name in sorted(targets - pairs.keys()):
+        raise BundleError(
+            f"{file}: has no LoRA of {name}, which {config.name} targets; the file is incomplete (peft would decode "
+            "with a fresh one). Exclude the module there if it has none"
+        )
+    if not pairs:
+        raise BundleError(f"{file}: holds no LoRA at all")
+    return pairs
+
+
+def _pack(layers: dict[Key, LoraLayer], placement: dict[Key, torch.device], dtype: torch.dtype) -> LoraWeights:
+    """Copies on the CPU, in one buffer per device of `placement`."""
+    groups: dict[torch.device, list[Key]] = {}
+    for key in layers:
+        groups.setdefault(placement[key], []).append(key)
+    packed = {key: LoraLayer(layer.down, layer.up, layer.scaling) for key, layer in layers.items()}
+    buffers = []
+    for keys in groups.values():
+        parts = [(key, side, getattr(layers[key], side)) for key in keys for side in ("down", "up")]
+        # Tensors whose bytes fill no whole blocks of 16 go last: all others then start where GPU kernels load fastest.
+        parts.sort(key=lambda part: part[2].numel() * dtype.itemsize % 16 != 0)
+        buffer = torch.empty(sum(part[2].numel() for part in parts), dtype=dtype)
+        start = 0
+        for key, side, tensor in parts:
+            view = buffer[start : start + tensor.numel()].view(tensor.shape)
+            setattr(packed[key], side, view.copy_(tensor))
+            start += tensor.numel()
+        buffers.append(buffer)
+    return _assembled(packed, dtype, buffers, list(groups.values()))
+
+
+def _assembled(
+    layers: dict[Key, LoraLayer], dtype: torch.dtype, buffers: list[Tensor], groups: list[list[Key]]
+) -> LoraWeights:
+    of_all, of_streams = (
+        {name: layer for (name, streams), layer in layers.items() if streams is wanted} for wanted in (False, True)
+    )
+    return LoraWeights(of_all, of_streams, dtype, buffers, groups)
+
+
+def _same_view(view: Tensor, buffer: Tensor) -> Tensor:
+    return buffer.as_strided(view.shape, view.stride(), view.storage_offset())

@@ -1,0 +1,1 @@
+"""Recipes: what a training run is asked for, as YAML, and the rows that it reads."""

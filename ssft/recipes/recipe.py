@@ -1,0 +1,400 @@
+"""Recipes: YAML files that settle a training run, checked against the dataclasses whose fields are their keys."""
+
+import re
+import typing
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from functools import cache
+from itertools import chain, takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import yaml
+
+from ssft.decoding.config import TreeConfig
+from ssft.errors import ConfigError, SSFTError
+from ssft.recipes.data import DataConfig
+from ssft.recipes.yaml import Dumper, Loader
+from ssft.schema import convert, type_name
+from ssft.streams.config import StreamConfig
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from trl import SFTConfig
+
+    from ssft.training.draft import DraftConfig
+    from ssft.training.medusa import MedusaConfig
+
+MAX_BYTES = 2**20  # of a recipe file, which may come with a foreign adapter
+TOP = ""  # the section of the keys that stand at the top of the file
+SECTIONS = ("data", "lora", "training", "tree", "medusa", "draft")
+# the sections that a method reads beside data and training; the twin's recipe is the one of its adapter, tree and all
+SECTIONS_READ = {"streams": ("lora", "tree"), "lora": ("lora", "tree"), "medusa": ("medusa",), "draft": ("draft",)}
+# keys of the underlying dataclasses that a recipe may not set, and who sets them
+PEFT_OWN = "task_type peft_type auto_mapping peft_version base_model_name_or_path inference_mode runtime_config"
+HUB = "push_to_hub hub_model_id hub_token hub_private_repo hub_strategy hub_always_push hub_revision"
+NAME = re.compile(r"[\w-][\w.-]*")
+RESERVED = {
+    "lora": dict.fromkeys(PEFT_OWN.split(), "ssft sets it"),
+    "training": {
+        "output_dir": "it is the run's output folder; set it with --output",
+        "gradient_checkpointing": "it is the old name of training.activation_checkpointing; write that",
+        "gradient_checkpointing_kwargs": "it is the old name of training.activation_checkpointing_kwargs; write that",
+        "trust_remote_code": "it would run code that came with a model, which ssft never does",
+        "model_init_kwargs": "ssft loads the base itself; set base, dtype and quantization",
+        **dict.fromkeys(HUB.split(), "a run writes to this machine only; upload its result with `ssft push`"),
+    },
+}
+
+
+@dataclass
+class Recipe:
+    """One training run. `training` stays a dict of checked values: building the arguments touches the device."""
+
+    name: str = field(
+        default="", metadata={"help": "name of the run, of letters, digits, . _ -; empty: the file's name"}
+    )
+    method: Literal["streams", "lora", "medusa", "draft"] = field(
+        default="streams",
+        metadata={
+            "help": "what is trained. streams: a LoRA with speculative streams; and for comparison with it lora: the "
+            "same LoRA without streams; medusa: Medusa heads over a trained adapter; draft: a small model of some of "
+            "the base's layers"
+        },
+    )
+    adapter: str = field(
+        default="",
+        metadata={
+            "help": "a trained adapter: a folder, adapters/NAME or owner/name. streams and lora begin from its values "
+            "instead of fresh ones (a plain LoRA gets its streams), streams with training.mode=lossless keeps its LoRA "
+            "as it is and gives the streams one of their own; medusa gives it its heads"
+        },
+    )
+    base: str = field(default="smollm2-135m", metadata={"help": "base model: alias, hub id or local folder"})
+    quantization: Literal["none", "4bit"] = field(
+        default="none", metadata={"help": "weights of the base: none, or 4bit (bitsandbytes NF4)"}
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "compute dtype; auto: the best one of the device"}
+    )
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto",
+        metadata={"help": "type in which a LoRA is written, two bytes a value in 16 bits; auto: as it was trained"},
+    )
+    data: DataConfig = field(default_factory=DataConfig)
+    lora: "LoraConfig" = field(default_factory=lambda: _lora({}))
+    training: dict[str, Any] = field(default_factory=dict)
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    medusa: "MedusaConfig" = field(default_factory=lambda: _medusa({}))
+    draft: "DraftConfig" = field(default_factory=lambda: _draft({}))
+    explicit: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)  # (section, key) as given
+
+    def check(self) -> None:
+        """Raise `ConfigError` if a setting that can be judged without a model is out of range."""
+        if self.name and not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"name={self.name[:60]!r}: it names a folder below outputs/, so that it has letters, digits and . _ - "
+                "only, and no dot in front; set name=..."
+            )
+        self._check_method()
+        self.data.check_data()
+        self.tree.check_tree()
+        self.medusa.check_medusa()
+        self.draft.check_draft()
+        if self.lora.r < 1:
+            raise ConfigError(f"lora.r={self.lora.r}: a LoRA has a rank of at least 1")
+        self.stream_config().check_streams()
+
+    def _check_method(self) -> None:
+        """Raise `ConfigError` for a setting that `method` would silently leave unused, or cannot work with."""
+        if self.save_dtype != "auto" and self.method not in ("streams", "lora"):
+            raise ConfigError(
+                f"save_dtype={self.save_dtype} has no effect with method={self.method}, which writes no LoRA; leave it "
+                "out"
+            )
+        reads = SECTIONS_READ[self.method]
+        for section, key in self.explicit:
+            if section in SECTIONS and section not in ("data", "training", *reads):
+                raise ConfigError(
+                    f"{section}.{key} has no effect with method={self.method}, which reads data, training and "
+                    f"{', '.join(reads)}; leave it out or choose another method"
+                )
+        unused = sorted(set(self.training) & _stream_keys())
+        if unused and self.method not in ("streams", "lora"):
+            raise ConfigError(
+                f"training.{unused[0]} is a setting of the streams, which method={self.method} does not train; "
+                "leave it out or choose method=streams"
+            )
+        if self.method == "medusa" and not self.adapter:
+            raise ConfigError(
+                "method=medusa trains heads over an adapter, and none is named; set adapter=FOLDER, as `ssft train "
+                "--output` wrote it"
+            )
+        if self.adapter and self.method == "draft":
+            raise ConfigError(
+                f"adapter={self.adapter} has no effect with method=draft, which trains layers of the bare base; leave "
+                "it out or choose another method"
+            )
+        if self.method == "draft" and self.quantization != "none":
+            raise ConfigError(
+                f"method=draft with quantization={self.quantization}: a draft is trained in full, which quantised "
+                "weights cannot be; set quantization=none"
+            )
+        if self.method == "lora" and self.training.get("mode", "shared") == "lossless":
+            raise ConfigError(
+                "method=lora with training.mode=lossless: the text of a lossless adapter is the base's own, or that of "
+                "the adapter whose LoRA it kept; compare with that, or set training.mode=shared"
+            )
+        packed = [key for key in ("packing", "padding_free") if self.training.get(key)]
+        if packed and self.method == "lora":
+            raise ConfigError(
+                f"training.{packed[0]}=true puts several rows into one, which the streams' run cannot do; its twin "
+                f"would see other batches. Set training.{packed[0]}=false"
+            )
+
+    def stream_config(self) -> StreamConfig:
+        """The streams that `training` describes, defaults where it is silent."""
+        known = {f.name for f in fields(StreamConfig)}
+        return StreamConfig(**{key: value for key, value in self.training.items() if key in known})
+
+    def torch_save_dtype(self) -> "torch.dtype | None":
+        """`save_dtype` as torch's; None for the type that a LoRA was trained in."""
+        import torch
+
+        return None if self.save_dtype == "auto" else getattr(torch, self.save_dtype)
+
+    def build_training_args(self, output_dir: str | Path, device: "str | torch.device | None" = None) -> "SFTConfig":
+        """The trainer's arguments for a run into `output_dir` on `device` (none or 'auto': CUDA if there is any).
+
+        `StreamSFTConfig` for streams, else TRL's own `SFTConfig` with the same values. Where the recipe is silent,
+        `use_cpu` follows the device, `bf16` and `fp16` follow the dtype, and `report_to` is none. Raises `ConfigError`.
+        """
+        import torch
+        from trl import SFTConfig
+
+        from ssft.base.load import auto_dtype
+        from ssft.training.config import StreamSFTConfig
+
+        cuda = torch.cuda.is_available()
+        device = torch.device(("cuda" if cuda else "cpu") if device in (None, "auto") else device)
+        dtype = auto_dtype(device) if self.dtype == "auto" else getattr(torch, self.dtype)
+        use_cpu = device.type == "cpu" or not cuda
+        bf16, fp16 = dtype == torch.bfloat16, dtype == torch.float16 and not use_cpu
+        resolved = {"report_to": "none", "use_cpu": use_cpu, "bf16": bf16, "fp16": fp16}
+        values = {**resolved, **self.training, "output_dir": str(output_dir)}
+        try:
+            if self.method == "streams":
+                return StreamSFTConfig(**values)
+            return SFTConfig(**{key: value for key, value in values.items() if key not in _stream_keys()})
+        except (TypeError, ValueError) as error:
+            if isinstance(error, SSFTError):
+                raise
+            raise ConfigError(f"recipe {self.name or '(unnamed)'}, training: {error}") from error
+
+
+class Key(NamedTuple):  # one key of a section, as its dataclass field declares it
+    hint: Any
+    default: Any
+    help: str
+
+
+@cache
+def _stream_keys() -> frozenset[str]:
+    """Keys of `training` that TRL's own trainer does not have."""
+    from trl import SFTConfig
+
+    from ssft.training.config import StreamSFTConfig
+
+    return frozenset(f.name for f in fields(StreamSFTConfig)) - {f.name for f in fields(SFTConfig)}
+
+
+@cache
+def _schema(section: str) -> dict[str, Key]:
+    """The keys of a section; the libraries are imported on first use only."""
+    from peft import LoraConfig
+
+    from ssft.training.config import StreamSFTConfig
+    from ssft.training.draft import DraftConfig
+    from ssft.training.medusa import MedusaConfig
+
+    if section not in (TOP, *SECTIONS):
+        raise ConfigError(f"unknown section {section!r}; there are {', '.join(SECTIONS)}")
+    classes = (Recipe, DataConfig, LoraConfig, StreamSFTConfig, TreeConfig, MedusaConfig, DraftConfig)
+    schema_class: Any = classes[(TOP, *SECTIONS).index(section)]
+    later = dict.fromkeys(("LoraConfig", "MedusaConfig", "DraftConfig"), Any)  # imported on first use only
+    hints = typing.get_type_hints(schema_class, localns=later)
+    hidden = RESERVED.get(section, {}) if section else {*SECTIONS, "explicit"}
+    shown = [f for f in fields(schema_class) if f.name not in hidden]
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in shown}
+    return {f.name: Key(hints[f.name], defaults[f.name], f.metadata.get("help", "")) for f in shown}
+
+
+def describe_keys(section: str = TOP) -> list[tuple[str, str, Any, str]]:
+    """(key, type, default, help) of every key of a section; '' is the top of the file."""
+    return [(name, type_name(k.hint), k.default, " ".join(k.help.split())) for name, k in _schema(section).items()]
+
+
+def _checked(section: str, name: str, value: Any, where: str, raw: str | None = None) -> Any:
+    """The converted value of one key; `raw` is the text of an override, taken as it is where a string is wanted."""
+    path = f"{section}.{name}" if section else name
+    key = _schema(section).get(name) if section in (TOP, *SECTIONS) else None
+    if key is None:
+        if reason := RESERVED.get(section, {}).get(name):
+            raise ConfigError(f"{where}: {path} cannot be set in a recipe: {reason}")
+        raise ConfigError(f"{where}: unknown key {path}{_suggest(path)}")
+    for candidate in (value,) if raw is None else (value, raw):
+        with suppress(ValueError):
+            return convert(candidate, key.hint)
+    raise ConfigError(f"{where}: {path}={value!r} is of the wrong type; expected {type_name(key.hint)}")
+
+
+def _suggest(path: str) -> str:
+    known = [f"{section}.{name}" if section else name for section in (TOP, *SECTIONS) for name in _schema(section)]
+    # a key in the wrong section, or in none, is far from the right path in letters, but near in its last part
+    name = path.rpartition(".")[2]
+    last = [known_path.rpartition(".")[2] for known_path in known]
+    parts = [name] if name in last else get_close_matches(name, sorted(set(last)), cutoff=0.7)
+    near = [known_path for part in parts for known_path, end in zip(known, last, strict=True) if end == part]
+    near += get_close_matches(path, known, n=1)
+    return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else f"; sections are {', '.join(SECTIONS)}"
+
+
+def _file_values(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """(section, key, checked value) of a recipe file."""
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ConfigError(
+                f"{path}: {size:,} bytes, but no recipe needs more than {MAX_BYTES:,}; is it another file?"
+            )
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{path}, line {line}: invalid YAML: {error.problem}") from error
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of keys to values; write `key: value` lines")
+    for name, value in document.items():
+        if name not in SECTIONS:
+            yield TOP, str(name), _checked(TOP, str(name), value, str(path))
+        elif not isinstance(value, dict | None):
+            raise ConfigError(f"{path}: section {name} is {value!r}; write indented `key: value` lines below it")
+        else:
+            for key, item in (value or {}).items():
+                yield name, str(key), _checked(name, str(key), item, str(path))
+
+
+def _override(text: str) -> tuple[str, str, Any]:
+    """(section, key, checked value) of one `key=value`."""
+    where = f"override {text!r}"
+    path, equals, raw = text.partition("=")
+    section, _, name = path.strip().rpartition(".")
+    if not equals or not name:
+        raise ConfigError(f"{where}: write key=value, such as training.num_streams=6")
+    if not section and name not in _schema(TOP):
+        homes = [home for home in SECTIONS if name in _schema(home) or name in RESERVED.get(home, ())]
+        if len(homes) > 1:
+            raise ConfigError(f"{where}: {name} is ambiguous; write {' or '.join(f'{home}.{name}' for home in homes)}")
+        section = homes[0] if homes else section
+    value: Any = raw  # text that is no YAML, such as a template, stays as it is; the type check decides
+    with suppress(yaml.YAMLError):
+        value = yaml.load(raw, Loader=Loader)
+    return section, name, _checked(section, name, value, where, raw)
+
+
+def load_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """A shipped recipe by name, or a YAML file, with `key=value` overrides applied in order (the last one wins).
+
+    A key is written with its section (`training.num_streams=6`); the section may be left out where only one has the
+    key. Raises `ConfigError`.
+    """
+    path = recipe_path(name_or_path)
+    given = chain(_file_values(path), map(_override, overrides))
+    values = {(section, key): value for section, key, value in given}
+    of: dict[str, dict[str, Any]] = {section: {} for section in (TOP, *SECTIONS)}
+    for (section, key), value in values.items():
+        of[section][key] = value
+    recipe = Recipe(
+        **{**of[TOP], "name": of[TOP].get("name") or path.stem},
+        data=DataConfig(**of["data"]),
+        lora=_lora(of["lora"]),
+        training=of["training"],
+        tree=TreeConfig(**of["tree"]),
+        medusa=_medusa(of["medusa"]),
+        draft=_draft(of["draft"]),
+        explicit=tuple(values),
+    )
+    recipe.check()
+    return recipe
+
+
+def _lora(values: dict[str, Any]) -> "LoraConfig":
+    from peft import LoraConfig
+
+    try:
+        return LoraConfig(task_type="CAUSAL_LM", **values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"lora: {error}") from error
+
+
+def _medusa(values: dict[str, Any]) -> "MedusaConfig":
+    from ssft.training.medusa import MedusaConfig
+
+    return MedusaConfig(**values)
+
+
+def _draft(values: dict[str, Any]) -> "DraftConfig":
+    from ssft.training.draft import DraftConfig
+
+    return DraftConfig(**values)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML that reproduces the recipe through `load_recipe`: every key that was given or differs from its default."""
+    plain = Recipe()  # not the fields' defaults: PEFT rewrites some while it builds
+    document: dict[str, Any] = {key: getattr(recipe, key) for key in _schema(TOP)}
+    # Both came after the first adapters: a run that an earlier version began compares equal, and can be resumed.
+    for key in ("method", "adapter"):
+        if document[key] == getattr(plain, key):
+            del document[key]
+    for section in SECTIONS:
+        now, default = getattr(recipe, section), getattr(plain, section)
+        chosen = now
+        if section != "training":
+            pairs = {key: (getattr(now, key), getattr(default, key)) for key in _schema(section)}
+            chosen = {key: v for key, (v, old) in pairs.items() if v != old or (section, key) in recipe.explicit}
+        if chosen:
+            document[section] = {key: sorted(v) if isinstance(v, set) else v for key, v in chosen.items()}
+    return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _folder() -> Path:
+    """Shipped recipes: inside the package in a wheel, beside it in the source tree."""
+    packaged = Path(__file__).parent.parent / "_recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes; those in a folder are named with it (`baselines/medusa_sql`)."""
+    folder = _folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def recipe_path(name: str | Path) -> Path:
+    """The file of a shipped recipe or of a path; raises `ConfigError` with the nearest name if there is none."""
+    if str(name) in recipe_names():
+        return _folder() / f"{name}.yaml"
+    if Path(name).is_file():
+        return Path(name)
+    names = {name.rpartition("/")[2]: name for name in recipe_names()[::-1]}
+    near = "".join(f"did you mean {names[end]}? " for end in get_close_matches(Path(name).stem, names, n=1))
+    raise ConfigError(f"no recipe {str(name)!r}: {near}Shipped are {', '.join(recipe_names())}; or give a YAML file")
+
+
+def recipe_head(path: str | Path) -> str:
+    """The comment at the top of a recipe file, without the comment signs."""
+    lines = takewhile(lambda line: line.startswith("#"), Path(path).read_text(encoding="utf-8").splitlines())
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)

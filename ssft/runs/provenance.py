@@ -1,0 +1,54 @@
+"""What a run says about itself: versions, commit, device, hashes of the data, metrics and history."""
+
+import importlib.metadata
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ssft._version import __version__
+from ssft.environment import describe_device
+from ssft.files import file_identity
+from ssft.recipes.recipe import Recipe
+
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate")
+
+
+def provenance(
+    recipe: Recipe, trainer: Any, metrics: dict[str, float], seconds: float, rows: dict[str, int]
+) -> dict[str, Any]:
+    """The content of `provenance.json` after a run of `seconds`; `rows` counts those of training and validation."""
+    history = [{k: v for k, v in entry.items() if k != "total_flos"} for entry in trainer.state.log_history]
+    return {
+        "method": recipe.method,
+        "ssft": __version__,
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "commit": _commit(),
+        "device": describe_device(trainer.args.device),
+        "processes": trainer.args.world_size,
+        "train_seconds": round(seconds, 1),
+        "train_rows": rows["train"],
+        "validation_rows": rows["validation"],
+        "data": {part: _describe_source(getattr(recipe.data, part)) for part in ("train", "validation")},
+        "steps": trainer.state.global_step,
+        "metrics": {key: value for key, value in metrics.items() if isinstance(value, int | float)},
+        "history": history,
+    }
+
+
+def _describe_source(source: str) -> dict[str, str]:
+    """A file's name and hash, or the name of a hub dataset or generator."""
+    path = Path(source) if source else None
+    if path is None or not path.is_file():
+        return {"name": source}
+    return file_identity(path)
+
+
+def _commit() -> str:
+    """Commit of the source tree that ran, empty outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", os.fspath(root), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,96 @@
+"""A run that has a trained adapter to start with: what makes a finished LoRA faster.
+
+Either it begins from the adapter's values and goes on training them (mode shared), or it keeps the adapter's LoRA as it
+is, under a LoRA of the streams' own (mode lossless): the text is then that adapter's to the last token.
+"""
+
+from typing import Any
+
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+
+from ssft.bundle.fit import load_stream_modules, read_fitting
+from ssft.bundle.hub import resolve_adapter
+from ssft.bundle.lora_config import check_low_rank, lora_rank, lora_scaling
+from ssft.bundle.read import LORA_CONFIG, LORA_WEIGHTS, Bundle, lora_target
+from ssft.errors import ConfigError
+from ssft.lora.weights import LoraWeights, product_hook
+from ssft.streams.modules import CONTAINER, streams_of
+
+
+def read_start(adapter: str, model: Any, fingerprint: dict[str, str]) -> Bundle:
+    """The adapter that a run over `model` (the bare base) starts with: a folder, `adapters/NAME` or owner/name.
+
+    Raises:
+        BundleError: damaged, made for another base, or no LoRA that decodes here.
+        ConfigError: its LoRA never acted on the text.
+    """
+    bundle = read_fitting(resolve_adapter(adapter), model, fingerprint)
+    check_low_rank(bundle.path / LORA_CONFIG, bundle.lora)
+    if bundle.text_lora is None:
+        raise ConfigError(
+            f"adapter={adapter} is lossless: its LoRA acts on its streams alone, and the text is the base's; begin "
+            "from an adapter of mode=shared or a plain LoRA, or leave adapter out"
+        )
+    return bundle
+
+
+def hold(model: Any, start: Bundle) -> None:
+    """Let every row of `model` (the bare base) run with the text's LoRA of `start`, frozen, whatever trains over it.
+
+    By hooks of their own on the base's linear modules: peft, which wraps these modules later, its checkpoints and its
+    gates for the streams' rows know nothing of it.
+    """
+    for name, layer in LoraWeights.from_bundle(start, model).layers.items():
+        model.get_submodule(name).register_forward_hook(product_hook(layer, model.dtype))
+
+
+def begin_from(peft_model: Any, start: Bundle, adapter: str = "default") -> None:
+    """Copy the LoRA of `start`, and its streams where both have some, into `adapter` of a model that is to be trained.
+
+    Raises:
+        ConfigError: the run's LoRA or streams have another shape; nothing was copied.
+    """
+    fresh = get_peft_model_state_dict(peft_model, adapter_name=adapter)
+    fresh = {key: value for key, value in fresh.items() if CONTAINER not in key}
+    _check_same_modules(start, set(fresh))
+    _check_same_products(start, peft_model.peft_config[adapter], fresh)
+    streams = streams_of(peft_model, adapter)
+    if streams is not None and start.stream_config is not None:
+        if (found := start.stream_config.stream_dict()) != (wanted := streams.config.stream_dict()):
+            key = next(key for key in found if found[key] != wanted[key])
+            raise ConfigError(
+                f"adapter={start.path} has streams with {key}={found[key]}, the run asks for {wanted[key]}; set "
+                f"training.{key}={found[key]}, or begin from a plain LoRA"
+            )
+        width = peft_model.get_base_model().config.hidden_size
+        streams.load_state_dict(load_stream_modules(start, width).state_dict())
+    set_peft_model_state_dict(peft_model, start.lora_weights, adapter_name=adapter)
+
+
+def _check_same_modules(start: Bundle, fresh: set[str]) -> None:
+    if start.lora_weights.keys() == fresh:
+        return
+    key = sorted(start.lora_weights.keys() ^ fresh)[0]
+    has, lacks = ("adapter", "run") if key in start.lora_weights else ("run", "adapter")
+    targets = start.lora.get("target_modules")
+    shown = ", ".join(sorted(targets)) if isinstance(targets, list) else targets
+    module = lora_target(start.path / LORA_WEIGHTS, key)[0]
+    raise ConfigError(
+        f"adapter={start.path}: the {has} has a LoRA on {module}, the {lacks} has none; set "
+        f"lora.target_modules and its exceptions as the adapter has them: {shown}"
+    )
+
+
+def _check_same_products(start: Bundle, lora: Any, fresh: dict[str, Tensor]) -> None:
+    """A rank or factor that differs would make another model of the same tensors, or not fit at all."""
+    settings = lora.to_dict()
+    for key in sorted(fresh):
+        module = lora_target(start.path / LORA_WEIGHTS, key)[0]
+        for name, of in (("rank", lora_rank), ("factor alpha/r", lora_scaling)):
+            if (found := of(start.lora, module)) != (wanted := of(settings, module)):
+                raise ConfigError(
+                    f"adapter={start.path} has the {name} {found:g} on {module}, the run's LoRA {wanted:g}; set lora.r="
+                    f"{start.lora['r']} and lora.lora_alpha={start.lora['lora_alpha']:g}, and the patterns and "
+                    "use_rslora as the adapter has them"
+                )

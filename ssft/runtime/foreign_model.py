@@ -1,0 +1,84 @@
+"""What decoding with streams needs of a model that is somebody else's: a `PeftModel` with the bundle's LoRA in it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+
+from ssft.base.backbone import Backbone
+from ssft.base.fingerprint import base_fingerprint
+from ssft.bundle.read import LORA_WEIGHTS, Bundle, lora_target
+from ssft.decoding.engine import Route
+from ssft.errors import GenerationError
+from ssft.lora.router import LoraRouter, router_on
+from ssft.lora.weights import LoraWeights
+from ssft.streams.insertion import StreamHooks
+
+
+def fingerprint_of(base: Any, bundle: Bundle, tokenizer: Any) -> dict[str, str]:
+    """The base as the bundle knows it; without a tokenizer that part counts as equal."""
+    name = getattr(base.config, "_name_or_path", "") or type(base).__name__
+    if tokenizer is not None:
+        return base_fingerprint(base, tokenizer, name)
+    fingerprint = base_fingerprint(base, SimpleNamespace(added_tokens_decoder={}, get_vocab=dict), name)
+    return {**fingerprint, "tokenizer_sha256": bundle.base["tokenizer_sha256"]}
+
+
+def hooks_on(base: Any) -> StreamHooks:
+    """The stream hooks that are on the model already (a second set would insert the streams twice), or new ones."""
+    for hook in Backbone(base).layers[-1]._forward_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, StreamHooks):
+            return owner
+    return StreamHooks(base)
+
+
+def own_lora(base: Any, bundle: Bundle) -> tuple[Route | None, LoraWeights | None]:
+    """How the rows of `base`, inside the `PeftModel`, get the LoRA of the streams' own; nothing where there is none.
+
+    peft applies the text's LoRA; this one reaches stream rows only.
+    """
+    if bundle.stream_lora is None:
+        return None, None
+    return (router_on(base) or LoraRouter(base)).use, LoraWeights.from_bundle(bundle, base, merged=True)
+
+
+def check_lora(base: Any, bundle: Bundle) -> None:
+    """Raise unless exactly the bundle's LoRA is active in `base`, the model inside the `PeftModel`."""
+    why = "the streams were trained together with the LoRA and draft for its text"
+    layers = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    if not layers:
+        raise GenerationError(
+            f"the model has no LoRA layers (a bare base, or one with a LoRA merged and unloaded), but {why}; load it "
+            f"first: PeftModel.from_pretrained(base, {str(bundle.path)!r})"
+        )
+    if any(layer.merged for layer in layers.values()):
+        raise GenerationError(
+            f"the model's LoRA is merged into its weights, where it cannot be told which one it is, but {why}; call "
+            "unmerge_adapter() first"
+        )
+    if any(layer.disable_adapters for layer in layers.values()):
+        raise GenerationError(f"the model's LoRA is disabled, but {why}; enable it before StreamGenerate.from_adapter")
+    active = sorted({name for layer in layers.values() for name in layer.active_adapters})
+    if len(active) != 1 or not _is_lora(layers, bundle, active[0]):
+        loaded = sorted({name for layer in layers.values() for name in layer.lora_A})
+        fitting = [name for name in loaded if _is_lora(layers, bundle, name)]
+        knob = f"set_adapter({fitting[0]!r})" if fitting else f"load_adapter({str(bundle.path)!r}, ...) and set_adapter"
+        raise GenerationError(
+            f"the model's active adapter {', '.join(active) or '(none)'} is not the LoRA of {bundle.path}, but {why}; "
+            f"call {knob} first"
+        )
+
+
+def _is_lora(layers: dict[str, Any], bundle: Bundle, name: str) -> bool:
+    """Whether the adapter `name` has the bundle's weights, up to the rounding of a narrower type."""
+    for key, saved in bundle.lora_weights.items():
+        module, kind = lora_target(bundle.path / LORA_WEIGHTS, key)
+        weights = getattr(layers.get(module), kind, {})
+        if name not in weights or weights[name].weight.shape != saved.shape:
+            return False
+        loaded = weights[name].weight.detach().float()
+        if not torch.allclose(loaded, saved.to(loaded), rtol=1e-2, atol=1e-5):
+            return False
+    return True

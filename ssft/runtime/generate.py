@@ -1,0 +1,331 @@
+"""Decoding with streams for those who stay in transformers: a callable for `generate(custom_generate=...)`."""
+
+import copy
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import GenerateDecoderOnlyOutput, logits_process
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+
+from ssft.bundle.fit import load_stream_modules
+from ssft.bundle.read import read_bundle
+from ssft.decoding.config import TreeConfig
+from ssft.decoding.engine import Engine, Route
+from ssft.decoding.request import Generation, Request
+from ssft.decoding.request import LogitsProcessor as Processor
+from ssft.errors import GenerationError
+from ssft.runtime.foreign_model import check_lora, fingerprint_of, hooks_on, own_lora
+from ssft.streams.insertion import StreamHooks
+from ssft.streams.modules import StreamModules
+
+_GREEDY = "streams draft for greedy decoding, one sequence per prompt"
+_STATES = "a pass verifies a whole draft and keeps neither logits nor states of its tokens"
+_DRAFTS = "the streams are what drafts here"
+_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "do_sample": ((None, False), _GREEDY),
+    "num_beams": ((None, 1), _GREEDY),
+    "num_return_sequences": ((None, 1), _GREEDY),
+    "penalty_alpha": ((None, 0), _GREEDY),
+    "constraints": ((None,), _GREEDY),
+    "force_words_ids": ((None,), _GREEDY),
+    "dola_layers": ((None,), _GREEDY),
+    "prompt_lookup_num_tokens": ((None,), _DRAFTS),
+    "assistant_early_exit": ((None,), _DRAFTS),
+    "use_mtp": ((None, False), _DRAFTS),
+    "output_scores": ((None, False), _STATES),
+    "output_logits": ((None, False), _STATES),
+    "output_attentions": ((None, False), _STATES),
+    "output_hidden_states": ((None, False), _STATES),
+    "cache_implementation": ((None, "dynamic", "dynamic_full"), "decoding with streams has a cache of its own"),
+    "guidance_scale": ((None, 1), "guidance runs the model again for every token, and cannot follow a draft"),
+}
+"""Settings of generate: the values that change nothing here, and why no other can be served."""
+
+_KNOWN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
+"""What generate itself hands to the model; other tensors would be ignored."""
+
+
+class StreamGenerate:
+    """Greedy decoding with streams, called by transformers' own `generate`: the same tokens from fewer passes.
+
+    >>> model = PeftModel.from_pretrained(base, "adapters/sql")
+    >>> generate = StreamGenerate.from_adapter(model, "adapters/sql")
+    >>> ids = model.generate(**inputs, custom_generate=generate, max_new_tokens=64)
+
+    Whatever the model has active decides the text; the streams only guess it. Logits processors and stopping criteria
+    are called for one row at a time, with ids [1, t] that begin with the row's own padding, and after every token.
+    Processors must depend on their arguments alone, since tokens of a draft that are not accepted are processed too.
+
+    transformers drops two arguments of `generate` on the way to a callable: give `text_streamer=` in place of
+    `streamer=` (fed token by token, with the prompt first; one row only), and
+    `stopping_criteria=[StopStringCriteria(tokenizer, strings)]` in place of `stop_strings=` and `tokenizer=`. It does
+    not pass on `assistant_model=` either, which is thus without effect.
+
+    A row ends where the model's context does. A row that has ended is padded, whatever ended it (`generate` itself goes
+    on with it where that was no EOS, until the last row ends).
+
+    `last` holds what became of each row of the latest call: passes, accepted drafts, seconds.
+    """
+
+    def __init__(
+        self,
+        hooks: StreamHooks,
+        streams: StreamModules | None,
+        tree: TreeConfig | None = None,
+        route: Route | None = None,
+        adapter: Any = None,
+        turn: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        """See `Engine` for `hooks`, `route` and `turn`; `streams` None decodes plainly; every row has `adapter`."""
+        self.hooks = hooks
+        self.streams = streams
+        self.tree = tree or TreeConfig()
+        self.tree.check_tree()
+        self.adapter = adapter
+        self.engine = Engine(hooks, route, turn)
+        self.last: list[Generation] = []
+
+    @classmethod
+    def from_adapter(
+        cls, peft_model: Any, adapter: str | Path, tree: TreeConfig | None = None, tokenizer: Any = None
+    ) -> "StreamGenerate":
+        """Streams of the bundle `adapter` for a model that has the bundle's LoRA loaded and active.
+
+        `tree` defaults to the bundle's own; `tokenizer`, if given, is checked to be the one of the training. The model
+        gets hooks (`StreamGenerate.hooks.remove()` takes them off); two adapters of one model share them. A LoRA of the
+        streams' own has hooks beside them that stay, and return at once outside of such a call.
+
+        Raises:
+            BundleError: the folder is damaged, or made for another base.
+            GenerationError: it has no streams, or the model runs without the LoRA that they were trained with.
+        """
+        bundle = read_bundle(adapter)
+        if bundle.stream_config is None:
+            raise GenerationError(
+                f"{bundle.path} is a LoRA without streams, which cannot draft; leave out custom_generate, or train it "
+                "with `ssft train`"
+            )
+        if bundle.text_lora is None:
+            raise GenerationError(
+                f"{bundle.path}: mode is lossless, so the LoRA is for the streams alone, but peft applies it to the "
+                "text too; decode it with ssft.load_adapted or `ssft generate`"
+            )
+        base = peft_model.get_base_model() if hasattr(peft_model, "get_base_model") else peft_model
+        bundle.stream_config.check_streams(base.config.num_hidden_layers)
+        bundle.check_base(base, fingerprint_of(base, bundle, tokenizer))
+        check_lora(base, bundle)
+        streams = load_stream_modules(bundle, base.config.hidden_size).to(base.device)
+        route, own = own_lora(base, bundle)
+        return cls(hooks_on(base), streams, tree or bundle.tree, route, own)
+
+    # generate() takes the arguments that it finds in this signature from the user's. attention_mask is therefore among
+    # `model_kwargs`: generate() would not see a mask that it took, and make another.
+    def __call__(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        logits_processor: list[Any] | None = None,
+        stopping_criteria: list[Any] | None = None,
+        generation_config: Any = None,
+        text_streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Continue input_ids [B, P], as `generate` calls it: [B, P + new], shorter rows padded on the right.
+
+        Returns:
+            The ids, or `GenerateDecoderOnlyOutput(sequences=ids)` with generation_config.return_dict_in_generate.
+
+        Raises:
+            GenerationError: a setting that cannot be served; see `_REFUSED`.
+        """
+        config = generation_config or model.generation_config
+        self._check(model, input_ids, logits_processor or [], config, text_streamer, model_kwargs)
+        mask = model_kwargs.get("attention_mask")
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
+        _check_padding(mask, model_kwargs.get("position_ids"))
+        requests = self._requests(input_ids, mask, logits_processor or [], stopping_criteria or [], config)
+        if text_streamer is not None:
+            text_streamer.put(input_ids.cpu())
+        shown, self.last = 0, []
+        for results in self.engine.decode(requests):
+            self.last = results
+            if text_streamer is not None:
+                for token in results[0].token_ids[shown:]:
+                    text_streamer.put(torch.tensor([token]))
+                shown = len(results[0].token_ids)
+        if text_streamer is not None:
+            text_streamer.end()
+        sequences: Any = _with_answers(input_ids, [result.token_ids for result in self.last], _pad_token(config))
+        return GenerateDecoderOnlyOutput(sequences=sequences) if config.return_dict_in_generate else sequences
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def _requests(
+        self, ids: Tensor, mask: Tensor, processors: list[Any], criteria: list[Any], config: Any
+    ) -> list[Request]:
+        """One request per row of ids [B, P]; the engine itself knows the ends that greedy decoding usually has."""
+        limits = [criterion.max_length for criterion in criteria if type(criterion) is MaxLengthCriteria]
+        context = self.hooks.backbone.context_length
+        limit = min(limits) if limits else config.max_length or context
+        eos = set(_tokens(getattr(config, "_eos_token_tensor", config.eos_token_id)))
+        eos.update(*(_tokens(c.eos_token_id) for c in criteria if type(c) is EosTokenCriteria))
+        others = [c for c in criteria if type(c) not in (MaxLengthCriteria, EosTokenCriteria)]
+        if len(ids) > 1 and (others or eos or limit > context) and _pad_token(config) is None:
+            raise GenerationError(
+                f"{len(ids)} rows may end at different lengths, but pad_token_id is not set; set "
+                "generation_config.pad_token_id"
+            )
+        return [
+            Request(
+                prompt=ids[row][mask[row]].tolist(),
+                max_new_tokens=limit - ids.shape[1],
+                streams=self.streams,
+                tree=self.tree,
+                adapter=self.adapter,
+                eos_token_ids=frozenset(eos),
+                stop=_stop_check(others, ids[row]) if others else None,
+                processors=(_processor(processors, ids, mask, row),) if processors else (),
+            )
+            for row in range(len(ids))
+        ]
+
+    # -- what cannot be served ----------------------------------------------------------------------------------
+
+    def _check(
+        self, model: Any, ids: Tensor, processors: list[Any], config: Any, streamer: Any, kwargs: dict[str, Any]
+    ) -> None:
+        backbone = self.hooks.backbone
+        if getattr(model, "get_base_model", lambda: model)() is not backbone.model:
+            raise GenerationError(
+                f"this StreamGenerate has its hooks on another {type(backbone.model).__name__}; make one for this "
+                "model with StreamGenerate.from_adapter"
+            )
+        for knob, (harmless, reason) in _REFUSED.items():
+            value = getattr(config, knob, None)
+            if value not in harmless:
+                raise GenerationError(f"{knob}={value!r}: {reason}; leave {knob} out, or leave out custom_generate")
+        if kwargs.get("inputs_embeds") is not None:
+            raise GenerationError("inputs_embeds: drafts are verified as tokens; give input_ids instead")
+        past = kwargs.get("past_key_values")
+        if past is not None and past.get_seq_length():
+            raise GenerationError(
+                f"past_key_values holds {past.get_seq_length()} tokens: decoding with streams has a cache of its own; "
+                "leave past_key_values out and give the whole prompt"
+            )
+        ignored = [name for name, value in kwargs.items() if isinstance(value, Tensor) and name not in _KNOWN]
+        if ignored:
+            raise GenerationError(f"{', '.join(ignored)}: the decoder would not be given it; leave it out")
+        if streamer is not None and len(ids) > 1:
+            raise GenerationError(f"text_streamer shows one row, but the batch has {len(ids)}; give one prompt")
+        for processor in processors:
+            if isinstance(processor, _STATEFUL):
+                raise GenerationError(
+                    f"{type(processor).__name__} remembers the tokens it was called for, and would remember rejected "
+                    "drafts; leave out the setting that asks for it (guidance_scale, watermarking_config)"
+                )
+        if _take_adapter_names_off(backbone.model):
+            raise GenerationError(
+                "adapter_names: peft splits the batch by it, but rows leave the batch when they end; activate one "
+                "adapter with set_adapter and leave adapter_names out"
+            )
+
+
+def _take_adapter_names_off(model: Any) -> bool:
+    """Whether `peft_model.generate(adapter_names=...)` is running; its hooks are taken off, as an error is to follow.
+
+    peft itself takes them off only if nothing is raised, and the model could no longer be used.
+    """
+    found = False
+    for module in model.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, functools.partial) and "adapter_names" in hook.keywords:
+                found = True
+                del module._forward_pre_hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
+    return found
+
+
+def _check_padding(mask: Tensor, position_ids: Tensor | None) -> None:
+    """mask bool [B, P] must begin with all of its padding, and positions count the tokens after it."""
+    if (mask[:, :-1] & ~mask[:, 1:]).any():
+        raise GenerationError(
+            "attention_mask has a zero after a one: prompts must be padded on the left; set "
+            "tokenizer.padding_side='left'"
+        )
+    expected = mask.long().cumsum(-1) - 1
+    if position_ids is not None and ((position_ids != expected) & mask).any():
+        raise GenerationError(
+            "position_ids do not count each row's tokens from 0, as decoding with streams does; leave position_ids out"
+        )
+
+
+# -- one row of a batch ---------------------------------------------------------------------------------------------
+
+_STATEFUL = (
+    logits_process.UnbatchedClassifierFreeGuidanceLogitsProcessor,
+    logits_process.SynthIDTextWatermarkLogitsProcessor,
+)
+
+
+def _stop_check(criteria: list[Any], prompt: Tensor) -> Callable[[list[int]], bool]:
+    """transformers' criteria as a question about the produced tokens; prompt [P] is the row with its padding."""
+    criteria = StoppingCriteriaList(criteria)
+
+    def stop(produced: list[int]) -> bool:
+        ids = torch.cat((prompt, prompt.new_tensor(produced))).unsqueeze(0)
+        return bool(criteria(ids, None).all())
+
+    return stop
+
+
+def _processor(processors: list[Any], ids: Tensor, mask: Tensor, row: int) -> Processor:
+    """All processors as one for a row of ids [B, P], whose history begins with the row's padding."""
+    ours: Any = LogitsProcessorList([_of_row(processor, row) for processor in processors])
+    padding = ids[row][~mask[row]].unsqueeze(0)
+
+    def process(history: Tensor, scores: Tensor) -> Tensor:
+        return ours(torch.cat((padding.to(history.device), history), dim=1), scores)
+
+    return process
+
+
+def _of_row(processor: Any, row: int) -> Any:
+    """A processor that holds something for every row of a batch, for one of them."""
+    ours = copy.copy(processor)
+    if isinstance(processor, logits_process.RepetitionPenaltyLogitsProcessor):
+        if isinstance(processor.prompt_ignore_length, Tensor):
+            ours.prompt_ignore_length = processor.prompt_ignore_length[row : row + 1]
+    elif isinstance(processor, logits_process.EncoderRepetitionPenaltyLogitsProcessor):
+        ours.encoder_input_ids = processor.encoder_input_ids[row : row + 1]
+    elif isinstance(processor, logits_process.EncoderNoRepeatNGramLogitsProcessor):
+        ours.batch_size, ours.generated_ngrams = 1, processor.generated_ngrams[row : row + 1]
+    elif isinstance(processor, logits_process.PrefixConstrainedLogitsProcessor):
+        allowed = processor._prefix_allowed_tokens_fn
+        ours._prefix_allowed_tokens_fn = lambda _batch, sent: allowed(row, sent)
+    else:
+        return processor
+    return ours
+
+
+def _with_answers(ids: Tensor, answers: list[list[int]], pad: int | None) -> Tensor:
+    """ids [B, P] and what was produced after each row -> [B, P + longest answer]."""
+    width = max(len(answer) for answer in answers)
+    filled = [answer + [pad or 0] * (width - len(answer)) for answer in answers]
+    return torch.cat((ids, ids.new_tensor(filled)), dim=1)
+
+
+def _pad_token(config: Any) -> int | None:
+    pad = _tokens(getattr(config, "_pad_token_tensor", config.pad_token_id))
+    return pad[0] if pad else None
+
+
+def _tokens(value: Any) -> list[int]:
+    """None, a token, several, or a tensor of them -> a list."""
+    value = value.tolist() if isinstance(value, Tensor) else value
+    return [] if value is None else list(value) if isinstance(value, list | tuple | set) else [value]

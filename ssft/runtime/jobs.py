@@ -1,0 +1,114 @@
+"""One row of a `MultiAdapterModel` call: its settings, the engine's request for it, and the answer from the result."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssft.decoding.config import TreeConfig
+from ssft.decoding.request import Generation, LogitsProcessor, Request
+from ssft.decoding.stops import StopStrings
+from ssft.errors import GenerationError
+from ssft.lora.bank import Adapter
+from ssft.runtime.inputs import as_ids, as_strings, encode_prompt, per_row
+
+Decode = Callable[[list[int]], str]
+
+
+class Active:
+    """Default of `adapter`: whichever is active. (None already means the bare base.)"""
+
+    def __repr__(self) -> str:
+        return "the active adapter"
+
+
+ACTIVE = Active()
+
+
+@dataclass
+class Job:
+    """What one row asks for, and how its text is cut."""
+
+    prompt: list[int]
+    adapter: str | None
+    max_new_tokens: int
+    eos: frozenset[int]
+    stop_ids: frozenset[int]
+    stops: StopStrings | None
+    processors: Sequence[LogitsProcessor]
+
+    def request(self, adapter: Adapter | None, speculate: bool) -> Request:
+        """What the engine runs; `adapter` is the row's own, on the device."""
+        return Request(
+            prompt=self.prompt,
+            max_new_tokens=self.max_new_tokens,
+            streams=adapter.streams if adapter is not None and speculate else None,
+            tree=TreeConfig() if adapter is None else adapter.tree,
+            adapter=None if adapter is None else adapter.lora,
+            eos_token_ids=self.eos,
+            stop_token_ids=self.stop_ids,
+            stop=self.stops,
+            processors=self.processors,
+        )
+
+    def text_ids(self, result: Generation) -> list[int]:
+        """Produced ids that are text: a stop token ends the text and is no part of it."""
+        ids = result.token_ids
+        return ids[:-1] if ids and ids[-1] in self.stop_ids | self.eos else ids
+
+    def output(self, result: Generation, decode: Decode) -> dict[str, Any]:
+        """The row of `generate(return_dict=True)`."""
+        text = decode(self.text_ids(result))
+        return {
+            "text": text if self.stops is None else self.stops.cut(text),
+            "token_ids": result.token_ids,
+            "tokens": len(result.token_ids),
+            "calls": result.calls,
+            "accepted": result.accepted,
+            "seconds": result.seconds,
+            "finish_reason": result.finish_reason,
+            "adapter": self.adapter,
+        }
+
+
+def make_jobs(
+    prompts: list[Any],
+    adapter: Any,
+    tokenizer: Any,
+    decode: Decode,
+    eos_token_ids: set[int],
+    *,
+    max_new_tokens: Any,
+    stop: Any,
+    stop_token_ids: Any,
+    ignore_eos: bool,
+    logits_processor: Any,
+) -> list[Job]:
+    """A job per prompt; every setting is one value for all rows or a list of one per row (see `per_row`)."""
+    count = len(prompts)
+    names = per_row("adapter", adapter, count, _is_adapter)
+    for name in names:
+        if not _is_adapter(name):
+            raise GenerationError(f"adapter={name!r}: expected a name, None for the bare base, or a list of those")
+    limits = per_row("max_new_tokens", max_new_tokens, count, lambda v: isinstance(v, int))
+    stops = per_row("stop", stop, count, lambda v: v is None or isinstance(v, list | tuple))
+    ids = per_row("stop_token_ids", stop_token_ids, count, lambda v: v is None or isinstance(v, list | tuple | set))
+    processors = per_row("logits_processor", logits_processor, count, lambda v: v is None or isinstance(v, list))
+    jobs = []
+    for i, prompt in enumerate(prompts):
+        strings = as_strings("stop", stops[i])
+        jobs.append(
+            Job(
+                prompt=encode_prompt(prompt, tokenizer),
+                adapter=names[i],
+                max_new_tokens=limits[i],
+                eos=frozenset() if ignore_eos else frozenset(eos_token_ids),
+                stop_ids=as_ids("stop_token_ids", ids[i]),
+                stops=StopStrings(strings, decode) if strings else None,
+                processors=processors[i] or (),
+            )
+        )
+    return jobs
+
+
+def _is_adapter(value: Any) -> bool:
+    return value is None or isinstance(value, str)
