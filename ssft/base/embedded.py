@@ -5,7 +5,6 @@ Use `ssft.base.load`, which exports what is public here.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssft.errors import BaseModelError
+from ssft.errors import BaseModelError, nearest
 
 MANIFEST = "ssft_base.json"
 
@@ -92,9 +91,8 @@ def fetch(name: str, progress: bool = True) -> Path:
     import filelock
 
     if name not in ALIASES:
-        close = difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.4)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise BaseModelError(f"{name!r} is no alias; the aliases are: {', '.join(sorted(ALIASES))}.{hint}")
+        hint = nearest(name, ALIASES) or f"aliases are {', '.join(sorted(ALIASES))}"
+        raise BaseModelError(f"{name!r} is no alias of an embedded base; {hint}")
     alias, target = ALIASES[name], base_path(name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
