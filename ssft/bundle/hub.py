@@ -17,8 +17,9 @@ from huggingface_hub import HfApi, constants
 
 from ssft._version import __version__
 from ssft.bundle.folder import MAX_JSON, MAX_WEIGHTS, AdapterFiles
+from ssft.bundle.format import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, WEIGHTS, Bundle
 from ssft.bundle.hub_errors import explained, patiently
-from ssft.bundle.read import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, WEIGHTS, Bundle, read_bundle
+from ssft.bundle.read import read_bundle
 from ssft.bundle.shipped import local_adapter, shipped_adapters
 from ssft.bundle.write import check_replaceable
 from ssft.errors import BundleError, ConfigError, HubError
@@ -42,7 +43,7 @@ class Pulled:
     @property
     def base(self) -> str | None:
         """The base that the adapter names."""
-        return self.bundle.base.get("id") or self.bundle.lora.get("base_model_name_or_path")
+        return self.bundle.base.get("id") or self.bundle.loras[0].config.get("base_model_name_or_path")
 
 
 def pull(repo: str, output: str | os.PathLike[str] | None = None, revision: str | None = None) -> Pulled:

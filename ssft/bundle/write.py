@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssft.bundle.folder import all_finite
-from ssft.bundle.notes import carried_over
-from ssft.bundle.read import (
+from ssft.bundle.format import (
     BUNDLE_FILES,
     CARD,
     FORMAT_VERSION,
@@ -29,8 +28,9 @@ from ssft.bundle.read import (
     Bundle,
     LoraPart,
     is_bundle,
-    read_bundle,
 )
+from ssft.bundle.notes import carried_over
+from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
 from ssft.files import replace_folder

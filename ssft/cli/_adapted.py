@@ -143,7 +143,7 @@ def own_rows(adapter: str) -> list[dict[str, Any]]:
     """Validation rows of the run that made the adapter, as its run.yaml names them; with the references and categories
     of a local file."""
     from ssft.bundle.folder import AdapterFiles
-    from ssft.bundle.read import RUN
+    from ssft.bundle.format import RUN
     from ssft.recipes.data import load_dataset_pair
     from ssft.recipes.recipe import load_recipe
 

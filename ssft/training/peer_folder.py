@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssft.bundle.folder import AdapterFiles
-from ssft.bundle.read import PROVENANCE, RUN
+from ssft.bundle.format import PROVENANCE, RUN
 from ssft.errors import BundleError, ConfigError
 from ssft.files import replace_folder
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
-from ssft.bundle.read import LORA_CONFIG, LORA_WEIGHTS, read_bundle
+from ssft.bundle.format import LORA_CONFIG, LORA_WEIGHTS
+from ssft.bundle.read import read_bundle
 from ssft.bundle.write import save_lora
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import StreamModules

@@ -9,8 +9,9 @@ from loopback_hub import TOKEN, connected_hub
 from shelf import PLAIN, shared_shelf
 
 from ssft import hub as hub_module
+from ssft.bundle.format import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
-from ssft.bundle.read import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, read_bundle
+from ssft.bundle.read import read_bundle
 from ssft.bundle.results import About, Results, read_results, write_results
 from ssft.errors import BundleError, ConfigError, HubError
 from ssft.files import replace_folder
