@@ -23,7 +23,7 @@ from ssft.base.fingerprint import base_fingerprint
 from ssft.bundle.folder import AdapterFiles, all_finite
 from ssft.bundle.format import LORA_CONFIG, LORA_WEIGHTS
 from ssft.errors import BundleError, ConfigError
-from ssft.training.peer_folder import whole_folder
+from ssft.training.peer_folder import result_folder
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "medusa.json", "medusa.safetensors"
@@ -157,7 +157,7 @@ def save_medusa(
     }
     dtype = adapted.model.dtype
     weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in heads.state_dict().items()}
-    with whole_folder(target, run_yaml, provenance or {}, lambda old: (old / CONFIG).is_file()) as built:
+    with result_folder(target, run_yaml, provenance or {}, lambda old: (old / CONFIG).is_file()) as built:
         save_file(weights, built / WEIGHTS)
         text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
         (built / CONFIG).write_text(text + "\n", encoding="utf-8")
