@@ -10,7 +10,7 @@ that streams and heads differ in nothing but where the guess comes from. Nothing
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ssft.base.fingerprint import base_fingerprint
 from ssft.bundle.folder import AdapterFiles, all_finite
 from ssft.bundle.format import LORA_CONFIG, LORA_WEIGHTS
 from ssft.errors import BundleError, ConfigError
+from ssft.schema import read
 from ssft.training.peer_folder import result_folder
 
 FORMAT_VERSION = 1
@@ -244,18 +245,10 @@ def _read(folder: str | os.PathLike[str], adapted: Any, made_over: str) -> Medus
 
 
 def _read_config(path: Path, section: Any) -> MedusaConfig:
-    if not isinstance(section, dict):
-        raise BundleError(f"{path}: 'medusa' is missing or no object")
-    types = {f.name: type(f.default) for f in fields(MedusaConfig)}
-    for key, value in section.items():
-        if key not in types:
-            raise BundleError(f"{path}: medusa: the key {_shown(key)} is unknown to this version of ssft")
-        if type(value) is not types[key]:
-            raise BundleError(f"{path}: medusa.{key}={_shown(value)}, expected {types[key].__name__}")
-    config = MedusaConfig(**section)
     try:
+        config: MedusaConfig = read(MedusaConfig, section, "medusa")
         config.check_medusa()
-    except ConfigError as error:
+    except ValueError as error:  # `ConfigError` is one
         raise BundleError(f"{path}: {str(error)[:MAX_SHOWN]}") from error
     return config
 
