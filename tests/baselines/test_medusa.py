@@ -180,7 +180,7 @@ def test_touched_files_are_still_the_adapter(saved, tmp_path):
 
 def test_a_lossless_adapter_has_no_heads(saved):
     adapted, folder, heads = saved
-    adapted.streams.config.mode = "lossless"
+    adapted.bundle.loras[0].rows = "streams"
     message = r"adapter 'sql' is lossless: its LoRA acts on its streams alone.*take an adapter of mode=shared"
     with pytest.raises(ConfigError, match=message):
         load_medusa(folder, adapted)
@@ -253,9 +253,9 @@ MEDUSA = {"num_heads": 3, "num_layers": 2, "loss_decay": 0.8}
         ({"format_version": 1.0}, r"format_version is 1\.0, this ssft reads 1; newer heads need"),
         ({"format_version": "\x1b[2J" + "x" * 999}, r"format_version is '\\x1b\[2Jx{1,80}, this"),
         ({"medusa": None}, "'medusa' is missing or no object"),
-        ({"medusa": {**MEDUSA, "heads": 3}}, "medusa: the key 'heads' is unknown"),
-        ({"medusa": {**MEDUSA, "\x1b" + "y" * 999: 3}}, r"the key '\\x1by{1,80} is unknown"),
-        ({"medusa": {**MEDUSA, "num_layers": "\x1b" + "y" * 999}}, r"num_layers='\\x1by{1,80}, expected int"),
+        ({"medusa": {**MEDUSA, "heads": 3}}, "medusa.heads is unknown .* did you mean 'num_heads'"),
+        ({"medusa": {**MEDUSA, "\x1b" + "y" * 999: 3}}, r"medusa.'\\x1by{1,80}\.\.\. is unknown"),
+        ({"medusa": {**MEDUSA, "num_layers": "\x1b" + "y" * 999}}, r"num_layers='\\x1by{1,80}\.\.\., expected int"),
         ({"medusa": {**MEDUSA, "num_heads": 10**999}}, r"medusa.num_heads=10{1,200}$"),
         ({"medusa": {**MEDUSA, "num_heads": "3"}}, "medusa.num_heads='3', expected int"),
         ({"medusa": {**MEDUSA, "num_heads": 10**9}}, "medusa.json: medusa.num_heads=1000000000: must lie"),
