@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from conftest import ARCHITECTURES
 
 
 def covering(full=None, **parameters):
@@ -24,6 +25,11 @@ def covering(full=None, **parameters):
     cases += [[values[i] for values, i in zip(lists, row, strict=True)] for row in pairwise(*map(len, lists))]
     marked = [pytest.param(*(value for _, value in case), id="-".join(label for label, _ in case)) for case in cases]
     return pytest.mark.parametrize(list(parameters), marked)
+
+
+def over_architectures(**parameters):
+    """A `parametrize` in which llama meets every combination of the parameters, the other architectures a covering."""
+    return covering(full="llama", architecture=ARCHITECTURES, **parameters)
 
 
 def pairwise(*sizes):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ARCHITECTURES, TINY, VOCABULARY, random_ids, tiny_mistral, with_adapter
-from covering import covering
+from covering import covering, over_architectures
 
 from ssft.decoding.config import TREE_KINDS, TreeConfig
 from ssft.decoding.engine import StreamDecoder
@@ -31,11 +31,6 @@ PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (9, 4, 1
 DRAFTS = ["never", "sometimes", "always"]
 ROWS = {"batch1": [1], "batch3": ALL}
 ENDINGS = ["budget", "eos"]
-
-
-def over_architectures(**parameters):
-    """llama meets every combination of the parameters, the other architectures share a covering subset."""
-    return covering(full="llama", architecture=ARCHITECTURES, **parameters)
 
 
 # --- references ---
