@@ -73,9 +73,10 @@ def tiny_opt(seed=0, **changes):
 
 
 TINY = {"llama": tiny_llama, "mistral": tiny_mistral, "opt": tiny_opt}
+ARCHITECTURES = sorted(TINY)
 
 
-@pytest.fixture(params=sorted(TINY))
+@pytest.fixture(params=ARCHITECTURES)
 def architecture(request):
     """Name of every architecture that a tiny model exists for."""
     return request.param

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY, VOCABULARY, random_ids, tiny_mistral, with_adapter
+from conftest import ARCHITECTURES, TINY, VOCABULARY, random_ids, tiny_mistral, with_adapter
+from covering import covering, over_architectures
 from decoder import Decoder
 
 from ssft.decoding.config import TREE_KINDS, TreeConfig
@@ -29,19 +30,9 @@ ALL = [0, 1, 2]
 PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (9, 4, 15)]
 
 
-@pytest.fixture(params=TREE_KINDS)
-def kind(request):
-    return request.param
-
-
-@pytest.fixture(params=["never", "sometimes", "always"])
-def drafts(request):
-    return request.param
-
-
-@pytest.fixture(params=[[1], ALL], ids=["batch1", "batch3"])
-def rows(request):
-    return request.param
+DRAFTS = ["never", "sometimes", "always"]
+ROWS = {"batch1": [1], "batch3": ALL}
+ENDINGS = ["budget", "eos"]
 
 
 # --- references ---
@@ -200,7 +191,7 @@ def test_reference_with_eos_is_the_cut_reference(subject):
 # --- the heart ---
 
 
-@pytest.mark.parametrize("ending", ["budget", "eos"])
+@over_architectures(kind=TREE_KINDS, drafts=DRAFTS, rows=ROWS, ending=ENDINGS)
 def test_any_drafts_give_the_plain_text(subject, kind, drafts, rows, ending):
     eos = late_eos(subject) if ending == "eos" else set()
     oracle = Oracle(subject, TreeConfig(kind, 16, TOP_K), drafts, rows)
@@ -223,7 +214,7 @@ def test_any_drafts_give_the_plain_text(subject, kind, drafts, rows, ending):
         assert len(rows) == 1 or len({len(result.token_ids) for result in results}) > 1
 
 
-@pytest.mark.parametrize("ending", ["budget", "eos"])
+@over_architectures(rows=ROWS, ending=ENDINGS)
 def test_plain_mode_gives_the_plain_text(subject, rows, ending):
     eos = late_eos(subject) if ending == "eos" else set()
     for row, result in zip(rows, decode(Decoder(subject.hooks, None), rows, eos=eos), strict=True):
@@ -232,7 +223,7 @@ def test_plain_mode_gives_the_plain_text(subject, rows, ending):
         assert result.accepted == [len(result.token_ids) - 1]
 
 
-@pytest.mark.parametrize("top_k", [4, VOCABULARY + 1])
+@over_architectures(kind=TREE_KINDS, rows=ROWS, top_k=[4, VOCABULARY + 1])
 def test_real_streams_give_the_plain_text(subject, kind, rows, top_k):
     decoder = Decoder(subject.hooks, subject.streams, TreeConfig(kind, 24, top_k))
     for row, result in zip(rows, decode(decoder, rows), strict=True):
@@ -240,6 +231,7 @@ def test_real_streams_give_the_plain_text(subject, kind, rows, top_k):
         assert_accounts(result)
 
 
+@over_architectures(rows=ROWS)
 def test_some_draft_of_the_real_streams_is_right(subject, rows):
     # Random streams are poor guessers, but with this many candidates per pass not all of them can be wrong.
     decoder = Decoder(subject.hooks, subject.streams, TreeConfig("best_first", 64, 16))
@@ -248,18 +240,21 @@ def test_some_draft_of_the_real_streams_is_right(subject, rows):
     assert sum(r.calls for r in results) < len(rows) * TOKENS
 
 
-@pytest.mark.parametrize(
-    "config",
-    [StreamConfig(1, 3, "embedding", 2), StreamConfig(6, 1, "rotation", 0), StreamConfig(2, 3, "rotation", 2)],
-    ids=["one_projected", "six_rotated", "two_rotated_projected"],
-)
+FORMS = {
+    "one_projected": StreamConfig(1, 3, "embedding", 2),
+    "six_rotated": StreamConfig(6, 1, "rotation", 0),
+    "two_rotated_projected": StreamConfig(2, 3, "rotation", 2),
+}
+
+
+@over_architectures(config=FORMS)
 def test_every_form_of_streams_gives_the_plain_text(architecture, config):
     subject = adapted(TINY[architecture](), texts=shared(architecture).texts, config=config)
     decoder = Decoder(subject.hooks, subject.streams, TreeConfig("best_first", 32, 8))
     assert [r.token_ids for r in decode(decoder, ALL)] == [text[:TOKENS] for text in subject.texts]
 
 
-@pytest.mark.parametrize("window", [2, 6])
+@covering(kind=TREE_KINDS, drafts=DRAFTS, window=[2, 6])
 def test_sliding_window_gives_the_plain_text(kind, drafts, window):
     subject = windowed(window)
     assert subject.texts != shared("mistral").texts
@@ -271,7 +266,7 @@ def test_sliding_window_gives_the_plain_text(kind, drafts, window):
 # --- where a text ends ---
 
 
-@pytest.mark.parametrize("place", range(GAMMA + 1))
+@over_architectures(kind=TREE_KINDS, place=range(GAMMA + 1))
 def test_eos_inside_an_accepted_run_ends_the_text(subject, kind, place):
     """`place`: how many tokens of the run come before the EOS."""
     text = subject.texts[0]
@@ -289,19 +284,21 @@ def test_first_token_may_be_the_eos(subject):
     assert (result.token_ids, result.finish_reason, result.calls) == (subject.texts[0][:1], "eos", 1)
 
 
+@covering(architecture=ARCHITECTURES, kind=TREE_KINDS, rows=ROWS)
 def test_one_token_takes_one_call(subject, kind, rows):
     for row, result in zip(rows, decode(Oracle(subject, TreeConfig(kind), "always", rows), rows, 1), strict=True):
         assert result.token_ids == subject.texts[row][:1]
         assert (result.calls, result.accepted, result.finish_reason) == (1, [], "length")
 
 
-@pytest.mark.parametrize(
-    ("tokens", "accepted"), [(2, [1]), (3, [0, 1]), (5, [0, 0, 0, 1]), (6, [1, 0, 0, 1]), (7, [0, 1, 0, 1])]
-)
-def test_budget_inside_an_accepted_run_ends_the_text(subject, kind, tokens, accepted):
+ACCEPTED = {2: [1], 3: [0, 1], 5: [0, 0, 0, 1], 6: [1, 0, 0, 1], 7: [0, 1, 0, 1]}
+
+
+@over_architectures(kind=TREE_KINDS, tokens=list(ACCEPTED))
+def test_budget_inside_an_accepted_run_ends_the_text(subject, kind, tokens):
     (result,) = decode(Oracle(subject, TreeConfig(kind, 16, TOP_K), "always", [0]), [0], tokens)
     assert (result.token_ids, result.finish_reason) == (subject.texts[0][:tokens], "length")
-    assert result.accepted == accepted
+    assert result.accepted == ACCEPTED[tokens]
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 5])
@@ -328,7 +325,7 @@ def short_context(architecture):
     return StreamHooks(model), streams_of(model), prompts, texts
 
 
-@pytest.mark.parametrize("chosen", [[0], [1], [2], ALL])
+@over_architectures(kind=TREE_KINDS, chosen=[[0], [1], [2], ALL])
 def test_text_ends_with_the_context(architecture, kind, chosen):
     hooks, streams, prompts, texts = short_context(architecture)
     decoder = Decoder(hooks, streams, TreeConfig(kind, 64, 4))
@@ -361,8 +358,7 @@ def test_nothing_asked_is_refused(subject, tokens):
 # --- settings of the tree ---
 
 
-@pytest.mark.parametrize("drafts", ["sometimes", "always"])
-@pytest.mark.parametrize("most", [1, 2])
+@over_architectures(kind=TREE_KINDS, most=[1, 2], drafts=["sometimes", "always"])
 def test_fewer_nodes_with_streams_cost_calls_but_no_token(subject, kind, drafts, most):
     everywhere = decode(Oracle(subject, TreeConfig(kind, 16, TOP_K), drafts, ALL), ALL)
     oracle = Oracle(subject, TreeConfig(kind, 16, TOP_K, max_stream_nodes=most), drafts, ALL)
@@ -376,7 +372,7 @@ def test_fewer_nodes_with_streams_cost_calls_but_no_token(subject, kind, drafts,
         assert sum(r.calls for r in results) > sum(r.calls for r in everywhere)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 9])
+@over_architectures(kind=TREE_KINDS, depth=[1, 2, 9])
 def test_no_draft_is_deeper_than_max_depth(subject, kind, depth):
     results = decode(Oracle(subject, TreeConfig(kind, 16, TOP_K, max_depth=depth), "always", ALL), ALL)
     reach = min(depth, GAMMA)
@@ -386,7 +382,7 @@ def test_no_draft_is_deeper_than_max_depth(subject, kind, depth):
         assert len(result.accepted) <= reach + 1
 
 
-@pytest.mark.parametrize("together", [3, 9, 14])
+@over_architectures(kind=TREE_KINDS, together=[3, 9, 14])
 def test_a_budget_for_the_batch_is_shared_and_costs_no_token(subject, kind, together, monkeypatch):
     sizes = []
     tree = TreeConfig(kind, 16, 8, max_batch_nodes=together)
@@ -405,7 +401,7 @@ def test_a_budget_for_the_batch_is_shared_and_costs_no_token(subject, kind, toge
     assert len({count for count, _ in sizes}) > 1, "no row ended early, so the budget was never shared anew"
 
 
-@pytest.mark.parametrize("max_nodes", [1, 2, 5])
+@over_architectures(kind=TREE_KINDS, max_nodes=[1, 2, 5])
 def test_small_budgets_give_the_plain_text(subject, kind, max_nodes):
     results = decode(Oracle(subject, TreeConfig(kind, max_nodes, TOP_K), "sometimes", ALL), ALL)
     for row, result in zip(ALL, results, strict=True):
@@ -417,7 +413,7 @@ def test_small_budgets_give_the_plain_text(subject, kind, max_nodes):
 # --- neighbours ---
 
 
-@pytest.mark.parametrize("drafts", ["sometimes", "always"])
+@over_architectures(kind=TREE_KINDS, drafts=["sometimes", "always"])
 def test_rows_do_not_depend_on_their_neighbours(subject, kind, drafts):
     eos = late_eos(subject)
     tree = TreeConfig(kind, 16, TOP_K)
@@ -434,6 +430,7 @@ def test_equal_prompts_have_equal_results_in_any_order(subject):
     assert results[0].accepted == results[2].accepted
 
 
+@over_architectures(rows=ROWS)
 def test_decoding_twice_gives_the_same(subject, rows):
     decoder = Decoder(subject.hooks, subject.streams)
     first, second = decode(decoder, rows), decode(decoder, rows)

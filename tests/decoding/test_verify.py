@@ -4,9 +4,9 @@ import random
 from itertools import pairwise
 
 import pytest
+from ssft.decoding.verify import accept_greedy
 
 from ssft.decoding.tree import DraftTree
-from ssft.decoding.verify import accept_greedy
 
 #   50 ─┬─ 1:10 ─┬─ 3:20 ─── 5:30
 #       │        └─ 4:21
@@ -63,9 +63,8 @@ def naive_path(tree, choices):
     return best
 
 
-@pytest.mark.parametrize("seed", range(50))
-def test_random_trees_equal_the_naive_search(seed):
-    rng = random.Random(seed)
+def random_tree(rng):
+    """At most 25 nodes; the children of a node differ."""
     tree = DraftTree([0])
     for _ in range(rng.randrange(25)):
         parent = rng.randrange(len(tree))
@@ -73,8 +72,19 @@ def test_random_trees_equal_the_naive_search(seed):
         free = [t for t in range(3) if t not in taken]
         if free:
             tree.add(rng.choice(free), parent, 0.0)
-    choices = [rng.randrange(3) for _ in range(len(tree))]
-    assert accept(tree, choices) == naive_path(tree, choices)
+    return tree
+
+
+def test_random_trees_equal_the_naive_search():
+    lengths = set()
+    for seed in range(200):
+        rng = random.Random(seed)
+        tree = random_tree(rng)
+        choices = [rng.randrange(3) for _ in range(len(tree))]
+        path = naive_path(tree, choices)
+        assert accept(tree, choices) == path, seed
+        lengths.add(len(path))
+    assert lengths >= {1, 2, 3, 4}
 
 
 def test_a_choice_is_asked_once_per_node_and_sees_its_path():

@@ -5,10 +5,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 from conftest import LAYERS, TINY, VOCABULARY, random_ids, with_adapter
+from covering import covering, over_architectures
+from ssft.decoding.engine import Row, StreamDecoder
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ssft.decoding.config import TreeConfig
-from ssft.decoding.engine import Row, StreamDecoder
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.tree import DraftTree
 from ssft.errors import ConfigError, UnsupportedArchitectureError
@@ -23,14 +24,8 @@ SOURCES = [2, 5, 9]
 LENGTH = 12
 
 
-@pytest.fixture(params=["embedding", "rotation"])
-def identifier(request):
-    return request.param
-
-
-@pytest.fixture(params=[0, 2])
-def projection_rank(request):
-    return request.param
+IDENTIFIERS = ["embedding", "rotation"]
+FORMS = {"identifier": IDENTIFIERS, "projection_rank": [0, 2]}
 
 
 @pytest.fixture
@@ -62,6 +57,7 @@ def close(a, b, tolerance=2e-6):
 # --- the main stream is the unchanged model ---
 
 
+@over_architectures(**FORMS)
 def test_adapter_and_streams_are_no_identity(architecture, config):
     ids = random_ids(1, LENGTH)
     base = run(TINY[architecture](), ids=ids).logits
@@ -74,6 +70,7 @@ def test_adapter_and_streams_are_no_identity(architecture, config):
     assert (streams[:, :, 0] - plan.main[:, SOURCES]).abs().max() > 0.1
 
 
+@over_architectures(**FORMS)
 def test_one_row_with_streams_has_the_logits_of_the_unhooked_model(architecture, config):
     ids = random_ids(1, LENGTH)
     model = build(architecture, config)
@@ -83,7 +80,7 @@ def test_one_row_with_streams_has_the_logits_of_the_unhooked_model(architecture,
     close(run(model, hooks, plan_for(model), ids).logits, plain)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["no_mask", "mask"])
+@over_architectures(**FORMS, masked={"no_mask": False, "mask": True})
 def test_right_padded_batch_has_the_logits_of_the_unhooked_model(architecture, config, masked):
     ids, lengths = random_ids(3, LENGTH), [LENGTH, 7, 4]
     mask = torch.tensor([[1] * n + [0] * (LENGTH - n) for n in lengths])
@@ -99,6 +96,7 @@ def test_right_padded_batch_has_the_logits_of_the_unhooked_model(architecture, c
         close(plan.streams[row], alone.streams[0])
 
 
+@over_architectures(**FORMS)
 def test_left_padding_changes_nothing(architecture, config):
     ids, pad = random_ids(1, LENGTH), 3
     model = build(architecture, config)
@@ -113,6 +111,7 @@ def test_left_padding_changes_nothing(architecture, config):
     close(plan.streams, alone.streams)
 
 
+@over_architectures(**FORMS)
 def test_cache_of_main_rows_is_the_one_without_streams(architecture, config):
     ids = random_ids(1, LENGTH)
     model = build(architecture, config)
@@ -126,6 +125,7 @@ def test_cache_of_main_rows_is_the_one_without_streams(architecture, config):
         close(b.values[:, :, :LENGTH], a.values)
 
 
+@over_architectures(**FORMS)
 def test_stream_parameters_never_reach_the_main_stream(architecture, config):
     ids = random_ids(2, LENGTH)
     model = build(architecture, config)
@@ -146,6 +146,7 @@ def test_stream_parameters_never_reach_the_main_stream(architecture, config):
     assert (before.streams - after.streams).abs().max() > 0.1
 
 
+@over_architectures(**FORMS)
 def test_removed_hooks_leave_the_model_as_before(architecture, config):
     ids = random_ids(1, LENGTH)
     model = build(architecture, config)
@@ -207,6 +208,7 @@ def naive_streams(model, ids, source, config):
     return hidden[0, source + 1 :]
 
 
+@over_architectures(**FORMS)
 def test_streams_equal_a_naive_computation(architecture, config):
     ids = random_ids(1, LENGTH)
     model = build(architecture, config)
@@ -234,11 +236,12 @@ def assert_both_paths_agree(model):
             close(sources[row, node], plan.streams[0])
 
 
+@over_architectures(**FORMS)
 def test_decoding_path_computes_the_streams_of_the_training_path(architecture, config):
     assert_both_paths_agree(build(architecture, config))
 
 
-@pytest.mark.parametrize("window", [2, 3, 6])
+@covering(window=[2, 3, 6], **FORMS)
 def test_both_paths_agree_on_a_sliding_window(config, window):
     assert_both_paths_agree(build("mistral", config, sliding_window=window))
 
@@ -268,15 +271,18 @@ class Nudge:
         self.target = target
 
 
-@pytest.fixture(params=[None, 1, 2 * GAMMA], ids=["one_chunk", "a_source_per_chunk", "two_sources_per_chunk"])
-def chunk_rows(request, monkeypatch):
+CHUNKS = {"one_chunk": None, "a_source_per_chunk": 1, "two_sources_per_chunk": 2 * GAMMA}
+
+
+@pytest.fixture
+def chunks(chunk_rows, monkeypatch):
     """Training attention in one chunk, or forced into several."""
-    if request.param:
-        monkeypatch.setattr(attention, "CHUNK_ROWS", request.param)
-    return request.param
+    if chunk_rows:
+        monkeypatch.setattr(attention, "CHUNK_ROWS", chunk_rows)
 
 
-def test_training_stream_sees_tokens_up_to_its_source_only(architecture, identifier, chunk_rows):
+@over_architectures(identifier=IDENTIFIERS, chunk_rows=CHUNKS)
+def test_training_stream_sees_tokens_up_to_its_source_only(architecture, identifier, chunks):
     ids = random_ids(1, LENGTH)
     model = build(architecture, StreamConfig(GAMMA, 2, identifier))
     hooks, before = StreamHooks(model), plan_for(model)
@@ -289,9 +295,9 @@ def test_training_stream_sees_tokens_up_to_its_source_only(architecture, identif
         assert moved.tolist() == [[position <= source] * GAMMA for source in SOURCES]
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@over_architectures(identifier=IDENTIFIERS, chunk_rows=CHUNKS, layers=[1, 2])
 def test_training_stream_sees_earlier_streams_of_its_own_source_only(
-    architecture, identifier, chunk_rows, layers, monkeypatch
+    architecture, identifier, chunks, layers, monkeypatch
 ):
     ids = random_ids(1, LENGTH)
     model = build(architecture, StreamConfig(GAMMA, layers, identifier))
@@ -353,6 +359,7 @@ def decoder(architecture, identifier):
     return StreamDecoder(StreamHooks(model), streams_of(model))
 
 
+@over_architectures(identifier=IDENTIFIERS)
 def test_decoding_stream_sees_prefix_and_own_ancestors_only(decoder):
     before, main = decode_pass(decoder, PROMPTS, TREES)
     tree, rest = TREES
@@ -374,6 +381,7 @@ def test_decoding_stream_sees_prefix_and_own_ancestors_only(decoder):
         assert torch.equal(before[1], after[1])
 
 
+@over_architectures(identifier=IDENTIFIERS)
 def test_decoding_stream_sees_earlier_streams_of_its_own_node_only(decoder, monkeypatch):
     nudge = Nudge(monkeypatch, decoder.streams)
     before, main = decode_pass(decoder, PROMPTS, TREES)
@@ -389,6 +397,7 @@ def test_decoding_stream_sees_earlier_streams_of_its_own_node_only(decoder, monk
             assert torch.equal(main, other_main)
 
 
+@over_architectures(**FORMS)
 def test_decoding_stream_parameters_never_reach_main_states_or_cache(architecture, config):
     model = build(architecture, config)
     # A fixed depth: below, γ changes to turn the values by another angle, not to add streams.
@@ -437,7 +446,7 @@ def assert_same_gradients(a, b):
         close(a[name], b[name], tolerance=1e-4)
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@over_architectures(**FORMS, padded={"whole": False, "padded": True})
 def test_chunks_change_neither_values_nor_gradients(architecture, config, padded, monkeypatch):
     ids = random_ids(2, LENGTH)
     mask = torch.tensor([[0, 0, *[1] * (LENGTH - 2)], [1] * LENGTH]) if padded else None
@@ -451,6 +460,7 @@ def test_chunks_change_neither_values_nor_gradients(architecture, config, padded
         assert_same_gradients(expected, found)
 
 
+@over_architectures(identifier=IDENTIFIERS)
 def test_every_stream_parameter_gets_a_gradient(architecture, identifier):
     config = StreamConfig(GAMMA, 2, identifier, 2)
     model = build(architecture, config)
@@ -460,10 +470,8 @@ def test_every_stream_parameter_gets_a_gradient(architecture, identifier):
     assert set(names) == expected
 
 
-@pytest.mark.parametrize("rows", [None, 1], ids=["one_chunk", "chunks"])
-def test_checkpointed_layers_have_the_same_gradients(architecture, config, rows, monkeypatch):
-    if rows:
-        monkeypatch.setattr(attention, "CHUNK_ROWS", rows)
+@over_architectures(**FORMS, chunk_rows={"one_chunk": None, "chunks": 1})
+def test_checkpointed_layers_have_the_same_gradients(architecture, config, chunks):
     ids = random_ids(2, LENGTH)
     model = build(architecture, config).train()
     hooks = StreamHooks(model)
