@@ -11,7 +11,7 @@ class Decoder:
     """Greedy decoding of prompts (token ids) as one batch; `streams` None decodes plainly, unless `drafter` drafts."""
 
     def __init__(self, hooks, streams, tree=None, drafter=None, adapter=None):
-        self.step = Step(hooks)
+        self.hooks, self.step = hooks, Step(hooks)
         self.streams = streams
         self.tree = tree or TreeConfig()
         self.adapter = adapter

@@ -10,9 +10,9 @@ import pytest
 import torch
 from shelf import OWN, PLAIN, SHELF, shared_shelf
 
-from ssft.decoding.engine import Engine
-from ssft.decoding.tree import grow_tree
-from ssft.decoding.turn import Turn
+from ssft.decoding.draft.drafter import Guesses
+from ssft.decoding.draft.streams import StreamDrafter
+from ssft.lora.bank import Adapter
 from ssft.runtime.model import MultiAdapterModel
 
 TOKENS = 20
@@ -105,37 +105,39 @@ def test_without_speculation_every_row_takes_a_call_per_token(shelf, model):
         assert result["calls"] == TOKENS
 
 
-class OracleEngine(Engine):
-    """Drafts from the known continuation; wherever the real engine has no draft, this one has none."""
+class OracleDrafter(StreamDrafter):
+    """Drafts from the known continuation; wherever the real streams propose nothing, it proposes nothing."""
 
-    def __init__(self, hooks, route, texts, drafts):
-        super().__init__(hooks, route, Turn())
+    def __init__(self, streams, texts, drafts):
+        super().__init__(streams)
         self.texts, self.drafts = texts, drafts
 
-    def _draft(self, rows, active, states, paths, issued):
-        super()._draft(rows, active, states, paths, issued)
-        for b in active:
-            row, request = rows[b], rows[b].request
-            if len(row.tree) == 1:
-                continue
-            at = len(row.result.token_ids)
-            text = self.texts[tuple(request.prompt)]
-            guesses = []
-            for depth in range(request.depth):
-                right = text[at + depth]
-                lucky = {"never": 0, "sometimes": random.Random(f"{text}/{at}/{depth}").randint(0, 1), "always": 1}
-                wrong = (right + 1) % VOCABULARY
-                guesses.append([right, wrong] if lucky[self.drafts] else [wrong, (right + 2) % VOCABULARY])
-            scores = [[-0.5, -1.0]] * len(guesses)
-            row.tree = grow_tree(issued[b], guesses, scores, request.tree, max_depth=row.budget - at - 1)
+    def propose(self, stops, states, step):
+        real = super().propose(stops, states, step)
+        return [None if guesses is None else self.draw(stop.row) for stop, guesses in zip(stops, real, strict=True)]
+
+    def draw(self, row):
+        at, text = len(row.result.token_ids), self.texts[tuple(row.request.prompt)]
+        guesses = []
+        for depth in range(row.request.depth):
+            right = text[at + depth]
+            lucky = {"never": 0, "sometimes": random.Random(f"{text}/{at}/{depth}").randint(0, 1), "always": 1}
+            wrong = (right + 1) % VOCABULARY
+            guesses.append([right, wrong] if lucky[self.drafts] else [wrong, (right + 2) % VOCABULARY])
+        return Guesses(guesses, [[-0.5, -1.0]] * len(guesses))
 
 
 @pytest.mark.parametrize("drafts", ["never", "sometimes", "always"])
-def test_any_drafts_give_every_row_its_plain_text(shelf, own_model, drafts):
+def test_any_drafts_give_every_row_its_plain_text(shelf, own_model, drafts, monkeypatch):
     batch = rows(12, 5)
     texts = {tuple(prompt): shelf.reference(prompt, name, TOKENS + 8) for prompt, name in batch}
     assert len(texts) == len(batch)
-    own_model.engine = OracleEngine(own_model.hooks, own_model.router.use, texts, drafts)
+    real = Adapter.drafter.fget
+
+    def drafter(adapter):
+        return None if real(adapter) is None else OracleDrafter(adapter.streams, texts, drafts)
+
+    monkeypatch.setattr(Adapter, "drafter", property(drafter))
     for (prompt, name), result in zip(batch, run(own_model, batch), strict=True):
         assert result["token_ids"] == texts[tuple(prompt)][:TOKENS]
         gamma = 4 if name == OWN else SHELF[name][1].num_streams if name in SHELF else 0

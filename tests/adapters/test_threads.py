@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from shelf import OWN, PLAIN, SHELF, shared_shelf
 
+from ssft.decoding.step import Step
 from ssft.runtime.model import MultiAdapterModel
 
 NAMES = [*SHELF, OWN, PLAIN, None]
@@ -58,9 +59,8 @@ def test_requests_of_two_threads_interleave_by_pass(shelf, monkeypatch):
     """Neither waits for the other's whole text."""
     model = load(shelf)
     log = []
-    engine = type(model.engine)
-    real = engine._tree_pass
-    monkeypatch.setattr(engine, "_tree_pass", lambda *a: (log.append(threading.get_ident()), real(*a))[1])
+    real = Step.trees
+    monkeypatch.setattr(Step, "trees", lambda *a: (log.append(threading.get_ident()), real(*a))[1])
     start = threading.Barrier(2)
 
     def work(name):

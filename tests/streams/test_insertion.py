@@ -6,17 +6,19 @@ import pytest
 import torch
 from conftest import LAYERS, TINY, VOCABULARY, random_ids, with_adapter
 from covering import covering, over_architectures
-from ssft.decoding.engine import Row, StreamDecoder
+from decoder import Decoder
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from ssft.decoding.budget.fixed import FixedBudget
 from ssft.decoding.config import TreeConfig
-from ssft.decoding.request import Generation, Request
+from ssft.decoding.row import Row
 from ssft.decoding.tree import DraftTree
 from ssft.errors import ConfigError, UnsupportedArchitectureError
 from ssft.streams import attention
 from ssft.streams.config import StreamConfig
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import attach_streams, streams_of
+from ssft.streams.passes import Pass, announced
 from ssft.streams.plan import StreamPlan
 
 GAMMA = 3
@@ -39,7 +41,7 @@ def build(architecture, config, **changes):
 
 
 def run(model, hooks=None, plan=None, ids=None, **arguments):
-    with torch.no_grad(), hooks.use(plan) if plan is not None else nullcontext():
+    with torch.no_grad(), announced(Pass(plan)) if plan is not None else nullcontext():
         return model(input_ids=ids, **arguments)
 
 
@@ -225,7 +227,7 @@ def test_stream_j_stands_j_positions_behind_its_source():
 
 
 def assert_both_paths_agree(model):
-    decoder = StreamDecoder(StreamHooks(model), streams_of(model))
+    decoder = Decoder(StreamHooks(model), streams_of(model))
     sources, _ = decode_pass(decoder, PROMPTS, TREES)
     for row, (prompt, tree) in enumerate(zip(PROMPTS, TREES, strict=True)):
         for node in range(len(tree)):
@@ -330,20 +332,16 @@ def ancestors(tree, node):
 
 def rows_of(decoder, prompts, trees):
     """Rows of a batch as the engine holds them, with their next draft made to order."""
-    return [
-        Row(i, Request(prompt, 9, decoder.streams, decoder.tree), 9, Generation(), tree)
-        for i, (prompt, tree) in enumerate(zip(prompts, trees, strict=True))
-    ]
+    return [Row(decoder.request(prompt, 9), 9, tree) for prompt, tree in zip(prompts, trees, strict=True)]
 
 
 def decode_pass(decoder, prompts, trees, before_tree=lambda: None):
     """Streams [B, n, γ, h] and main states [B, n, h] of a tree pass after the prompts' pass, every node a source."""
     with torch.inference_mode():
         rows = rows_of(decoder, prompts, trees)
-        cache = decoder._new_cache(rows)
-        decoder._prompt_pass(rows, cache)
+        _, cache = decoder.step.prompts(rows)
         before_tree()
-        states = decoder._tree_pass(rows, cache)
+        states = decoder.step.trees(rows, FixedBudget().sources(rows), cache)
         streams = states.streams
         nodes = max(len(tree) for tree in trees)
         ordered = torch.zeros(len(trees), nodes, *streams.shape[2:])
@@ -356,7 +354,7 @@ def decode_pass(decoder, prompts, trees, before_tree=lambda: None):
 @pytest.fixture
 def decoder(architecture, identifier):
     model = build(architecture, StreamConfig(GAMMA, 2, identifier))
-    return StreamDecoder(StreamHooks(model), streams_of(model))
+    return Decoder(StreamHooks(model), streams_of(model))
 
 
 @over_architectures(identifier=IDENTIFIERS)
@@ -385,7 +383,7 @@ def test_decoding_stream_sees_prefix_and_own_ancestors_only(decoder):
 def test_decoding_stream_sees_earlier_streams_of_its_own_node_only(decoder, monkeypatch):
     nudge = Nudge(monkeypatch, decoder.streams)
     before, main = decode_pass(decoder, PROMPTS, TREES)
-    for group, node in enumerate(decoder._sources(rows_of(decoder, PROMPTS, TREES))[0]):
+    for group, node in enumerate(FixedBudget().sources(rows_of(decoder, PROMPTS, TREES))[0]):
         for stream in range(GAMMA):
             nudge.target = None
             after, other_main = decode_pass(decoder, PROMPTS, TREES, lambda at=(group, stream): nudge.aim(at))
@@ -401,14 +399,13 @@ def test_decoding_stream_sees_earlier_streams_of_its_own_node_only(decoder, monk
 def test_decoding_stream_parameters_never_reach_main_states_or_cache(architecture, config):
     model = build(architecture, config)
     # A fixed depth: below, γ changes to turn the values by another angle, not to add streams.
-    decoder = StreamDecoder(StreamHooks(model), streams_of(model), TreeConfig(max_depth=GAMMA))
+    decoder = Decoder(StreamHooks(model), streams_of(model), TreeConfig(max_depth=GAMMA))
 
     def kept():
         with torch.inference_mode():
             rows = rows_of(decoder, PROMPTS, TREES)
-            cache = decoder._new_cache(rows)
-            decoder._prompt_pass(rows, cache)
-            states = decoder._tree_pass(rows, cache)
+            _, cache = decoder.step.prompts(rows)
+            states = decoder.step.trees(rows, FixedBudget().sources(rows), cache)
             cache.keep([[0, 2, 5], [0, 1]])
             return states, [cache.store[:, :, b, :, :length] for b, length in enumerate(cache.lengths)]
 
@@ -431,7 +428,7 @@ def gradients(model, hooks, ids, mask=None):
     """Loss over main rows and streams, and the gradient of every trainable parameter."""
     model.zero_grad()
     plan = plan_for(model, batch=ids.shape[0])
-    with hooks.use(plan):
+    with announced(Pass(plan)):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     loss = logits.square().mean() + plan.streams.square().mean()
     loss.backward()

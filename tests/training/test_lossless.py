@@ -14,6 +14,7 @@ from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError
 from ssft.runtime.loader import load_adapted
 from ssft.runtime.model import MultiAdapterModel
+from ssft.streams.passes import Pass, announced
 from ssft.streams.plan import StreamPlan
 from ssft.training.config import StreamSFTConfig
 from ssft.training.loss import stream_targets
@@ -60,7 +61,7 @@ def states(trainer, batch):
     sources, _ = stream_targets(batch["labels"], 3)
     plan = StreamPlan(trainer.streams, sources, 3)
     trainer.gate.plan = plan
-    with torch.no_grad(), trainer.hooks.use(plan):
+    with torch.no_grad(), announced(Pass(plan)):
         trainer.model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=1)
     return plan.main, plan.streams
 

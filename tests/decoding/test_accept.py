@@ -4,8 +4,8 @@ import random
 from itertools import pairwise
 
 import pytest
-from ssft.decoding.verify import accept_greedy
 
+from ssft.decoding.accept.greedy import accept_greedy
 from ssft.decoding.tree import DraftTree
 
 #   50 ─┬─ 1:10 ─┬─ 3:20 ─── 5:30

@@ -12,13 +12,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import TINY, VOCABULARY, random_ids, with_adapter
+from decoder import Decoder
 from torch import nn
 
 from ssft.decoding.config import TREE_KINDS, TreeConfig
-from ssft.decoding.engine import StreamDecoder
+from ssft.decoding.draft.medusa import MedusaDrafter
 from ssft.streams.insertion import StreamHooks
 from ssft.training.medusa import MedusaConfig, MedusaHeads
-from ssft.training.medusa_decoder import MedusaDecoder
 
 HEADS, TOP_K, TOKENS = 3, 2, 22
 ALL = [0, 1, 2]
@@ -92,7 +92,7 @@ class PlantedHeads(nn.Module):
 
 
 def decoder(of, heads, tree):
-    return MedusaDecoder(of.hooks, heads, tree)
+    return Decoder(of.hooks, None, tree, MedusaDrafter(heads))
 
 
 def decode(of, heads, tree, rows, tokens=TOKENS, eos=()):
@@ -173,11 +173,11 @@ def test_text_ends_with_the_context(architecture):
     texts = [generate(model, prompt, 32 - len(prompt)) for prompt in prompts]
     hooks = StreamHooks(model)
     heads = MedusaHeads.from_base(MedusaConfig(HEADS), hooks.backbone.head)
-    results = MedusaDecoder(hooks, heads, TreeConfig("best_first", 48, 16)).generate(prompts, 100)
+    results = Decoder(hooks, None, TreeConfig("best_first", 48, 16), MedusaDrafter(heads)).generate(prompts, 100)
     assert [(r.token_ids, r.finish_reason) for r in results] == [(text, "length") for text in texts]
 
 
 def test_a_plain_decoder_of_the_same_model_takes_a_pass_per_token(architecture):
     of = subject(architecture)
-    (result,) = StreamDecoder(of.hooks, None).generate([PROMPTS[0]], TOKENS)
+    (result,) = Decoder(of.hooks, None).generate([PROMPTS[0]], TOKENS)
     assert (result.token_ids, result.calls) == (of.texts[0][:TOKENS], TOKENS)
