@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from ssft._version import __version__
 from ssft.bench.answers import weights_sha256
-from ssft.bench.batching import length_batches
 from ssft.bench.compare import add_margins
 from ssft.bench.memory import peak_bytes
 from ssft.bench.methods import BASELINE
@@ -28,6 +27,7 @@ from ssft.bench.result import BenchResult
 from ssft.bench.summary import Candidate, Round, candidate, find_differences, summarise
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, SSFTError
+from ssft.runtime.batching import length_batches
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 WARM_UP_ERRORS = (SSFTError, RuntimeError, ValueError, torch.OutOfMemoryError)

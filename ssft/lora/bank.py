@@ -127,6 +127,12 @@ class AdapterBank:
             lora.nbytes + sum(p.numel() * p.element_size() for p in streams.parameters()) if streams else lora.nbytes
         )
         adapter = Adapter(name, bundle, streams, tree or bundle.tree, None, nbytes, pinned)
+        self.put(adapter, lora)
+        return adapter
+
+    def put(self, adapter: Adapter, lora: LoraWeights) -> None:
+        """Keep an adapter whose LoRA is `lora`, on the device if the budget has room for it."""
+        name, nbytes = adapter.name, adapter.nbytes
         with self._changed:
             self._check_free(name)
             if self.max_bytes is not None and self._pinned_bytes() + nbytes > self.max_bytes:
@@ -140,7 +146,6 @@ class AdapterBank:
                 adapter.host = lora.to_host()
             self._touch(adapter)
             self._adapters[name] = adapter
-        return adapter
 
     def remove(self, name: str) -> None:
         """Forget an adapter; calls that are using it finish with it."""

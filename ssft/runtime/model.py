@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import eos_token_ids, load_base
@@ -15,16 +16,17 @@ from ssft.decoding.draft.drafter import Drafter
 from ssft.decoding.request import Generation
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
-from ssft.decoding.text import TextPieces
 from ssft.decoding.turn import Turn
 from ssft.environment import describe_device
 from ssft.errors import ConfigError, GenerationError
 from ssft.lora.bank import Adapter, AdapterBank
 from ssft.lora.memory import memory_account
 from ssft.lora.router import LoraRouter
+from ssft.runtime.batching import length_batches
 from ssft.runtime.generate import StreamGenerate
 from ssft.runtime.inputs import encode_prompt, split_prompts
 from ssft.runtime.jobs import ACTIVE, Active, Job, make_jobs
+from ssft.runtime.stream import TextStream
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.passes import Pass, announced
 
@@ -193,6 +195,7 @@ class MultiAdapterModel:
         logits_processor: Any = (),
         speculate: bool = True,
         batch_size: int | None = None,
+        progress: bool = False,
         streamer: Any = None,
         cancel: threading.Event | None = None,
         return_dict: bool = False,
@@ -208,7 +211,8 @@ class MultiAdapterModel:
             ignore_eos: go on after the end-of-sequence token.
             logits_processor: transformers' processors for every row, or a list of lists; each token sees its own path.
             speculate: False decodes one token per pass.
-            batch_size: prompts per batch; None: all at once.
+            batch_size: prompts per batch, those of like length together; None: all at once.
+            progress: a bar on stderr once the call takes more than two seconds.
             streamer: transformers' `TextStreamer` or the like, for one prompt.
             cancel: when set, the call returns after the pass that runs; unfinished rows end as "cancelled".
             return_dict: dicts with text, token_ids, tokens, calls, accepted (per depth), seconds, finish_reason and
@@ -231,14 +235,11 @@ class MultiAdapterModel:
             raise GenerationError(f"streamer: one prompt can be streamed, {len(jobs)} were given; call once per prompt")
         if batch_size is not None and batch_size < 1:
             raise GenerationError(f"batch_size={batch_size}: at least one prompt per batch, or None for all at once")
-        size = batch_size or max(len(jobs), 1)
-        outputs: list[Any] = []
-        for begin in range(0, len(jobs), size):
-            batch = jobs[begin : begin + size]
-            for job, result in zip(batch, self._run(batch, speculate, streamer, cancel), strict=True):
-                output = job.output(result, self.decode)
-                outputs.append(output if return_dict else output["text"])
-        return outputs[0] if single else outputs
+        run = {"speculate": speculate, "streamer": streamer, "cancel": cancel}
+        results = zip(jobs, self._in_batches(jobs, batch_size, progress, **run), strict=True)
+        outputs = [job.output(result, self.decode) for job, result in results]
+        shown = outputs if return_dict else [output["text"] for output in outputs]
+        return shown[0] if single else shown
 
     def stream(
         self,
@@ -251,10 +252,10 @@ class MultiAdapterModel:
         ignore_eos: bool = False,
         logits_processor: Any = (),
         speculate: bool = True,
-    ) -> Iterator[str]:
+    ) -> TextStream:
         """The text of one prompt in pieces, as passes produce it; joined they are what `generate` returns.
 
-        Closing the iterator cancels the rest. Wrong input raises here, not at the first piece.
+        Closing the stream cancels the rest. Wrong input raises here, not at the first piece.
         """
         values, single = split_prompts(prompt)
         if not single:
@@ -268,14 +269,7 @@ class MultiAdapterModel:
             ignore_eos=ignore_eos,
             logits_processor=logits_processor,
         )
-        return self._pieces(job, speculate)
-
-    def _pieces(self, job: Job, speculate: bool) -> Iterator[str]:
-        pieces = TextPieces(self.decode, job.stops)
-        for (result,) in self._passes([job], speculate):
-            piece = pieces.push(job.text_ids(result), last=bool(result.finish_reason))
-            if piece:
-                yield piece
+        return TextStream(job, self._passes([job], speculate), self.decode)
 
     def complete(
         self,
@@ -286,13 +280,15 @@ class MultiAdapterModel:
         ignore_eos: bool = False,
         speculate: bool = True,
         drafter: Drafter | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
     ) -> list[Generation]:
-        """`generate` with token ids on either side: the prompts as one batch, and what was noted on the way of each.
+        """`generate` with token ids on either side, and what was noted on the way of each prompt.
 
-        `drafter` proposes in place of the adapters' own streams.
+        `drafter` proposes in place of the adapters' own streams; the rest is as for `generate`.
         """
         jobs = self._jobs(list(prompts), adapter, max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
-        return self._run(jobs, speculate, None, None, drafter)
+        return self._in_batches(jobs, batch_size, progress, speculate=speculate, drafter=drafter)
 
     @contextmanager
     def applied(self, rows: int = 1, adapter: Any = ACTIVE) -> Iterator[None]:
@@ -351,10 +347,23 @@ class MultiAdapterModel:
         self.bank.get(name)
         return name
 
+    def _in_batches(
+        self, jobs: list[Job], size: int | None, progress: bool, *run: Any, **more: Any
+    ) -> list[Generation]:
+        """The jobs' results in their order, decoded in batches of like length; what is left over goes to `_run`."""
+        results: dict[int, Generation] = {}
+        batches = length_batches([len(job.prompt) for job in jobs], size or max(len(jobs), 1))
+        with tqdm(total=len(jobs), unit="prompt", delay=2, disable=None if progress else True, leave=False) as bar:
+            for batch in batches:
+                results.update(zip(batch, self._run([jobs[i] for i in batch], **run), strict=True))
+                bar.update(len(batch))
+        return [results[i] for i in range(len(jobs))]
+
     def _run(
         self,
         jobs: list[Job],
-        speculate: bool,
+        *,
+        speculate: bool = True,
         streamer: Any = None,
         cancel: threading.Event | None = None,
         drafter: Drafter | None = None,

@@ -4,6 +4,7 @@ The reference is transformers' own greedy `generate` of a second PeftModel that 
 """
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, GenerationError
 from ssft.runtime.generate import StreamGenerate
+from ssft.streams.passes import current_pass
 
 
 @pytest.fixture(scope="module", params=["llama", "opt"])
@@ -232,22 +234,16 @@ def test_streams_none_is_plain_decoding(llama):
     assert [row.calls for row in plain.last] == [len(row.token_ids) for row in plain.last]
 
 
-def test_route_gets_the_adapter(llama):
-    routed = []
-
-    class Route:
-        def __init__(self, adapters):
-            routed.append(adapters)
-
-        def __enter__(self):
-            pass
-
-        def __exit__(self, *_):
-            pass
-
-    generate = StreamGenerate(llama.generate.hooks, llama.generate.streams, TreeConfig(), Route, "sql")
+def test_every_row_runs_with_the_adapter(llama):
+    seen = []
+    model = llama.model.get_base_model()
+    hook = model.get_decoder().register_forward_pre_hook(lambda *_: seen.append(list(current_pass().adapters)))
+    adapter = SimpleNamespace(layers={}, stream_layers={})
+    generate = StreamGenerate(llama.generate.hooks, llama.generate.drafter, TreeConfig(), adapter)
     llama.model.generate(**llama.inputs([0, 1]), custom_generate=generate, max_new_tokens=3)
-    assert routed[0] == ["sql", "sql"]
+    hook.remove()
+    assert seen
+    assert all(adapters == [adapter, adapter] for adapters in seen)
 
 
 def test_the_context_ends_a_row(tmp_path):

@@ -76,7 +76,7 @@ def peft_texts(base, adapter=None):
 
 def decoded(base, adapter, **settings):
     adapted = load_adapted(adapter, str(base), dtype="float32", **settings)
-    return adapted.decoder().generate(PROMPTS, TOKENS)
+    return adapted.complete(PROMPTS, max_new_tokens=TOKENS, ignore_eos=True)
 
 
 @pytest.mark.parametrize("architecture", TINY)
@@ -221,8 +221,8 @@ def test_medusa_heads_may_read_its_main_state(shelf, own):
 
 def test_transformers_own_generate_decodes_with_it(shelf, own):
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(shelf.base), own).eval()
-    alone = load_adapted(own, str(shelf.base), dtype="float32").decoder()
-    expected = [alone.generate([ids], TOKENS)[0] for ids in PROMPTS]
+    alone = load_adapted(own, str(shelf.base), dtype="float32")
+    expected = [alone.complete([ids], max_new_tokens=TOKENS, ignore_eos=True)[0] for ids in PROMPTS]
     # A second one on the same model must not add the products twice.
     for generate in [StreamGenerate.from_adapter(model, own) for _ in range(2)]:
         for ids, output in zip(PROMPTS, expected, strict=True):

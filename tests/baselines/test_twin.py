@@ -85,7 +85,7 @@ def test_a_twin_is_a_plain_peft_folder(files):
     assert load_recipe(files / "twin" / "run.yaml").method == "lora"
     assert not (files / "twin.run").exists()
     adapted = load_adapted(files / "twin", str(files / "base"), dtype="float32", device="cpu")
-    done = adapted.decoder(streaming=False).generate([adapted.encode({"prompt": "say 3:"})], 4, set())
+    done = adapted.complete([adapted.encode({"prompt": "say 3:"})], max_new_tokens=4, ignore_eos=True, speculate=False)
     assert len(done[0].token_ids) == 4
 
 
