@@ -347,10 +347,8 @@ class MultiAdapterModel:
         self.bank.get(name)
         return name
 
-    def _in_batches(
-        self, jobs: list[Job], size: int | None, progress: bool, *run: Any, **more: Any
-    ) -> list[Generation]:
-        """The jobs' results in their order, decoded in batches of like length; what is left over goes to `_run`."""
+    def _in_batches(self, jobs: list[Job], size: int | None, progress: bool, **run: Any) -> list[Generation]:
+        """The jobs' results in their order, decoded in batches of like length; `run`: what `_run` takes."""
         results: dict[int, Generation] = {}
         batches = length_batches([len(job.prompt) for job in jobs], size or max(len(jobs), 1))
         with tqdm(total=len(jobs), unit="prompt", delay=2, disable=None if progress else True, leave=False) as bar:
