@@ -266,7 +266,7 @@ def four_bit_layers(model):
     return {name: module for name, module in model.named_modules() if hasattr(module, "support_avx512bf16_for_cpu")}
 
 
-# What bitsandbytes packs: `out` a multiple of 32, `in` one of 64. The second and third have layers of both kinds.
+# What bitsandbytes can pack: `out` a multiple of 32, `in` one of 64. The second and third have layers of both kinds.
 PACKABLE = {
     "all": ({}, lambda name: True),
     "in": ({"intermediate_size": 96}, lambda name: "down_proj" not in name),
@@ -276,41 +276,41 @@ PACKABLE = {
 
 
 @pytest.mark.parametrize("case", PACKABLE)
-def test_a_layer_that_bitsandbytes_cannot_pack_is_kept_unpacked(tmp_path, monkeypatch, case):
+def test_bitsandbytes_packs_what_it_can_hold_and_what_computes_in_bfloat16(tmp_path, monkeypatch, case, auto):
     sizes, packable = PACKABLE[case]
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
     model, _ = bases.load_base(save_tiny_base(tmp_path / "base", **sizes), quantization="4bit", device="cpu")
     layers = four_bit_layers(model)
     assert len(layers) == 14
     for name, layer in layers.items():
-        assert layer.support_avx512bf16_for_cpu == packable(name), name
+        assert layer.support_avx512bf16_for_cpu == (auto == "bfloat16" and packable(name)), name
         # The installed bitsandbytes itself says so too; the repacking alone runs on any CPU.
         with nullcontext() if packable(name) else pytest.raises((RuntimeError, AssertionError)):
             _convert_weight_packed_for_cpu(layer.weight.data, copy(layer.weight.quant_state))
 
 
 @pytest.mark.parametrize("case", PACKABLE)
-def test_a_four_bit_base_computes_on_every_cpu(tmp_path, packing, auto, case):
+def test_a_four_bit_base_computes_in_the_dtype_asked_for_on_every_cpu(tmp_path, packing, auto, case):
     sizes, packable = PACKABLE[case]
     folder = save_tiny_base(tmp_path / "base", **sizes)
     model, _ = bases.load_base(folder, quantization="4bit", device="cpu")
     assert str(model.dtype) == f"torch.{auto}"
-    ids = torch.arange(2, 22).view(2, 10)
+    layers = four_bit_layers(model)
     weights = {
-        name: bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        for name, layer in four_bit_layers(model).items()
+        f"{name}.weight": bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+        for name, layer in layers.items()
     }
+    # The same weights in float32: what is left is the precision that the layers compute in.
+    dense, _ = bases.load_base(folder, dtype="float32", device="cpu")
+    dense.load_state_dict(weights, strict=False)
+    ids = torch.arange(2, 22).view(2, 10)
     with torch.no_grad():
-        logits = model(ids).logits.float()
-        for name, layer in four_bit_layers(model).items():
-            assert getattr(layer.weight.quant_state, "packing_format_for_cpu", False) == (packing and packable(name))
-        # The same weights in float32: what is left is the precision that the layers compute in.
-        exact, _ = bases.load_base(folder, dtype="float32", device="cpu")
-        exact.load_state_dict({f"{name}.weight": weight.float() for name, weight in weights.items()}, strict=False)
-        expected = exact(ids).logits
+        logits, expected = model(ids).logits.float(), dense(ids).logits
+    for name, layer in layers.items():
+        packed = getattr(layer.weight.quant_state, "packing_format_for_cpu", False)
+        assert packed == (packing and auto == "bfloat16" and packable(name)), name
     error = (logits - expected).abs().max() / expected.abs().max()
-    exactly = auto == "float32" and not (packing and any(packable(name) for name in weights))
-    assert error < (1e-6 if exactly else 0.02)
+    assert error < (1e-6 if auto == "float32" else 0.02)
 
 
 def test_device_cpu_and_attention_are_passed_on(tiny_base):
