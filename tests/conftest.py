@@ -101,6 +101,25 @@ def stream_config():
     return StreamConfig(num_streams=3, num_msa_layers=2)
 
 
+@pytest.fixture(params=["float32", "bfloat16"])
+def auto(request, monkeypatch):
+    """The type that `auto` is on the CPU, once each, whatever this CPU computes natively."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: request.param == "bfloat16")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["unpacked", "packed"])
+def packing(request, monkeypatch):
+    """Whether bitsandbytes packs the 4-bit weights of a model loaded in the test, once each, as the CPU allows."""
+    from bitsandbytes.functional import has_avx512bf16
+
+    if request.param and not has_avx512bf16():
+        pytest.skip("bitsandbytes has its kernel for packed weights only on a CPU with AVX512-BF16")
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: request.param)
+    return request.param
+
+
 def random_ids(batch, length, seed=0):
     """[batch, length] token ids without the special ones at the vocabulary's start."""
     generator = torch.Generator().manual_seed(1000 + seed)

@@ -54,7 +54,7 @@ _KNOWN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "log
 
 
 class StreamGenerate:
-    """Greedy decoding with streams, called by transformers' own `generate`: the same tokens from fewer passes.
+    """Greedy decoding with streams, called by transformers' own `generate`: fewer passes, in float32 the same tokens.
 
     >>> model = PeftModel.from_pretrained(base, "adapters/sql")
     >>> generate = StreamGenerate.from_adapter(model, "adapters/sql")

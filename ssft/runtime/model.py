@@ -40,9 +40,10 @@ class MultiAdapterModel:
     >>> model.generate([question, record, chat], adapter=["sql", "mr", None])   # one mixed batch; None: the bare base
     >>> for piece in model.stream(record, adapter="mr"): ...
 
-    Adapters may differ in rank, target modules, γ, N_s, tree and mode. Decoding is greedy. Every method may be called
-    from several threads; they take turns pass by pass. `set_adapter` is the model's, not the thread's: a server says
-    `adapter=` with each call.
+    Adapters may differ in rank, target modules, γ, N_s, tree and mode. Decoding is greedy. In float32 the text of a row
+    is its text alone, whatever stands beside it; in lower precision rounding depends on the shape of the batch, and a
+    near-tie may fall the other way. Every method may be called from several threads; they take turns pass by pass.
+    `set_adapter` is the model's, not the thread's: a server says `adapter=` with each call.
     """
 
     def __init__(

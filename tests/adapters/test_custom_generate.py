@@ -301,7 +301,7 @@ def test_a_lora_in_lower_precision_is_the_same_one(llama):
     assert model.generate(**llama.inputs([0]), custom_generate=generate, max_new_tokens=4).shape[0] == 1
 
 
-def test_a_four_bit_base(llama):
+def test_a_four_bit_base(llama, packing):
     models = [load_base(llama.base_path, dtype="float32", quantization="4bit", device="cpu")[0] for _ in range(2)]
     plain, model = (PeftModel.from_pretrained(base, llama.bundle).eval() for base in models)
     assert any("4bit" in type(module).__name__ for module in model.modules())

@@ -238,8 +238,8 @@ def test_bfloat16_trains_in_float32_over_a_bfloat16_base(tmp_path):
     assert load_medusa(folder, adapted).heads[0].output.weight.dtype == torch.bfloat16
 
 
-def test_a_four_bit_base_trains_its_heads(tmp_path):
-    adapted = load(tmp_path, quantization="4bit")
+def test_a_four_bit_base_trains_its_heads(tmp_path, packing, auto):
+    adapted = load(tmp_path, quantization="4bit", dtype="auto")
     trainer = make_trainer(tmp_path, adapted, evaluate=True, eval_strategy="steps", eval_steps=1, max_steps=3)
     assert not getattr(adapted.model, "_hf_peft_config_loaded", False)
     before = {n: p.detach().clone() for n, p in trainer.heads.named_parameters()}

@@ -227,6 +227,13 @@ def test_stream_j_stands_j_positions_behind_its_source():
 
 
 def assert_both_paths_agree(model):
+    """In float64, where a wrong order or mask shows and the order of additions does not.
+
+    The paths multiply matrices of other shapes (the tree's rows on a cache, or one sequence), and in float32 four
+    layers let that grow to 3.6e-6, with every identifier and window, as the CPU adds up. The norms and the rotary
+    angles of transformers stay in float32: they leave up to 6e-8 here.
+    """
+    model = model.double()
     decoder = Decoder(StreamHooks(model), streams_of(model))
     sources, _ = decode_pass(decoder, PROMPTS, TREES)
     for row, (prompt, tree) in enumerate(zip(PROMPTS, TREES, strict=True)):
@@ -235,7 +242,7 @@ def assert_both_paths_agree(model):
             ids = torch.tensor([prompt + path])
             plan = plan_for(model, [ids.shape[1] - 1])
             run(model, decoder.hooks, plan, ids)
-            close(sources[row, node], plan.streams[0])
+            close(sources[row, node], plan.streams[0], tolerance=2e-7)
 
 
 @over_architectures(**FORMS)
