@@ -1,4 +1,4 @@
-"""Tests on the real base: `make test` fetches it and requires it, a plain `pytest` without it skips them and says so."""
+"""The real base: `make test` fetches it and requires it; a plain `pytest` without it skips its tests and says so."""
 
 import re
 from pathlib import Path
