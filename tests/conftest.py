@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from embedded_base import check_base
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM
 
@@ -94,6 +95,12 @@ def with_adapter(model, stream_config=None, seed=1, rank=4, scale=0.2):
         for parameter in modules.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     return peft_model.eval()
+
+
+@pytest.fixture(scope="session")
+def embedded_base():
+    """Skips, or is an error, where the embedded base is not fetched."""
+    check_base()
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ import pytest
 from conftest import ARCHITECTURES
 
 
-def covering(full=None, **parameters):
+def covering(full=None, pairs=True, **parameters):
     """A `parametrize` over named lists of values, or {id: value}: every two values of two lists meet in some case.
 
     full: the value of the first list that meets the whole product of the others; the rest of that list shares a
     covering subset. So one architecture shows all there is, and the others show that none of it depends on them.
+    pairs: False is for lists that do not interact: every value occurs in some case, whichever values it meets there.
     """
     lists = [
         list(values.items() if isinstance(values, dict) else ((str(v), v) for v in values))
@@ -22,14 +23,20 @@ def covering(full=None, **parameters):
         assert len(first) == 1, f"full={full!r} is none of the first list's values"
         cases = list(itertools.product(first, *lists[1:]))
         lists[0] = [value for value in lists[0] if value[1] != full]
-    cases += [[values[i] for values, i in zip(lists, row, strict=True)] for row in pairwise(*map(len, lists))]
+    rows = (pairwise if pairs else each_once)(*map(len, lists))
+    cases += [[values[i] for values, i in zip(lists, row, strict=True)] for row in rows]
     marked = [pytest.param(*(value for _, value in case), id="-".join(label for label, _ in case)) for case in cases]
     return pytest.mark.parametrize(list(parameters), marked)
 
 
-def over_architectures(**parameters):
+def over_architectures(pairs=True, **parameters):
     """A `parametrize` in which llama meets every combination of the parameters, the other architectures a covering."""
-    return covering(full="llama", architecture=ARCHITECTURES, **parameters)
+    return covering(full="llama", pairs=pairs, architecture=ARCHITECTURES, **parameters)
+
+
+def each_once(*sizes):
+    """Rows of indices, one below each of `sizes`, in which every index occurs; as many rows as the largest size."""
+    return [tuple(row % size for size in sizes) for row in range(max(sizes))]
 
 
 def pairwise(*sizes):

@@ -4,7 +4,7 @@ import itertools
 import math
 
 import pytest
-from covering import covering, pairwise
+from covering import covering, each_once, pairwise
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (3, 2, 2), (2, 3, 3, 2, 2), (8, 3, 3, 2, 2), (4, 4, 4), (1, 5, 2)], ids=str)
@@ -20,6 +20,15 @@ def test_every_pair_occurs(sizes):
 
 def test_one_list_is_covered_by_all_of_its_values():
     assert pairwise(3) == [(0,), (1,), (2,)]
+
+
+def test_every_value_occurs_where_no_pairs_are_asked():
+    rows = each_once(2, 5, 3)
+    assert len(rows) == 5
+    assert [set(column) for column in zip(*rows, strict=True)] == [{0, 1}, {0, 1, 2, 3, 4}, {0, 1, 2}]
+    lists = {"architecture": ["llama", "mistral", "opt"], "a": [1, 2, 3]}
+    _, values, _ = cases(covering(full="llama", pairs=False, **lists))
+    assert values == [("llama", 1), ("llama", 2), ("llama", 3), ("mistral", 1), ("opt", 2), ("mistral", 3)]
 
 
 def cases(mark):

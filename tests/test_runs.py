@@ -127,7 +127,7 @@ def test_two_processes_end_with_equal_weights(files):
     script.write_text(
         "import sys, torch\n"
         "from pathlib import Path\n"
-        "from ssft import runs\n"
+        "from ssft.runs import run as runs\n"
         "from ssft.recipes.recipe import load_recipe\n"
         f"recipe = load_recipe('quickstart', {[*command(files, 'x')[5:-2], 'training.max_steps=3']!r})\n"
         f"run = runs.prepare(recipe, Path({str(files / 'two')!r}))\n"

@@ -46,7 +46,7 @@ def serve(model, call):
 
 def test_threads_get_what_they_would_get_alone(shelf):
     model = load(shelf)
-    calls = requests(24, 1)
+    calls = requests(12, 1)
     alone = [serve(model, call) for call in calls]
     for call, results in zip(calls, alone, strict=True):
         for prompt, name, (token_ids, *_) in zip(*call, results, strict=True):
@@ -80,7 +80,7 @@ def test_loading_deleting_and_evicting_beside_running_requests(shelf):
     model = load(shelf)
     most = max(adapter.nbytes for adapter in model.adapters().values())
     model = load(shelf, max_adapter_bytes=4 * most)
-    calls = requests(20, 2)
+    calls = requests(12, 2)
     expected = [[shelf.reference(prompt, name, TOKENS) for prompt, name in zip(*call, strict=True)] for call in calls]
     done = threading.Event()
     churned = []
@@ -107,7 +107,7 @@ def test_loading_deleting_and_evicting_beside_running_requests(shelf):
 
 def test_a_failing_request_does_not_disturb_its_neighbours(shelf):
     model = load(shelf)
-    calls = requests(12, 3)
+    calls = requests(8, 3)
     expected = [[shelf.reference(p, n, TOKENS) for p, n in zip(*call, strict=True)] for call in calls]
 
     def fail(input_ids, scores):

@@ -266,7 +266,7 @@ def test_sliding_window_gives_the_plain_text(kind, drafts, window):
 # --- where a text ends ---
 
 
-@over_architectures(kind=TREE_KINDS, place=range(GAMMA + 1))
+@over_architectures(pairs=False, kind=TREE_KINDS, place=range(GAMMA + 1))
 def test_eos_inside_an_accepted_run_ends_the_text(subject, kind, place):
     """`place`: how many tokens of the run come before the EOS."""
     text = subject.texts[0]
@@ -294,7 +294,7 @@ def test_one_token_takes_one_call(subject, kind, rows):
 ACCEPTED = {2: [1], 3: [0, 1], 5: [0, 0, 0, 1], 6: [1, 0, 0, 1], 7: [0, 1, 0, 1]}
 
 
-@over_architectures(kind=TREE_KINDS, tokens=list(ACCEPTED))
+@over_architectures(pairs=False, kind=TREE_KINDS, tokens=list(ACCEPTED))
 def test_budget_inside_an_accepted_run_ends_the_text(subject, kind, tokens):
     (result,) = decode(Oracle(subject, TreeConfig(kind, 16, TOP_K), "always", [0]), [0], tokens)
     assert (result.token_ids, result.finish_reason) == (subject.texts[0][:tokens], "length")
@@ -325,7 +325,7 @@ def short_context(architecture):
     return StreamHooks(model), streams_of(model), prompts, texts
 
 
-@over_architectures(kind=TREE_KINDS, chosen=[[0], [1], [2], ALL])
+@over_architectures(pairs=False, kind=TREE_KINDS, chosen=[[0], [1], [2], ALL])
 def test_text_ends_with_the_context(architecture, kind, chosen):
     hooks, streams, prompts, texts = short_context(architecture)
     decoder = Decoder(hooks, streams, TreeConfig(kind, 64, 4))
@@ -358,7 +358,7 @@ def test_nothing_asked_is_refused(subject, tokens):
 # --- settings of the tree ---
 
 
-@over_architectures(kind=TREE_KINDS, most=[1, 2], drafts=["sometimes", "always"])
+@over_architectures(pairs=False, kind=TREE_KINDS, most=[1, 2], drafts=["sometimes", "always"])
 def test_fewer_nodes_with_streams_cost_calls_but_no_token(subject, kind, drafts, most):
     everywhere = decode(Oracle(subject, TreeConfig(kind, 16, TOP_K), drafts, ALL), ALL)
     oracle = Oracle(subject, TreeConfig(kind, 16, TOP_K, max_stream_nodes=most), drafts, ALL)
@@ -372,7 +372,7 @@ def test_fewer_nodes_with_streams_cost_calls_but_no_token(subject, kind, drafts,
         assert sum(r.calls for r in results) > sum(r.calls for r in everywhere)
 
 
-@over_architectures(kind=TREE_KINDS, depth=[1, 2, 9])
+@over_architectures(pairs=False, kind=TREE_KINDS, depth=[1, 2, 9])
 def test_no_draft_is_deeper_than_max_depth(subject, kind, depth):
     results = decode(Oracle(subject, TreeConfig(kind, 16, TOP_K, max_depth=depth), "always", ALL), ALL)
     reach = min(depth, GAMMA)
@@ -382,7 +382,7 @@ def test_no_draft_is_deeper_than_max_depth(subject, kind, depth):
         assert len(result.accepted) <= reach + 1
 
 
-@over_architectures(kind=TREE_KINDS, together=[3, 9, 14])
+@over_architectures(pairs=False, kind=TREE_KINDS, together=[3, 9, 14])
 def test_a_budget_for_the_batch_is_shared_and_costs_no_token(subject, kind, together, monkeypatch):
     sizes = []
     tree = TreeConfig(kind, 16, 8, max_batch_nodes=together)
@@ -401,7 +401,7 @@ def test_a_budget_for_the_batch_is_shared_and_costs_no_token(subject, kind, toge
     assert len({count for count, _ in sizes}) > 1, "no row ended early, so the budget was never shared anew"
 
 
-@over_architectures(kind=TREE_KINDS, max_nodes=[1, 2, 5])
+@over_architectures(pairs=False, kind=TREE_KINDS, max_nodes=[1, 2, 5])
 def test_small_budgets_give_the_plain_text(subject, kind, max_nodes):
     results = decode(Oracle(subject, TreeConfig(kind, max_nodes, TOP_K), "sometimes", ALL), ALL)
     for row, result in zip(ALL, results, strict=True):
@@ -413,7 +413,7 @@ def test_small_budgets_give_the_plain_text(subject, kind, max_nodes):
 # --- neighbours ---
 
 
-@over_architectures(kind=TREE_KINDS, drafts=["sometimes", "always"])
+@over_architectures(pairs=False, kind=TREE_KINDS, drafts=["sometimes", "always"])
 def test_rows_do_not_depend_on_their_neighbours(subject, kind, drafts):
     eos = late_eos(subject)
     tree = TreeConfig(kind, 16, TOP_K)
@@ -430,7 +430,7 @@ def test_equal_prompts_have_equal_results_in_any_order(subject):
     assert results[0].accepted == results[2].accepted
 
 
-@over_architectures(rows=ROWS)
+@over_architectures(pairs=False, rows=ROWS)
 def test_decoding_twice_gives_the_same(subject, rows):
     decoder = Decoder(subject.hooks, subject.streams)
     first, second = decode(decoder, rows), decode(decoder, rows)
