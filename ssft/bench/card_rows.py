@@ -10,7 +10,7 @@ from ssft.bench.quality import paired_difference
 from ssft.bench.reading import read_result
 from ssft.bench.result import BenchResult
 from ssft.bundle.folder import MAX_JSON, finite
-from ssft.bundle.read import Bundle
+from ssft.bundle.format import Bundle
 from ssft.bundle.results import OWN_ROWS, QualityRow, SpeedRow
 from ssft.errors import ConfigError
 from ssft.files import file_identity
@@ -86,7 +86,7 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
             "precision and device; measure both alike and give the adapter's result too"
         )
     trained = facts("trained_on", dict) if "trained_on" in value else {}
-    kept = bundle.stream_lora is not None
+    kept = len(bundle.loras) > 1  # its own beside that of the streams
     unlike = _unlike(trained, training_of(bundle.provenance), value.get("adapter_sha256"), kept)
     scores = {(row.key, row.metric): found for path in own for row, found in _scored(path, bundle)}
 

@@ -1,6 +1,6 @@
 """What the user wrote into an adapter's folder: the notes below the card, and what `results.json` says of licences.
 
-It outlives the card that is written again (`card.py`) and the bundle that is trained again (`bundle_writer.py`).
+It outlives the card that is written again (`card/write.py`) and the bundle that is trained again (`write.py`).
 """
 
 import json
@@ -46,7 +46,7 @@ def carried_over(target: Path, card: str) -> dict[str, bytes]:
     `card` is the new bundle's own card, below which the user's text goes. Of the results only licences and datasets
     are taken over, the measurements are of other weights. Raises `BundleError` for files that cannot be read.
     """
-    from ssft.bundle.read import CARD, RESULTS  # which imports this module
+    from ssft.bundle.format import CARD, RESULTS  # which imports this module
     from ssft.bundle.results import FORMAT, About, read_about
 
     _, notes = read_notes(target, CARD)

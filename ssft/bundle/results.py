@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ssft.bundle.folder import AdapterFiles, finite
-from ssft.bundle.read import RESULTS, Bundle
+from ssft.bundle.format import RESULTS, Bundle
 from ssft.errors import BundleError, ConfigError
 from ssft.files import write_bytes
 

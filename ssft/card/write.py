@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from ssft.base.embedded import ALIASES
 from ssft.base.load import hub_id
 from ssft.bundle.folder import finite
+from ssft.bundle.format import CARD, CURVE, PROVENANCE, RUN, Bundle
 from ssft.bundle.notes import KEPT, read_notes
-from ssft.bundle.read import CARD, CURVE, PROVENANCE, RUN, Bundle
 from ssft.bundle.results import OWN_ROWS, Results, read_results
 from ssft.card.markdown import code, fenced, plain
 from ssft.card.picture import draw_curve, has_curve
@@ -212,24 +212,24 @@ def _use(bundle: Bundle, name: str) -> list[str]:
 def _training(bundle: Bundle) -> list[str]:
     streams, source = bundle.stream_config, bundle.provenance
     assert streams is not None
-    adapted = bundle.lora.get("target_modules")
+    lora, *own_lora = bundle.loras
+    adapted = lora.config.get("target_modules")
     modules = ", ".join(sorted(map(str, adapted))) if isinstance(adapted, list) else str(adapted)
-    beside = bundle.extra_parameters - bundle.stream_lora_parameters  # P_j and f_η
     rows = [
         ("streams γ, layers N_s", f"{streams.num_streams}, {streams.num_msa_layers}"),
-        ("LoRA rank, modules", plain(f"{bundle.lora['r']}; {modules}")),
-        ("parameters: LoRA, streams", f"{bundle.lora_parameters:,}, {beside:,}"),
+        ("LoRA rank, modules", plain(f"{lora.config['r']}; {modules}")),
+        ("parameters: LoRA, streams", f"{lora.parameters:,}, {bundle.stream_parameters:,}"),
         ("weights", f"{bundle.weights_bytes / 1e6:,.1f} MB"),
         ("draft tree", f"{bundle.tree.kind}, {bundle.tree.max_nodes} nodes"),
     ]
-    if bundle.stream_lora is not None:
-        own = f"{bundle.stream_lora['r']}, {bundle.stream_lora_parameters:,}"
+    for part in own_lora:
+        own = f"{part.config['r']}, {part.parameters:,}"
         rows.insert(3, ("the streams' own LoRA: rank, parameters", plain(own)))
     count, steps, seconds = (_count(source, key) for key in ("train_rows", "steps", "train_seconds"))
     began = source.get("adapter")
     if isinstance(began, dict) and isinstance(began.get("name"), str):
-        how = "began from" if bundle.stream_lora is None else "the LoRA"
-        kept = "" if bundle.stream_lora is None else f", kept as it was, in {bundle.lora_dtype}"
+        how = "the LoRA" if own_lora else "began from"
+        kept = f", kept as it was, in {lora.dtype}" if own_lora else ""
         rows.append((how, plain(f"the adapter {began['name']}{kept}")))
     if count is not None:
         rows.append(("trained on", f"{count:,.0f} rows of {plain(_source(bundle, 'train') or 'data without a name')}"))

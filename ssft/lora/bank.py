@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssft.bundle.fit import load_stream_modules, read_fitting
+from ssft.bundle.format import Bundle
 from ssft.bundle.hub import resolve_adapter
-from ssft.bundle.read import Bundle, read_bundle
+from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.streams import StreamDrafter
 from ssft.errors import BundleError, ConfigError, GenerationError
@@ -52,7 +53,7 @@ class Adapter:
     @property
     def extra_parameters(self) -> int:
         """Parameters beside base and the text's LoRA: P_j, f_η, and a LoRA of the streams' own where they have one."""
-        own = 0 if self.bundle is None else self.bundle.stream_lora_parameters
+        own = 0 if self.bundle is None else sum(part.parameters for part in self.bundle.loras[1:])
         return own + (0 if self.streams is None else self.streams.count())
 
     @property

@@ -8,9 +8,10 @@ from peft import PeftModel
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
 from ssft.bundle.fit import read_fitting
+from ssft.bundle.format import Bundle
 from ssft.bundle.hub import resolve_adapter
 from ssft.bundle.lora_config import check_low_rank
-from ssft.bundle.read import LORA_CONFIG, Bundle, read_bundle
+from ssft.bundle.read import read_outline
 from ssft.errors import ConfigError
 from ssft.runtime.model import MultiAdapterModel
 
@@ -39,7 +40,7 @@ def load_adapted(
             "leave out --merge or take --quantization none"
         )
     folder = None if adapter is None else resolve_adapter(adapter)
-    bundle = None if folder is None else read_bundle(folder, outline=True)
+    bundle = None if folder is None else read_outline(folder)
     if merge and bundle is not None:
         _check_mergeable(bundle)
     name = base or (bundle.base.get("id") if bundle is not None else None)
@@ -69,7 +70,7 @@ def _check_mergeable(bundle: Bundle) -> None:
             "it would change the text. Leave out --merge"
         )
     # peft merges by itself whatever the config asks for, be it modules that it has to import.
-    check_low_rank(bundle.path / LORA_CONFIG, bundle.lora)
+    check_low_rank(bundle.loras[0].config_file, bundle.loras[0].config)
 
 
 def _merged(model: Any, folder: Path) -> Any:

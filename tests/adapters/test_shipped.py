@@ -10,8 +10,9 @@ from loopback_hub import connected_hub
 
 from examples import switch_tasks
 from ssft.bundle import shipped
+from ssft.bundle.format import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
-from ssft.bundle.read import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, read_bundle
+from ssft.bundle.read import read_bundle
 from ssft.bundle.results import read_results
 from ssft.bundle.shipped import shipped_adapter, shipped_adapters
 from ssft.card.write import card_text
@@ -95,7 +96,7 @@ def bundle(name):
 def test_it_is_small_and_whole(bundle):
     files = {path.name: path.stat().st_size for path in bundle.path.iterdir()}
     assert sum(files.values()) <= 6_000_000
-    absent = {STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS} if bundle.stream_lora is None else set()
+    absent = {STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS} if len(bundle.loras) == 1 else set()
     assert set(files) == set(BUNDLE_FILES) - absent
     assert bundle.base["id"] == BASE
     assert bundle.stream_config is not None
