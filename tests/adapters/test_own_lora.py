@@ -18,10 +18,11 @@ from ssft.card.write import card_text
 from ssft.errors import BundleError, ConfigError
 from ssft.lora.weights import LoraWeights
 from ssft.recipes.recipe import load_recipe
-from ssft.runs import run as runs
+from ssft.runs.medusa_folder import check_adapter
+from ssft.runs.prepare import prepare
+from ssft.runs.train import build_trainer, train
 from ssft.runtime.generate import StreamGenerate
 from ssft.runtime.loader import load_adapted
-from ssft.training.medusa import check_adapter
 
 LORA, OWN = "adapter_model.safetensors", "stream_lora.safetensors"
 SETTINGS = [
@@ -36,11 +37,11 @@ TOKENS = 16
 
 def prepared(shelf, start, *extra, output=None):
     files = [f"base={shelf.base}", f"data.train={shelf.data}", f"adapter={start}"]
-    return runs.prepare(load_recipe("quickstart", [*files, *SETTINGS, *extra]), output or shelf.folder / "out", "cpu")
+    return prepare(load_recipe("quickstart", [*files, *SETTINGS, *extra]), output or shelf.folder / "out", "cpu")
 
 
 def trained(shelf, start, output, *extra):
-    return runs.train(prepared(shelf, start, *extra, output=output), output).path
+    return train(prepared(shelf, start, *extra, output=output), output).path
 
 
 def make_shelf(folder, architecture="llama"):
@@ -118,8 +119,8 @@ def test_the_streams_lora_changes_drafts_and_never_the_text(shelf, own, tmp_path
 
 
 def test_every_row_trains_over_the_kept_lora_and_only_the_streams_learn(shelf):
-    trainer = runs.build_trainer(prepared(shelf, shelf.plain))
-    bare = runs.build_trainer(prepared(shelf, ""))
+    trainer = build_trainer(prepared(shelf, shelf.plain))
+    bare = build_trainer(prepared(shelf, ""))
     losses = {}
     for name, each in (("kept", trainer), ("bare", bare)):
         before = {n: p.detach().clone() for n, p in each.model.named_parameters()}
@@ -129,7 +130,7 @@ def test_every_row_trains_over_the_kept_lora_and_only_the_streams_learn(shelf):
         assert all("lora_" in n or "ssft_streams" in n for n in moved)
         losses[name] = next(entry["loss_main"] for entry in each.state.log_history if "loss_main" in entry)
     assert abs(losses["kept"] - losses["bare"]) > 0.01, "the kept LoRA does not act on the main stream"
-    twin = runs.prepare(
+    twin = prepare(
         load_recipe(
             "quickstart",
             [
@@ -141,7 +142,7 @@ def test_every_row_trains_over_the_kept_lora_and_only_the_streams_learn(shelf):
         shelf.folder / "twin",
         "cpu",
     )
-    twin_trainer = runs.build_trainer(twin)
+    twin_trainer = build_trainer(twin)
     twin_trainer.train()
     first = next(entry["loss"] for entry in twin_trainer.state.log_history if "loss" in entry)
     assert losses["kept"] == pytest.approx(first, rel=1e-4)
@@ -150,7 +151,7 @@ def test_every_row_trains_over_the_kept_lora_and_only_the_streams_learn(shelf):
 def test_activation_checkpointing_gives_the_same_losses(shelf):
     found = []
     for checkpointing in ("false", "true"):
-        trainer = runs.build_trainer(
+        trainer = build_trainer(
             prepared(shelf, shelf.plain, "training.max_steps=3", f"training.activation_checkpointing={checkpointing}")
         )
         trainer.train()
@@ -167,7 +168,7 @@ def test_a_run_over_an_adapter_with_streams_takes_its_lora_alone(shelf, own, tmp
     # And a shared run begins from that LoRA.
     shared = prepared(shelf, own, "training.mode=shared", "lora.r=4", "lora.lora_alpha=8", "training.num_msa_layers=1")
     with pytest.raises(ConfigError, match=r"has streams with num_msa_layers=2, the run asks for 1"):
-        runs.build_trainer(shared)
+        build_trainer(shared)
 
 
 def test_half_precision_on_disk(shelf, tmp_path):

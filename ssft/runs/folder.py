@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.read import PROVENANCE, RUN
-from ssft.errors import BundleError, ConfigError
+from ssft.errors import ConfigError
 from ssft.files import replace_folder
 
 
@@ -31,8 +30,7 @@ def whole_folder(
         folder = Path(scratch) / target.name
         folder.mkdir()
         (folder / RUN).write_text(run_yaml, encoding="utf-8")
-        text = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False)
-        (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
+        write_sorted_json(folder / PROVENANCE, provenance)
         yield folder
         check_free(target, replaceable)
         replace_folder(folder, target, Path(scratch) / "replaced")
@@ -52,33 +50,6 @@ def check_free(target: Path, replaceable: Callable[[Path], bool]) -> None:
         )
 
 
-def told_by(path: Path) -> dict[str, Any]:
-    """The content of the `provenance.json` that a run left in the folder `path`; empty if there is none to be read."""
-    try:
-        return AdapterFiles(path).json(PROVENANCE, hashed=False)
-    except BundleError:
-        return {}
-
-
-def made_by(path: Path) -> str:
-    """The training method whose run wrote the folder `path`; empty if its `provenance.json` does not say."""
-    return method_of(told_by(path))
-
-
-def method_of(provenance: dict[str, Any]) -> str:
-    """The training method that a run's provenance names; empty if it names none."""
-    method = provenance.get("method", "")
-    return method if isinstance(method, str) else ""
-
-
-def training_of(provenance: dict[str, Any]) -> dict[str, str]:
-    """What a twin's training must have in common with its adapter's, as far as a run's provenance tells it.
-
-    name, sha256: of the training data; steps; began_from: hash of the adapter whose values were the first ones.
-    """
-    data, start = provenance.get("data"), provenance.get("adapter")
-    entry = data.get("train") if isinstance(data, dict) else None
-    found = {key: entry.get(key) for key in ("name", "sha256")} if isinstance(entry, dict) else {}
-    found["steps"] = provenance.get("steps")
-    found["began_from"] = start.get("weights_sha256") if isinstance(start, dict) else None
-    return {key: str(value) for key, value in found.items() if value is not None}
+def write_sorted_json(path: Path, value: Any) -> None:
+    """Write a file of a folder that is not in its place yet."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

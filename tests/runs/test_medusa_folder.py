@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from tiny_base import save_tiny_base, tiny_tokenizer
 
 from ssft.bench.methods import Setting, build_methods
+from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
 from ssft.errors import BundleError, ConfigError
+from ssft.runs.medusa_folder import CONFIG, WEIGHTS, load_medusa, lora_sha256, save_medusa
 from ssft.runtime.loader import load_adapted
-from ssft.training.medusa import CONFIG, WEIGHTS, MedusaConfig, MedusaHeads, load_medusa, lora_sha256, save_medusa
 
 HIDDEN = 64
 

@@ -15,9 +15,9 @@ from conftest import TINY, VOCABULARY, random_ids, with_adapter
 from torch import nn
 
 from ssft.decoding.config import TREE_KINDS, TreeConfig
+from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
 from ssft.decoding.engine import StreamDecoder
 from ssft.streams.insertion import StreamHooks
-from ssft.training.medusa import MedusaConfig, MedusaHeads
 from ssft.training.medusa_decoder import MedusaDecoder
 
 HEADS, TOP_K, TOKENS = 3, 2, 22

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from tiny_base import rows, save_tiny_base
 from trl import SFTConfig
 
+from ssft.decoding.draft.medusa_heads import MedusaConfig
 from ssft.errors import ConfigError
+from ssft.runs.medusa_folder import load_medusa, save_medusa
 from ssft.runtime.loader import load_adapted
-from ssft.training import medusa_trainer
 from ssft.training.callbacks import last_complete_checkpoint, mark_complete_checkpoints
-from ssft.training.medusa import MedusaConfig, load_medusa, save_medusa
-from ssft.training.medusa_trainer import build_medusa_trainer
+from ssft.training.medusa import MedusaTrainer
 
 HEADS = 3
 
@@ -44,13 +44,13 @@ def make_trainer(tmp_path, adapted=None, config=None, evaluate=False, **settings
     }
     adapted = adapted or load(tmp_path)
     validation = Dataset.from_list(rows(4, start=100)) if evaluate else None
-    return build_medusa_trainer(
+    return MedusaTrainer(
         adapted,
         config or MedusaConfig(num_heads=HEADS),
         SFTConfig(**{**defaults, **settings}),
-        Dataset.from_list(rows(8)),
-        validation,
-        adapted.tokenizer,
+        train_dataset=Dataset.from_list(rows(8)),
+        eval_dataset=validation,
+        processing_class=adapted.tokenizer,
     )
 
 
@@ -153,7 +153,7 @@ def test_chunks_of_the_head_change_nothing(tmp_path, monkeypatch):
     sizes = []
     for head in trainer.heads.heads:
         head.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    monkeypatch.setattr(medusa_trainer, "HEAD_ROWS", 5 * HEADS + 1)
+    monkeypatch.setattr("ssft.training.medusa.HEAD_ROWS", 5 * HEADS + 1)
     assert_same(whole, gradients(trainer, [batch]))
     assert max(sizes) == 5
     assert len(sizes) > 2 * HEADS
@@ -318,7 +318,8 @@ def test_the_caller_s_arguments_stay_as_they_were(tmp_path):
     adapted = load(tmp_path)
     args = SFTConfig(output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, report_to="none")
     checkpointing = args.gradient_checkpointing, args.activation_checkpointing
-    trainer = build_medusa_trainer(adapted, MedusaConfig(), args, Dataset.from_list(rows(2)), None, None)
+    data = Dataset.from_list(rows(2))
+    trainer = MedusaTrainer(adapted, MedusaConfig(), args, train_dataset=data, processing_class=adapted.tokenizer)
     assert len(trainer.train_dataset) == 2
     assert trainer.eval_dataset is None
     assert (args.gradient_checkpointing, args.activation_checkpointing) == checkpointing
