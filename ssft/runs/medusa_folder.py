@@ -20,7 +20,7 @@ from ssft.bundle.folder import AdapterFiles, all_finite
 from ssft.bundle.read import LORA_CONFIG, LORA_WEIGHTS
 from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
 from ssft.errors import BundleError, ConfigError
-from ssft.runs.folder import whole_folder, write_sorted_json
+from ssft.runs.folder import write_sorted_json
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "medusa.json", "medusa.safetensors"
@@ -28,25 +28,11 @@ MAX_SHOWN = 200
 FINGERPRINT = {"architecture": "architecture", "config_sha256": "model shape", "tokenizer_sha256": "tokenizer"}
 
 
-def save_medusa(
-    folder: str | os.PathLike[str],
-    heads: MedusaHeads,
-    adapted: Any,
-    provenance: dict[str, Any] | None = None,
-    run_yaml: str = "",
-    adapter_sha256: str | None = None,
-) -> Path:
-    """Write the heads of `adapted` (an `AdaptedModel`) to `folder`, which appears whole or not at all.
+def write_heads(folder: Path, heads: MedusaHeads, adapted: Any, made_over: str) -> None:
+    """Write the heads of `adapted` (an `AdaptedModel`) into a new folder, and read them again.
 
-    `adapter_sha256` is what `lora_sha256` said when training began; without it the adapter's files are read now.
-
-    Raises:
-        ConfigError: `folder` holds something else, or the adapter is lossless.
-        BundleError: the heads hold NaN, or the adapter's files are no longer those that were loaded.
+    `made_over` is what `lora_sha256` said when training began. Raises `BundleError` if the heads hold NaN.
     """
-    target = Path(folder)
-    check_adapter(adapted)
-    made_over = lora_sha256(adapted) if adapter_sha256 is None else adapter_sha256
     settings = {
         "format_version": FORMAT_VERSION,
         "medusa": asdict(heads.config),
@@ -55,11 +41,9 @@ def save_medusa(
     }
     dtype = adapted.model.dtype
     weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in heads.state_dict().items()}
-    with whole_folder(target, run_yaml, provenance or {}, lambda old: (old / CONFIG).is_file()) as built:
-        save_file(weights, built / WEIGHTS)
-        write_sorted_json(built / CONFIG, settings)
-        _read(built, adapted, made_over)
-    return target
+    save_file(weights, folder / WEIGHTS)
+    write_sorted_json(folder / CONFIG, settings)
+    _read(folder, adapted, made_over)
 
 
 def load_medusa(folder: str | os.PathLike[str], adapted: Any) -> MedusaHeads:

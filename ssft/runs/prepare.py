@@ -32,4 +32,4 @@ def prepare(recipe: Recipe, output: Path, device: str | None = None) -> Prepared
     limit = min(context, args.max_length or context)
     for rows in (train, validation):
         check_lengths(rows, loaded.tokenizer, limit)
-    return PreparedRun(recipe, args, loaded, train, validation, run_yaml)
+    return PreparedRun(**vars(loaded), recipe=recipe, args=args, train=train, validation=validation, run_yaml=run_yaml)

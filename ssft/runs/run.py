@@ -28,30 +28,15 @@ class Loaded:
     held: bool = False
 
 
-@dataclass
-class PreparedRun:
+@dataclass(kw_only=True)
+class PreparedRun(Loaded):
     """Everything a run needs, checked. `run_yaml` is the recipe as the result will hold it."""
 
     recipe: Recipe
     args: Any
-    loaded: Loaded
     train: Dataset
     validation: Dataset
     run_yaml: str
-
-    @property
-    def model(self) -> Any:
-        """The model that is trained, or trained over."""
-        return self.loaded.model
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.loaded.tokenizer
-
-    @property
-    def fingerprint(self) -> dict[str, str]:
-        """Of the base that the model is or comes from."""
-        return self.loaded.fingerprint
 
 
 @dataclass

@@ -31,8 +31,8 @@ def build_trainer(run: PreparedRun) -> Any:
         eval_dataset=_trl_columns(run.validation) if len(run.validation) else None,
         processing_class=run.tokenizer,
     )
-    if run.loaded.start is not None and not run.loaded.held:
-        begin_from(trainer.model, run.loaded.start)
+    if run.start is not None and not run.held:
+        begin_from(trainer.model, run.start)
     trainer.add_callback(mark_complete_checkpoints())
     return trainer
 
@@ -52,8 +52,8 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | Non
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN).write_text(run.run_yaml, encoding="utf-8")
-        if run.loaded.adapter_sha256:
-            (folder / ADAPTER).write_text(run.loaded.adapter_sha256, encoding="utf-8")
+        if run.adapter_sha256:
+            (folder / ADAPTER).write_text(run.adapter_sha256, encoding="utf-8")
     begin = time.time()
     if checkpoint is None or not _load_if_finished(trainer, checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
@@ -104,7 +104,7 @@ def _check_may_resume(run: PreparedRun, checkpoint: Path, asked: bool) -> None:
             f"{before} differs from the settings given now; resume with the same recipe and overrides, or remove "
             f"{folder} to start anew"
         )
-    adapter, now = folder / ADAPTER, run.loaded.adapter_sha256
+    adapter, now = folder / ADAPTER, run.adapter_sha256
     if now and (not adapter.exists() or adapter.read_text(encoding="utf-8") != now):
         raise ConfigError(
             f"{adapter}: the run began over another adapter than what adapter={run.recipe.adapter} holds now; put the "
@@ -126,8 +126,8 @@ def _write(run: PreparedRun, trainer: Any, metrics: dict[str, float], seconds: f
     """Write the result, then remove the checkpoints."""
     rows = {"train": len(run.train), "validation": len(run.validation)}
     facts = provenance(run.recipe, trainer, metrics, seconds, rows)
-    if (start := run.loaded.start) is not None:
-        facts["adapter"] = {"name": start.path.name, "weights_sha256": start.weights_sha256}
+    if run.start is not None:
+        facts["adapter"] = {"name": run.start.path.name, "weights_sha256": run.start.weights_sha256}
     method = training_method(run.recipe.method)
     method.write(run, trainer, facts, output)
     # The result is whole: the checkpoints have done their work.

@@ -10,7 +10,7 @@ from trl import SFTConfig
 
 from ssft.recipes.recipe import Recipe
 from ssft.runs.methods import training_method
-from ssft.runs.run import Loaded, PreparedRun
+from ssft.runs.run import PreparedRun
 from ssft.training.draft import DraftConfig, truncated
 
 
@@ -24,7 +24,16 @@ def test_what_is_trained(tmp_path, architecture, everything, tied):
         output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, max_steps=2, learning_rate=1e-2, report_to="none",
         save_strategy="no", disable_tqdm=True, per_device_train_batch_size=2,
     )  # fmt: skip
-    run = PreparedRun(Recipe(method="draft"), args, Loaded(draft, tokenizer, {"id": "base"}), None, None, "name: x\n")
+    run = PreparedRun(
+        model=draft,
+        tokenizer=tokenizer,
+        fingerprint={"id": "base"},
+        recipe=Recipe(method="draft"),
+        args=args,
+        train=None,
+        validation=None,
+        run_yaml="name: x\n",
+    )
     method = training_method("draft")
     trainer = method.build_trainer(run, train_dataset=Dataset.from_list(rows(8)), processing_class=tokenizer)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}

@@ -13,7 +13,7 @@ from trl import SFTConfig
 
 from ssft.decoding.draft.medusa_heads import MedusaConfig
 from ssft.errors import ConfigError
-from ssft.runs.medusa_folder import load_medusa, save_medusa
+from ssft.runs.medusa_folder import load_medusa, lora_sha256, write_heads
 from ssft.runtime.loader import load_adapted
 from ssft.training.callbacks import last_complete_checkpoint, mark_complete_checkpoints
 from ssft.training.medusa import MedusaTrainer
@@ -234,7 +234,8 @@ def test_bfloat16_trains_in_float32_over_a_bfloat16_base(tmp_path):
     assert all(p.dtype == torch.float32 for p in trainer.heads.parameters())
     assert all(norm > 0 for norm in entries(trainer, "grad_norm"))
     assert 1 <= trainer.evaluate()["eval_chain_tokens_per_call"] <= 4
-    folder = save_medusa(tmp_path / "medusa", trainer.heads, adapted)
+    (folder := tmp_path / "medusa").mkdir()
+    write_heads(folder, trainer.heads, adapted, lora_sha256(adapted))
     assert load_medusa(folder, adapted).heads[0].output.weight.dtype == torch.bfloat16
 
 
@@ -281,7 +282,8 @@ def test_checkpoints_hold_the_heads_alone_and_a_killed_run_goes_on_as_if_nothing
 def test_trained_heads_are_saved_and_loaded(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()
-    folder = save_medusa(tmp_path / "medusa", trainer.heads, trainer.adapted)
+    (folder := tmp_path / "medusa").mkdir()
+    write_heads(folder, trainer.heads, trainer.adapted, lora_sha256(trainer.adapted))
     states = torch.randn(3, 64)
     again = load(tmp_path)
     assert torch.equal(load_medusa(folder, again)(states), trainer.heads(states))

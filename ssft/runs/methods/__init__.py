@@ -9,40 +9,25 @@ from typing import Any, ClassVar
 from ssft.base.backbone import family_of
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
-from ssft.bundle.read import RUN, is_bundle
 from ssft.errors import UnsupportedArchitectureError
 from ssft.recipes.recipe import Recipe
-from ssft.runs.provenance import made_by
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import read_start
 from ssft.training.estimate import StepCost
 
 
 class TrainingMethod(ABC):
-    """One value of `method`.
-
-    `product` names what a run writes, `part` the folder below `outputs/peers/<adapter's folder>/` where it goes unless
-    `--output` says otherwise; the commands that compare methods look there.
-    """
+    """One value of `method`: which model is loaded, which trainer trains it, what is written."""
 
     product: ClassVar[str]
-    part: ClassVar[str] = ""
+    """What a run writes, in a word."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def default_output(self, recipe: Recipe, source: Path | None = None) -> Path:
-        """Where a run of `recipe` writes to; `source` is the file that it comes from.
-
-        A run.yaml says by where it lies which adapter this is a peer of; any other recipe is a peer of the adapter
-        that has its name.
-        """
-        name = recipe.name
-        if source is not None and source.name == RUN:
-            folder = source.resolve().parent
-            again = folder.name == self.part and made_by(folder) == self.name  # an earlier result's own run.yaml
-            name = folder.parent.name if again else folder.name if is_bundle(folder) else name
-        return Path("outputs") / "peers" / name / self.part
+    @abstractmethod
+    def default_output(self, recipe: Recipe, source: Path | None) -> Path:
+        """Where a run of `recipe` writes to; `source` is the file that the recipe comes from."""
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
         """Load and check what the run trains; by default the base itself, and the adapter to begin from if any."""
@@ -56,9 +41,9 @@ class TrainingMethod(ABC):
     def build_trainer(self, run: PreparedRun, **data: Any) -> Any:
         """The trainer of a run; `data` are the keywords of `SFTTrainer` for the rows and the tokenizer."""
 
+    @abstractmethod
     def may_replace(self, output: Path) -> bool:
         """Whether the folder `output` is an earlier result of the same method, which a new one replaces."""
-        return made_by(output) == self.name
 
     @abstractmethod
     def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
@@ -80,7 +65,7 @@ def method_names() -> list[str]:
 
 @cache
 def training_method(name: str) -> TrainingMethod:
-    """The method of a checked recipe (whose `method` is one of `method_names`)."""
+    """The method of a checked recipe, whose `method` is one of `method_names`."""
     return importlib.import_module(f"{__name__}.{name}").Method(name)
 
 
@@ -102,6 +87,6 @@ def base_dtype(recipe: Recipe, args: Any) -> str:
 
 
 def base_and_lora(model: Any) -> dict[str, int]:
-    """Parameters of a base that are frozen, and those over it that are trained."""
+    """Parameters of a base, which are frozen, and of what is trained over it."""
     lora = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"base": sum(p.numel() for p in model.parameters()) - lora, "lora": lora}

@@ -11,14 +11,14 @@ from trl import SFTTrainer
 
 from ssft.base.embedded import check_folder
 from ssft.recipes.recipe import Recipe
-from ssft.runs.folder import whole_folder
-from ssft.runs.methods import TrainingMethod, load_checked
+from ssft.runs.methods import load_checked
+from ssft.runs.methods._peer import Peer
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.training.draft import truncated
 from ssft.training.estimate import StepCost, draft_cost
 
 
-class Method(TrainingMethod):
+class Method(Peer):
     """A draft model for two-model speculation where no smaller sibling of the base exists."""
 
     product = "draft"
@@ -33,12 +33,10 @@ class Method(TrainingMethod):
     def build_trainer(self, run: PreparedRun, **data: Any) -> SFTTrainer:
         return SFTTrainer(run.model, run.args, **data)
 
-    def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
-        facts = {**provenance, "base": run.fingerprint}
-        with whole_folder(output, run.run_yaml, facts, self.may_replace) as folder:
-            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
-            run.tokenizer.save_pretrained(folder)
-            check_folder(folder)
+    def fill(self, folder: Path, run: PreparedRun, trainer: Any) -> None:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        run.tokenizer.save_pretrained(folder)
+        check_folder(folder)
 
     def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
         trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)

@@ -11,17 +11,18 @@ from typing import Any
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
-from ssft.bundle.read import LORA_CONFIG, LORA_WEIGHTS, read_bundle
+from ssft.bundle.read import CARD, LORA_CONFIG, LORA_WEIGHTS, read_bundle
 from ssft.bundle.write import save_lora
-from ssft.runs.folder import whole_folder, write_sorted_json
-from ssft.runs.methods import TrainingMethod, base_and_lora
+from ssft.runs.folder import write_sorted_json
+from ssft.runs.methods import base_and_lora
+from ssft.runs.methods._peer import Peer
 from ssft.runs.run import PreparedRun
 from ssft.streams.modules import StreamModules
 from ssft.training.estimate import StepCost, lora_cost
 from ssft.training.trainer import keep_gradients_on_cpu
 
 
-class Method(TrainingMethod):
+class Method(Peer):
     """A plain LoRA whose rows come in the order of the run with streams, from the same first values.
 
     Both hold as long as nothing random happens inside the model (`lora.lora_dropout=0`): dropout draws more numbers
@@ -39,18 +40,15 @@ class Method(TrainingMethod):
         StreamModules(run.recipe.stream_config(), run.model.config.hidden_size)
         return trainer
 
-    def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        facts = {**provenance, "base": run.fingerprint}
-        with whole_folder(output, run.run_yaml, facts, self.may_replace) as folder:
-            model.save_pretrained(folder, save_embedding_layers=False)
-            # peft stores where the base lay on this machine.
-            config = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
-            write_sorted_json(folder / LORA_CONFIG, {**config, "base_model_name_or_path": run.fingerprint["id"]})
-            save_lora(folder / LORA_WEIGHTS, load_file(folder / LORA_WEIGHTS), run.recipe.torch_save_dtype())
-            # peft's card is a form that nobody filled in.
-            (folder / "README.md").unlink(missing_ok=True)
-            read_bundle(folder)
+    def fill(self, folder: Path, run: PreparedRun, trainer: Any) -> None:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder, save_embedding_layers=False)
+        # peft stores where the base lay on this machine.
+        config = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
+        write_sorted_json(folder / LORA_CONFIG, {**config, "base_model_name_or_path": run.fingerprint["id"]})
+        save_lora(folder / LORA_WEIGHTS, load_file(folder / LORA_WEIGHTS), run.recipe.torch_save_dtype())
+        # peft's card is a form that nobody filled in.
+        (folder / CARD).unlink(missing_ok=True)
+        read_bundle(folder)
 
     def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
         return base_and_lora(trainer.model)

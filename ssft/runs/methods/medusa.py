@@ -5,21 +5,22 @@ from typing import Any
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.recipes.recipe import Recipe
-from ssft.runs.medusa_folder import check_adapter, lora_sha256, save_medusa
-from ssft.runs.methods import TrainingMethod, base_dtype
+from ssft.runs.medusa_folder import check_adapter, lora_sha256, write_heads
+from ssft.runs.methods import base_dtype
+from ssft.runs.methods._peer import Peer
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runtime.loader import load_adapted
 from ssft.training.estimate import StepCost, medusa_cost
 from ssft.training.medusa import MedusaTrainer
 
 
-class Method(TrainingMethod):
+class Method(Peer):
     """Heads that guess from the state under the LoRA; the run needs the adapter that the recipe names."""
 
     product = "medusa"
     part = "medusa"
 
-    def default_output(self, recipe: Recipe, source: Path | None = None) -> Path:
+    def default_output(self, recipe: Recipe, source: Path | None) -> Path:
         # As `load_adapted` names the adapter.
         return Path("outputs") / "peers" / Path(recipe.adapter).resolve().name / self.part
 
@@ -36,17 +37,18 @@ class Method(TrainingMethod):
         return Loaded(adapted.model, adapted.tokenizer, fingerprint, adapted, lora_sha256(adapted))
 
     def build_trainer(self, run: PreparedRun, **data: Any) -> MedusaTrainer:
-        return MedusaTrainer(run.loaded.adapted, run.recipe.medusa, run.args, **data)
+        return MedusaTrainer(run.adapted, run.recipe.medusa, run.args, **data)
 
     def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
-        adapted = run.loaded.adapted
-        made_for = {"name": adapted.name, "weights_sha256": adapted.bundle.weights_sha256}
-        facts = {**provenance, "base": run.fingerprint, "adapter": made_for}
-        save_medusa(output, trainer.heads, adapted, facts, run.run_yaml, run.loaded.adapter_sha256)
+        made_for = {"name": run.adapted.name, "weights_sha256": run.adapted.bundle.weights_sha256}
+        super().write(run, trainer, {**provenance, "adapter": made_for}, output)
+
+    def fill(self, folder: Path, run: PreparedRun, trainer: Any) -> None:
+        write_heads(folder, trainer.heads, run.adapted, run.adapter_sha256)
 
     def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
         base = sum(p.numel() for p in run.model.parameters())
-        lora = run.loaded.adapted.bundle.lora_parameters
+        lora = run.adapted.bundle.lora_parameters
         return {"base": base, "lora": lora, "heads": trainer.heads.count()}
 
     def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:

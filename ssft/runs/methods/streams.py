@@ -20,7 +20,7 @@ class Method(TrainingMethod):
 
     product = "adapter"
 
-    def default_output(self, recipe: Recipe, source: Path | None = None) -> Path:
+    def default_output(self, recipe: Recipe, source: Path | None) -> Path:
         return Path("outputs") / recipe.name
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
@@ -45,7 +45,6 @@ class Method(TrainingMethod):
         return True
 
     def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
-        start = run.loaded.start if run.loaded.held else None
         bundle = write_bundle(
             output,
             trainer.accelerator.unwrap_model(trainer.model),
@@ -53,7 +52,7 @@ class Method(TrainingMethod):
             base=run.fingerprint,
             run_yaml=run.run_yaml,
             provenance=provenance,
-            text_lora=None if start is None else start.text_lora,
+            text_lora=run.start.text_lora if run.start is not None and run.held else None,
             save_dtype=run.recipe.torch_save_dtype(),
         )
         write_card(bundle)
