@@ -22,7 +22,8 @@ from ssft.bench.measure import versions
 from ssft.bench.statistics import bootstrap_interval, round_ratios, spread
 from ssft.environment import describe_device
 from ssft.errors import DataError
-from ssft.runs.run import build_trainer, prepare
+from ssft.runs.prepare import prepare
+from ssft.runs.train import build_trainer
 from ssft.training.trainer import keep_gradients_on_cpu
 
 PLAIN, STREAMING = "plain", "streaming"

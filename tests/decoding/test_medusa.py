@@ -17,8 +17,8 @@ from torch import nn
 
 from ssft.decoding.config import TREE_KINDS, TreeConfig
 from ssft.decoding.draft.medusa import MedusaDrafter
+from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
 from ssft.streams.insertion import StreamHooks
-from ssft.training.medusa import MedusaConfig, MedusaHeads
 
 HEADS, TOP_K, TOKENS = 3, 2, 22
 ALL = [0, 1, 2]

@@ -17,14 +17,15 @@ from ssft.bench.peers import PARTS, peers_folder, twin_folder
 from ssft.bundle.read import read_bundle
 from ssft.cli.train import command
 from ssft.errors import BundleError, ConfigError
-from ssft.recipes.recipe import load_recipe, recipe_path
-from ssft.runs import run as runs
-from ssft.runs.methods import METHODS
+from ssft.recipes.recipe import dump_recipe, load_recipe, recipe_path
+from ssft.runs import train as run_train
+from ssft.runs.medusa_folder import load_medusa
+from ssft.runs.methods import method_names, training_method
+from ssft.runs.prepare import default_output
+from ssft.runs.provenance import made_by
 from ssft.runtime.loader import load_adapted
-from ssft.training.medusa import load_medusa
-from ssft.training.peer_folder import made_by
 
-BASELINES = {"lora": "twin", "medusa": "medusa", "draft": "draft"}
+PEERS = {"lora": "twin", "medusa": "medusa", "draft": "draft"}
 WEIGHTS = {"lora": "adapter_model.safetensors", "medusa": "medusa.safetensors", "draft": "model.safetensors"}
 COMMON = [
     "dtype=float32", "training.per_device_train_batch_size=2", "training.logging_steps=1", "training.max_steps=4",
@@ -58,7 +59,7 @@ def train(shelf, recipe, *extra):
 
 
 def settings_for(shelf, method):
-    """Recipe and overrides of one baseline over the tiny base."""
+    """Recipe and overrides of one method over the tiny base."""
     return {
         "lora": ["quickstart", "method=lora", *STREAMS],
         "medusa": ["baselines/medusa_sql", f"adapter={shelf / 'adapter'}", "medusa.num_heads=2"],
@@ -67,12 +68,12 @@ def settings_for(shelf, method):
 
 
 def test_the_parts_are_those_that_the_comparison_looks_for():
-    assert {method.part for method in METHODS.values()} - {""} == set(PARTS)
+    assert {getattr(training_method(name), "part", "") for name in method_names()} == {"", *PARTS}
 
 
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("method", PEERS)
 def test_a_run_writes_its_folder_and_cleans_up(shelf, tmp_path, method):
-    target = tmp_path / "peers" / "adapter" / BASELINES[method]
+    target = tmp_path / "peers" / "adapter" / PEERS[method]
     facts = train(shelf, *settings_for(shelf, method), "--output", target)
     assert facts["method"] == method
     assert facts[{"lora": "adapter"}.get(method, method)] == str(target)
@@ -85,7 +86,7 @@ def test_a_run_writes_its_folder_and_cleans_up(shelf, tmp_path, method):
     # The folder's own run.yaml is the same run.
     again = load_recipe(target / "run.yaml")
     assert again.method == method
-    assert runs.dump_recipe(again) == (target / "run.yaml").read_text()
+    assert dump_recipe(again) == (target / "run.yaml").read_text()
     assert_loads(shelf, target, method)
 
 
@@ -109,7 +110,7 @@ def assert_loads(shelf, target, method):
         assert read_bundle(target).stream_config is None
 
 
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("method", PEERS)
 def test_an_interrupted_run_goes_on_to_the_same_weights(shelf, tmp_path, method, monkeypatch):
     words = [*settings_for(shelf, method), "training.save_steps=2", "training.save_total_limit=2"]
     train(shelf, *words, "--output", tmp_path / "whole")
@@ -118,7 +119,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(shelf, tmp_path, method,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_write", stop)
+        patch.setattr("ssft.runs.train._write", stop)
         result = CliRunner().invoke(command, [*arguments(shelf, *words), "--output", str(tmp_path / "cut")])
     assert result.exit_code != 0
     # As if the run had been killed on its way from the second step to the fourth.
@@ -140,7 +141,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(shelf, tmp_path, method,
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("method", [*BASELINES, "streams"])
+@pytest.mark.parametrize("method", [*PEERS, "streams"])
 def test_a_run_killed_after_its_last_step_takes_no_further_one(shelf, tmp_path, method, monkeypatch):
     words = ["quickstart", *STREAMS] if method == "streams" else settings_for(shelf, method)
     # In the middle of an epoch, and at a rate that does not end at zero.
@@ -151,7 +152,7 @@ def test_a_run_killed_after_its_last_step_takes_no_further_one(shelf, tmp_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_write", stop)
+        patch.setattr("ssft.runs.train._write", stop)
         CliRunner().invoke(command, [*arguments(shelf, *words), "--output", str(tmp_path / "cut")])
     assert (tmp_path / "cut.run" / "checkpoint-2" / "complete").exists()
     train(shelf, *words, "--output", tmp_path / "cut", "--resume")
@@ -186,7 +187,7 @@ def test_dry_run_counts_of_a_draft(shelf):
     assert everything["trained"] == everything["draft"] == facts["draft"] > facts["trained"]
 
 
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("method", PEERS)
 def test_an_output_that_is_something_else_is_left_alone(shelf, tmp_path, method):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match=rf"exists and is no \w+ that method={method} wrote; choose another folder"):
@@ -215,7 +216,7 @@ def test_a_recipe_in_a_folder_works_by_path(shelf):
     by_name = load_recipe("baselines/medusa_sql")
     assert load_recipe(Path("recipes") / "baselines" / "medusa_sql.yaml" if Path("recipes").is_dir()
                        else recipe_path("baselines/medusa_sql")) == by_name  # fmt: skip
-    assert str(runs.default_output(by_name)) == "outputs/peers/sql/medusa"
+    assert str(default_output(by_name)) == "outputs/peers/sql/medusa"
 
 
 def test_the_command_writes_where_the_comparison_looks(shelf, tmp_path, monkeypatch):
@@ -243,7 +244,7 @@ def interrupted_heads(shelf, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_write", stop)
+        patch.setattr("ssft.runs.train._write", stop)
         CliRunner().invoke(command, arguments(shelf, *words))
     assert (tmp_path / "cut.run" / "checkpoint-4" / "complete").exists()
     return words
@@ -258,11 +259,11 @@ def test_a_resumed_run_must_find_the_adapter_it_began_over(shelf, tmp_path, monk
     with pytest.raises(ConfigError, match=message):
         train(shelf, *words, "--resume")
     (adapter / "adapter_model.safetensors").write_bytes(before)
-    held = (tmp_path / "cut.run" / runs.ADAPTER).read_text()
-    (tmp_path / "cut.run" / runs.ADAPTER).unlink()
+    held = (tmp_path / "cut.run" / run_train.ADAPTER).read_text()
+    (tmp_path / "cut.run" / run_train.ADAPTER).unlink()
     with pytest.raises(ConfigError, match=message):
         train(shelf, *words, "--resume")
-    (tmp_path / "cut.run" / runs.ADAPTER).write_text(held)
+    (tmp_path / "cut.run" / run_train.ADAPTER).write_text(held)
     train(shelf, *words, "--resume")
     assert json.loads((tmp_path / "cut" / "medusa.json").read_text())["adapter"]["lora_sha256"] == held
 
@@ -270,22 +271,22 @@ def test_a_resumed_run_must_find_the_adapter_it_began_over(shelf, tmp_path, monk
 def test_a_finished_run_does_not_need_the_adapter_s_files_again(shelf, tmp_path, monkeypatch):
     adapter = tmp_path / "mine"
     shutil.copytree(shelf / "adapter", adapter)
-    write = runs._write
+    write = run_train._write
 
     def remove_first(*words):
         shutil.rmtree(adapter)
         return write(*words)
 
-    monkeypatch.setattr(runs, "_write", remove_first)
+    monkeypatch.setattr("ssft.runs.train._write", remove_first)
     train(shelf, "baselines/medusa_sql", f"adapter={adapter}", "medusa.num_heads=2", "--output", tmp_path / "heads")
     kept = load_adapted(shelf / "adapter", str(shelf / "base"), dtype="float32", device="cpu")
     assert load_medusa(tmp_path / "heads", kept).config.num_heads == 2
 
 
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("method", PEERS)
 def test_what_was_put_at_the_output_during_the_run_is_left_alone(shelf, tmp_path, method, monkeypatch):
     target = tmp_path / "out"
-    write = runs._write
+    write = run_train._write
 
     def somebody_else(*words):
         target.mkdir()
@@ -294,7 +295,7 @@ def test_what_was_put_at_the_output_during_the_run_is_left_alone(shelf, tmp_path
 
     words = [*settings_for(shelf, method), "--output", target]
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_write", somebody_else)
+        patch.setattr("ssft.runs.train._write", somebody_else)
         with pytest.raises(ConfigError, match=r"out exists and is no earlier result.*goes on with --resume"):
             train(shelf, *words)
     assert [p.name for p in target.iterdir()] == ["thesis.txt"]

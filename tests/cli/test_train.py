@@ -56,7 +56,7 @@ def command(files, output, *extra, recipe="quickstart"):
 
 
 def environment():
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)}
 
 
@@ -128,11 +128,12 @@ def test_two_processes_end_with_equal_weights(files):
     script.write_text(
         "import sys, torch\n"
         "from pathlib import Path\n"
-        "from ssft.runs import run as runs\n"
+        "from ssft.runs.prepare import prepare\n"
         "from ssft.recipes.recipe import load_recipe\n"
+        "from ssft.runs.train import build_trainer\n"
         f"recipe = load_recipe('quickstart', {[*command(files, 'x')[5:-2], 'training.max_steps=3']!r})\n"
-        f"run = runs.prepare(recipe, Path({str(files / 'two')!r}))\n"
-        "trainer = runs.build_trainer(run)\n"
+        f"run = prepare(recipe, Path({str(files / 'two')!r}))\n"
+        "trainer = build_trainer(run)\n"
         "trainer.train()\n"
         "rank = trainer.args.process_index\n"
         "assert trainer.args.world_size == 2\n"

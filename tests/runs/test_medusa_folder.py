@@ -1,21 +1,26 @@
-"""Medusa heads: what they start as, their folder, and the method of `ssft bench` that reads it."""
+"""The folder of Medusa heads as a run writes it, and the method of `ssft bench` that reads it."""
 
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from adapter_folders import change_json, change_tensor
-from conftest import TINY, random_ids
+from conftest import random_ids
 from fake_adapted import save_bundle
 from safetensors.torch import load_file, save_file
 from tiny_base import save_tiny_base, tiny_tokenizer
 
 from ssft.bench.methods import Setting, build_methods
+from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
 from ssft.errors import BundleError, ConfigError
+from ssft.recipes.recipe import Recipe
+from ssft.runs.medusa_folder import CONFIG, WEIGHTS, load_medusa, lora_sha256
+from ssft.runs.methods import training_method
+from ssft.runs.run import PreparedRun
 from ssft.runtime.loader import load_adapted
-from ssft.training.medusa import CONFIG, WEIGHTS, MedusaConfig, MedusaHeads, load_medusa, lora_sha256, save_medusa
 
 HIDDEN = 64
 
@@ -37,72 +42,30 @@ def random_heads(adapted, **settings):
     return heads
 
 
+def save(folder, heads, adapted, made_over=None):
+    """What a run with method=medusa writes."""
+    run = PreparedRun(
+        model=adapted.model,
+        tokenizer=adapted.tokenizer,
+        fingerprint={"id": "base"},
+        adapted=adapted,
+        adapter_sha256=made_over or lora_sha256(adapted),
+        recipe=Recipe(method="medusa"),
+        args=None,
+        train=None,
+        validation=None,
+        run_yaml="seed: 1\n",
+    )
+    training_method("medusa").write(run, SimpleNamespace(heads=heads), {"method": "medusa", "steps": 7}, folder)
+    return folder
+
+
 @pytest.fixture
 def saved(tmp_path):
     """(adapted model, folder of its heads, the heads)."""
     adapted = load(tmp_path)
     heads = random_heads(adapted, num_heads=3, num_layers=2)
-    return adapted, save_medusa(tmp_path / "peers" / "sql" / "medusa", heads, adapted, {"steps": 7}, "seed: 1\n"), heads
-
-
-# --- the heads ---
-
-
-def test_fresh_heads_say_what_the_base_says(architecture):
-    model = TINY[architecture]()
-    head = model.get_output_embeddings()
-    heads = MedusaHeads.from_base(MedusaConfig(num_heads=3, num_layers=2), head)
-    states = torch.randn(2, 5, HIDDEN)
-    logits = heads(states)
-    assert logits.shape == (2, 5, 3, head.weight.shape[0])
-    for j in range(3):
-        assert torch.equal(logits[:, :, j], head(states))
-    assert all(p.dtype == torch.float32 for p in heads.parameters())
-
-
-def test_fresh_heads_share_no_memory_with_the_base():
-    model = TINY["llama"]()
-    head = model.get_output_embeddings()
-    before = head.weight.clone()
-    heads = MedusaHeads.from_base(MedusaConfig(), head)
-    with torch.no_grad():
-        for parameter in heads.parameters():
-            parameter.add_(1)
-    assert torch.equal(head.weight, before)
-
-
-def test_a_head_is_residual_blocks_and_a_vocabulary_matrix():
-    torch.manual_seed(0)
-    heads = MedusaHeads(MedusaConfig(num_heads=2, num_layers=2), 8, 11)
-    x = torch.randn(3, 8)
-    expected = x
-    for block in heads.heads[1].blocks:
-        z = expected @ block.weight.T + block.bias
-        expected = expected + z * torch.sigmoid(z)
-    torch.testing.assert_close(heads(x)[:, 1], expected @ heads.heads[1].output.weight.T)
-    assert heads.count() == 2 * (2 * (8 * 8 + 8) + 11 * 8)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_heads": 0}, "medusa.num_heads=0: must lie between 1 and 16"),
-        ({"num_heads": 17}, "medusa.num_heads=17"),
-        ({"num_layers": 0}, "medusa.num_layers=0: must lie between 1 and 8"),
-        ({"loss_decay": 0.0}, "medusa.loss_decay=0.0: must lie above 0"),
-        ({"loss_decay": 1.5}, "medusa.loss_decay=1.5"),
-    ],
-)
-def test_settings_out_of_range(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        MedusaHeads(MedusaConfig(**settings), 8, 11)
-
-
-def test_a_quantised_head_is_refused():
-    head = torch.nn.Linear(8, 11, bias=False)
-    head.weight = torch.nn.Parameter(torch.zeros(11, 8, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(ConfigError, match=r"stored as torch.uint8.*whose head is not quantised"):
-        MedusaHeads.from_base(MedusaConfig(), head)
+    return adapted, save(tmp_path / "peers" / "sql" / "medusa", heads, adapted), heads
 
 
 # --- the folder ---
@@ -116,7 +79,13 @@ def test_what_is_saved_is_what_is_loaded(saved):
     assert torch.equal(loaded(states), heads(states))
     assert not any(p.requires_grad for p in loaded.parameters())
     assert sorted(p.name for p in folder.iterdir()) == [CONFIG, WEIGHTS, "provenance.json", "run.yaml"]
-    assert json.loads((folder / "provenance.json").read_text()) == {"steps": 7}
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance == {
+        "method": "medusa",
+        "steps": 7,
+        "base": {"id": "base"},
+        "adapter": {"name": "sql", "weights_sha256": adapted.active.bundle.weights_sha256},
+    }
     assert (folder / "run.yaml").read_text() == "seed: 1\n"
     assert [p.name for p in folder.parent.iterdir()] == ["medusa"]  # nothing is left of the scratch folder
 
@@ -124,14 +93,14 @@ def test_what_is_saved_is_what_is_loaded(saved):
 def test_heads_are_kept_in_the_type_the_base_computes_in(tmp_path):
     adapted = load(tmp_path)
     adapted.model.to(torch.bfloat16)
-    folder = save_medusa(tmp_path / "medusa", random_heads(adapted), adapted)
+    folder = save(tmp_path / "medusa", random_heads(adapted), adapted)
     assert {t.dtype for t in load_file(folder / WEIGHTS).values()} == {torch.bfloat16}
     assert next(load_medusa(folder, adapted).parameters()).dtype == torch.bfloat16
 
 
 def test_saving_again_replaces_the_heads(saved):
     adapted, folder, _ = saved
-    save_medusa(folder, random_heads(adapted, num_heads=1), adapted)
+    save(folder, random_heads(adapted, num_heads=1), adapted)
     assert load_medusa(folder, adapted).config.num_heads == 1
 
 
@@ -141,7 +110,7 @@ def test_a_failed_save_leaves_the_old_heads(saved):
     with torch.no_grad():
         next(broken.parameters()).fill_(torch.nan)
     with pytest.raises(BundleError, match="NaN"):
-        save_medusa(folder, broken, adapted)
+        save(folder, broken, adapted)
     states = torch.randn(4, HIDDEN)
     assert torch.equal(load_medusa(folder, adapted)(states), heads(states))
     assert [p.name for p in folder.parent.iterdir()] == ["medusa"]
@@ -152,22 +121,24 @@ def test_a_folder_of_something_else_is_not_replaced(saved, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"notes exists and is no earlier result.*nothing there was changed"):
-        save_medusa(tmp_path / "notes", heads, adapted)
+        save(tmp_path / "notes", heads, adapted)
     assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
 
 
 def test_an_adapter_that_changed_on_disk_is_not_what_the_heads_were_trained_over(saved, tmp_path):
-    adapted, folder, heads = saved
+    adapted, folder, _ = saved
     change_tensor(tmp_path / "sql", "adapter_model.safetensors", lambda t: t + 1)
     with pytest.raises(BundleError, match=r"sql: changed since it was loaded.*load it again"):
-        save_medusa(folder, heads, adapted)
+        lora_sha256(adapted)
+    with pytest.raises(BundleError, match=r"sql: changed since it was loaded.*load it again"):
+        load_medusa(folder, adapted)
 
 
 def test_the_hash_from_the_start_of_a_run_spares_the_adapter_s_files(saved, tmp_path):
     adapted, folder, heads = saved
     before = lora_sha256(adapted)
     change_tensor(tmp_path / "sql", "adapter_model.safetensors", lambda t: t + 1)
-    save_medusa(folder, heads, adapted, adapter_sha256=before)
+    save(folder, heads, adapted, before)
     assert json.loads((folder / CONFIG).read_text())["adapter"]["lora_sha256"] == before
 
 
@@ -179,13 +150,11 @@ def test_touched_files_are_still_the_adapter(saved, tmp_path):
 
 
 def test_a_lossless_adapter_has_no_heads(saved):
-    adapted, folder, heads = saved
-    adapted.streams.config.mode = "lossless"
+    adapted, folder, _ = saved
+    adapted.active.streams.config.mode = "lossless"
     message = r"adapter 'sql' is lossless: its LoRA acts on its streams alone.*take an adapter of mode=shared"
     with pytest.raises(ConfigError, match=message):
         load_medusa(folder, adapted)
-    with pytest.raises(ConfigError, match=message):
-        save_medusa(folder, heads, adapted)
     with pytest.raises(ConfigError, match=message):
         build_methods(["medusa"], Setting(adapted, 8, 1, folder.parent))
 
@@ -309,7 +278,7 @@ def prompts():
 def test_the_method_gives_the_plain_text(tmp_path, architecture, merge, batch_size):
     adapted = load(tmp_path, architecture, merge=merge)
     heads = MedusaHeads.from_base(MedusaConfig(), adapted.hooks.backbone.head)
-    save_medusa(tmp_path / "peers" / "medusa", heads, adapted)
+    save(tmp_path / "peers" / "medusa", heads, adapted)
     methods = build_methods(["plain", "medusa"], Setting(adapted, 20, batch_size, tmp_path / "peers"))
     plain, found = (methods[name].run(prompts()) for name in ("plain", "medusa"))
     assert [r.token_ids for r in found] == [r.token_ids for r in plain]

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from tiny_base import rows, save_tiny_base
 from trl import SFTConfig
 
+from ssft.decoding.draft.medusa_heads import MedusaConfig
 from ssft.errors import ConfigError
+from ssft.runs.medusa_folder import load_medusa, lora_sha256, write_heads
 from ssft.runtime.loader import load_adapted
-from ssft.training import medusa_trainer
 from ssft.training.callbacks import last_complete_checkpoint, mark_complete_checkpoints
-from ssft.training.medusa import MedusaConfig, load_medusa, save_medusa
-from ssft.training.medusa_trainer import build_medusa_trainer
+from ssft.training.medusa import MedusaTrainer
 
 HEADS = 3
 
@@ -44,13 +44,13 @@ def make_trainer(tmp_path, adapted=None, config=None, evaluate=False, **settings
     }
     adapted = adapted or load(tmp_path)
     validation = Dataset.from_list(rows(4, start=100)) if evaluate else None
-    return build_medusa_trainer(
+    return MedusaTrainer(
         adapted,
         config or MedusaConfig(num_heads=HEADS),
         SFTConfig(**{**defaults, **settings}),
-        Dataset.from_list(rows(8)),
-        validation,
-        adapted.tokenizer,
+        train_dataset=Dataset.from_list(rows(8)),
+        eval_dataset=validation,
+        processing_class=adapted.tokenizer,
     )
 
 
@@ -153,7 +153,7 @@ def test_chunks_of_the_head_change_nothing(tmp_path, monkeypatch):
     sizes = []
     for head in trainer.heads.heads:
         head.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    monkeypatch.setattr(medusa_trainer, "HEAD_ROWS", 5 * HEADS + 1)
+    monkeypatch.setattr("ssft.training.medusa.HEAD_ROWS", 5 * HEADS + 1)
     assert_same(whole, gradients(trainer, [batch]))
     assert max(sizes) == 5
     assert len(sizes) > 2 * HEADS
@@ -188,11 +188,11 @@ def test_heads_move_and_nothing_else(tmp_path, architecture):
     adapted = load(tmp_path, architecture)
     trainer = make_trainer(tmp_path, adapted, evaluate=True, eval_strategy="steps", eval_steps=1)
     base = {n: p.clone() for n, p in adapted.model.named_parameters()}
-    lora = [buffer.clone() for buffer in adapted.lora.buffers]
+    lora = [buffer.clone() for buffer in adapted.active.lora.buffers]
     heads = {n: p.detach().clone() for n, p in trainer.heads.named_parameters()}
     trainer.train()
     assert all(torch.equal(p, base[n]) for n, p in adapted.model.named_parameters())
-    assert all(torch.equal(a, b) for a, b in zip(adapted.lora.buffers, lora, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(adapted.active.lora.buffers, lora, strict=True))
     assert not any(torch.equal(p, heads[n]) for n, p in trainer.heads.named_parameters())
     assert not adapted.model.training
     assert all(p.grad is None for p in adapted.model.parameters())
@@ -234,12 +234,15 @@ def test_bfloat16_trains_in_float32_over_a_bfloat16_base(tmp_path):
     assert all(p.dtype == torch.float32 for p in trainer.heads.parameters())
     assert all(norm > 0 for norm in entries(trainer, "grad_norm"))
     assert 1 <= trainer.evaluate()["eval_chain_tokens_per_call"] <= 4
-    folder = save_medusa(tmp_path / "medusa", trainer.heads, adapted)
+    (folder := tmp_path / "medusa").mkdir()
+    write_heads(folder, trainer.heads, adapted, lora_sha256(adapted))
     assert load_medusa(folder, adapted).heads[0].output.weight.dtype == torch.bfloat16
 
 
-def test_a_four_bit_base_trains_its_heads(tmp_path, packing, auto):
-    adapted = load(tmp_path, quantization="4bit", dtype="auto")
+def test_a_four_bit_base_trains_its_heads(tmp_path):
+    # Where bitsandbytes packs 4-bit weights for the CPU's matrix unit, their width is a multiple of 64.
+    save_bundle(tmp_path / "adapter_llama", save_tiny_base(tmp_path / "base_llama", intermediate_size=128))
+    adapted = load(tmp_path, quantization="4bit")
     trainer = make_trainer(tmp_path, adapted, evaluate=True, eval_strategy="steps", eval_steps=1, max_steps=3)
     assert not getattr(adapted.model, "_hf_peft_config_loaded", False)
     before = {n: p.detach().clone() for n, p in trainer.heads.named_parameters()}
@@ -281,7 +284,8 @@ def test_checkpoints_hold_the_heads_alone_and_a_killed_run_goes_on_as_if_nothing
 def test_trained_heads_are_saved_and_loaded(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()
-    folder = save_medusa(tmp_path / "medusa", trainer.heads, trainer.adapted)
+    (folder := tmp_path / "medusa").mkdir()
+    write_heads(folder, trainer.heads, trainer.adapted, lora_sha256(trainer.adapted))
     states = torch.randn(3, 64)
     again = load(tmp_path)
     assert torch.equal(load_medusa(folder, again)(states), trainer.heads(states))
@@ -318,7 +322,8 @@ def test_the_caller_s_arguments_stay_as_they_were(tmp_path):
     adapted = load(tmp_path)
     args = SFTConfig(output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, report_to="none")
     checkpointing = args.gradient_checkpointing, args.activation_checkpointing
-    trainer = build_medusa_trainer(adapted, MedusaConfig(), args, Dataset.from_list(rows(2)), None, None)
+    data = Dataset.from_list(rows(2))
+    trainer = MedusaTrainer(adapted, MedusaConfig(), args, train_dataset=data, processing_class=adapted.tokenizer)
     assert len(trainer.train_dataset) == 2
     assert trainer.eval_dataset is None
     assert (args.gradient_checkpointing, args.activation_checkpointing) == checkpointing

@@ -10,9 +10,12 @@ from tiny_base import rows, save_rows, save_tiny_base
 from ssft.bundle.read import read_bundle
 from ssft.errors import ConfigError
 from ssft.recipes.recipe import load_recipe
-from ssft.runs import run as runs
+from ssft.runs.describe import describe
+from ssft.runs.folder import whole_folder
+from ssft.runs.prepare import default_output, prepare
+from ssft.runs.provenance import made_by
+from ssft.runs.train import build_trainer, train
 from ssft.runtime.loader import load_adapted
-from ssft.training.peer_folder import made_by, result_folder
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def recipe_for(files, *extra):
 
 
 def prepared(files, name, *extra):
-    return runs.prepare(recipe_for(files, *extra), files / name, "cpu")
+    return prepare(recipe_for(files, *extra), files / name, "cpu")
 
 
 def lora_of(model):
@@ -48,7 +51,7 @@ def test_a_twin_sees_the_same_rows_from_the_same_start(files, projection, order)
     for method in ("streams", "lora"):
         extra = [f"method={method}", f"training.projection_rank={projection}", "training.max_steps=15"]
         extra.append(f"training.train_sampling_strategy={order}")
-        trainer = runs.build_trainer(prepared(files, method, *extra))
+        trainer = build_trainer(prepared(files, method, *extra))
         start[method] = lora_of(trainer.model)
         seen[method], step = [], trainer.training_step
 
@@ -70,7 +73,7 @@ def test_a_twin_sees_the_same_rows_from_the_same_start(files, projection, order)
 
 def test_a_twin_is_a_plain_peft_folder(files):
     run = prepared(files, "twin", "method=lora")
-    trained = runs.train(run, files / "twin")
+    trained = train(run, files / "twin")
     assert {p.name for p in trained.path.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "run.yaml", "provenance.json",
     }  # fmt: skip
@@ -90,10 +93,10 @@ def test_a_twin_is_a_plain_peft_folder(files):
 
 
 def test_a_twin_is_made_from_the_run_file_of_an_adapter(files):
-    adapter = runs.train(prepared(files, "adapter"), files / "adapter")
+    adapter = train(prepared(files, "adapter"), files / "adapter")
     recipe = load_recipe(adapter.path / "run.yaml", ["method=lora"])
-    assert str(runs.default_output(recipe)) == "outputs/peers/quickstart/twin"
-    runs.train(runs.prepare(recipe, files / "twin", "cpu"), files / "twin")
+    assert str(default_output(recipe)) == "outputs/peers/quickstart/twin"
+    train(prepare(recipe, files / "twin", "cpu"), files / "twin")
     # The streams' loss reaches the LoRA, too: after three steps the two differ.
     one, two = (load_file(files / name / "adapter_model.safetensors") for name in ("adapter", "twin"))
     assert one.keys() == two.keys()
@@ -101,25 +104,25 @@ def test_a_twin_is_made_from_the_run_file_of_an_adapter(files):
 
 
 def test_a_twin_never_replaces_an_adapter_with_streams(files):
-    runs.train(prepared(files, "adapter"), files / "adapter")
+    train(prepared(files, "adapter"), files / "adapter")
     before = (files / "adapter" / "adapter_model.safetensors").read_bytes()
     with pytest.raises(ConfigError, match=r"--output .*adapter exists and is no adapter that method=lora wrote"):
-        runs.train(prepared(files, "adapter", "method=lora"), files / "adapter")
+        train(prepared(files, "adapter", "method=lora"), files / "adapter")
     assert (files / "adapter" / "adapter_model.safetensors").read_bytes() == before
     assert not (files / "adapter.run").exists()
 
 
 def test_a_twin_replaces_an_earlier_twin(files):
     for seed in (1, 2):
-        runs.train(prepared(files, "twin", "method=lora", f"training.seed={seed}"), files / "twin")
+        train(prepared(files, "twin", "method=lora", f"training.seed={seed}"), files / "twin")
     assert load_recipe(files / "twin" / "run.yaml").training["seed"] == 2
 
 
 def test_dry_run_counts_no_streams(files):
-    facts = runs.describe(prepared(files, "twin", "method=lora"))
+    facts = describe(prepared(files, "twin", "method=lora"))
     assert facts["recipe"]["method"] == "lora"
     assert set(facts["parameters"]) == {"base", "lora"}
-    assert facts["estimate"]["gflop_per_step"] < runs.describe(prepared(files, "x"))["estimate"]["gflop_per_step"]
+    assert facts["estimate"]["gflop_per_step"] < describe(prepared(files, "x"))["estimate"]["gflop_per_step"]
 
 
 @pytest.mark.parametrize(
@@ -143,12 +146,12 @@ def test_what_has_no_twin(files, extra, message):
 
 def test_a_folder_that_fails_leaves_what_was_there(tmp_path):
     target = tmp_path / "out"
-    with result_folder(target, "a: 1\n", {"method": "lora"}, lambda old: False) as folder:
+    with whole_folder(target, "a: 1\n", {"method": "lora"}, lambda old: False) as folder:
         (folder / "weights").write_text("first")
     assert (target / "weights").read_text() == "first"
 
     def fail():
-        with result_folder(target, "a: 2\n", {"method": "lora"}, lambda old: True) as folder:
+        with whole_folder(target, "a: 2\n", {"method": "lora"}, lambda old: True) as folder:
             (folder / "weights").write_text("second")
             raise RuntimeError("disk full")
 
@@ -162,7 +165,7 @@ def test_what_was_put_there_meanwhile_is_left_alone(tmp_path):
     target = tmp_path / "out"
 
     def write():
-        with result_folder(target, "a: 1\n", {"method": "lora"}, lambda old: made_by(old) == "lora") as folder:
+        with whole_folder(target, "a: 1\n", {"method": "lora"}, lambda old: made_by(old) == "lora") as folder:
             (folder / "weights").write_text("ours")
             target.mkdir()
             (target / "thesis.txt").write_text("years of work")
@@ -176,7 +179,7 @@ def test_what_was_put_there_meanwhile_is_left_alone(tmp_path):
 def test_an_earlier_result_is_replaced_as_a_whole(tmp_path):
     target = tmp_path / "out"
     for name in ("first", "second"):
-        with result_folder(target, "a: 1\n", {"method": "lora"}, lambda old: made_by(old) == "lora") as folder:
+        with whole_folder(target, "a: 1\n", {"method": "lora"}, lambda old: made_by(old) == "lora") as folder:
             (folder / name).write_text(name)
     assert sorted(p.name for p in target.iterdir()) == ["provenance.json", "run.yaml", "second"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

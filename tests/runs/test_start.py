@@ -16,7 +16,8 @@ from ssft.bundle.read import read_bundle
 from ssft.card.write import card_text
 from ssft.errors import BundleError, ConfigError
 from ssft.recipes.recipe import load_recipe
-from ssft.runs import run as runs
+from ssft.runs.prepare import prepare
+from ssft.runs.train import build_trainer, train
 from ssft.streams.modules import CONTAINER
 
 SETTINGS = [
@@ -41,11 +42,11 @@ def shelf(tmp_path_factory):
 
 def prepared(shelf, start, *extra, output=None):
     files = [f"base={shelf / 'base'}", f"data.train={shelf / 'train.jsonl'}", f"adapter={start}"]
-    return runs.prepare(load_recipe("quickstart", [*files, *SETTINGS, *extra]), output or shelf / "out", "cpu")
+    return prepare(load_recipe("quickstart", [*files, *SETTINGS, *extra]), output or shelf / "out", "cpu")
 
 
 def trained(shelf, start, output, *extra):
-    return runs.train(prepared(shelf, start, *extra, output=output), output).path
+    return train(prepared(shelf, start, *extra, output=output), output).path
 
 
 def first_loss(trainer, key):
@@ -59,29 +60,29 @@ def test_streams_and_twin_begin_from_the_lora(tmp_path, architecture):
     saved = load_file(shelf / "plain" / "adapter_model.safetensors")
     losses = {}
     for method, key in (("streams", "loss_main"), ("lora", "loss")):
-        trainer = runs.build_trainer(prepared(shelf, shelf / "plain", f"method={method}"))
+        trainer = build_trainer(prepared(shelf, shelf / "plain", f"method={method}"))
         state = {name.replace(".default", ""): p for name, p in trainer.model.named_parameters() if "lora_" in name}
         assert state.keys() == saved.keys()
         assert all(torch.equal(state[name], value) for name, value in saved.items())
         losses[method] = first_loss(trainer, key)
-    fresh = first_loss(runs.build_trainer(prepared(shelf, "", "method=lora")), "loss")
+    fresh = first_loss(build_trainer(prepared(shelf, "", "method=lora")), "loss")
     assert losses["streams"] == pytest.approx(losses["lora"], rel=1e-5)
     assert abs(losses["lora"] - fresh) > 0.01, "the start changes nothing, so the test shows nothing"
 
 
 def test_an_adapter_with_streams_goes_on_with_them(shelf, tmp_path):
     first = trained(shelf, shelf / "plain", tmp_path / "first")
-    trainer = runs.build_trainer(prepared(shelf, first))
+    trainer = build_trainer(prepared(shelf, first))
     found = next(value for name, value in trainer.model.named_parameters() if CONTAINER in name)
     assert torch.equal(found, load_file(first / "streams.safetensors")["stream_embeddings"])
     assert found.requires_grad
     # A twin takes the LoRA alone.
-    names = [name for name, _ in runs.build_trainer(prepared(shelf, first, "method=lora")).model.named_parameters()]
+    names = [name for name, _ in build_trainer(prepared(shelf, first, "method=lora")).model.named_parameters()]
     assert not [name for name in names if CONTAINER in name]
     with pytest.raises(
         ConfigError, match=r"streams with num_streams=2, the run asks for 3; set training\.num_streams=2"
     ):
-        runs.build_trainer(prepared(shelf, first, "training.num_streams=3"))
+        build_trainer(prepared(shelf, first, "training.num_streams=3"))
 
 
 @pytest.mark.parametrize("method", ["streams", "lora"])
@@ -112,14 +113,14 @@ def test_the_result_says_what_it_began_from(shelf, tmp_path, method):
 def test_another_lora_is_refused(shelf, overrides, message):
     run = prepared(shelf, shelf / "plain", *overrides)
     with pytest.raises(ConfigError, match=message):
-        runs.build_trainer(run)
+        build_trainer(run)
 
 
 def test_a_run_with_more_modules_than_the_start_is_refused(shelf, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(shelf / "base")
     few = peft_folder(tmp_path / "few", base, target_modules=["q_proj", "v_proj"])
     with pytest.raises(ConfigError, match=r"the run has a LoRA on .*, the adapter has none; set .*: q_proj, v_proj"):
-        runs.build_trainer(prepared(shelf, few))
+        build_trainer(prepared(shelf, few))
 
 
 def test_what_cannot_be_begun_from_is_refused_before_training(shelf, tmp_path):
@@ -127,7 +128,7 @@ def test_what_cannot_be_begun_from_is_refused_before_training(shelf, tmp_path):
         prepared(shelf, tmp_path / "gone")
     files = [f"base={shelf / 'base'}", f"data.train={shelf / 'train.jsonl'}"]
     recipe = load_recipe("quickstart", [*files, *SETTINGS, "training.mode=lossless"])
-    lossless = runs.train(runs.prepare(recipe, tmp_path / "lossless", "cpu"), tmp_path / "lossless").path
+    lossless = train(prepare(recipe, tmp_path / "lossless", "cpu"), tmp_path / "lossless").path
     with pytest.raises(ConfigError, match=r"lossless: its LoRA acts on its streams alone.*mode=shared or a plain LoRA"):
         prepared(shelf, lossless)
     save_tiny_base(tmp_path / "other", hidden_size=32)
@@ -149,13 +150,13 @@ def test_a_resumed_run_must_find_the_start_it_began_from(shelf, tmp_path, monkey
 
     words = ["training.max_steps=2", "training.save_steps=1"]
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_write", stop)
+        patch.setattr("ssft.runs.train._write", stop)
         with pytest.raises(KeyboardInterrupt):
             trained(shelf, start, tmp_path / "out", *words)
     weights = (start / "adapter_model.safetensors").read_bytes()
     change_tensor(start, "adapter_model.safetensors", lambda t: t * 1.5)
     with pytest.raises(ConfigError, match=r"the run began over another adapter than what adapter=.*start holds now"):
-        runs.train(prepared(shelf, start, *words, output=tmp_path / "out"), tmp_path / "out", resume=True)
+        train(prepared(shelf, start, *words, output=tmp_path / "out"), tmp_path / "out", resume=True)
     (start / "adapter_model.safetensors").write_bytes(weights)
     run = prepared(shelf, start, *words, output=tmp_path / "out")
-    assert runs.train(run, tmp_path / "out", resume=True).provenance["steps"] == 2
+    assert train(run, tmp_path / "out", resume=True).provenance["steps"] == 2
