@@ -52,9 +52,8 @@ def speed(adapters: list[Adapter]) -> str:
         extra = f"{bundle.extra_parameters - own:,}" + (f", and a LoRA of their own: {own:,}" if own else "")
         lines.append([_link(name), _per_pass(row), f"{_times(row)} {_said(row.baseline)}", extra])
     titles = ["adapter", "tokens per pass", "speed-up over the fastest plain method", "extra parameters"]
-    plain = {
-        row.method for _, _, results in adapters for row in results.speed if row.rounds and row.calls == row.tokens
-    }
+    rows = [row for _, _, results in adapters for row in results.speed]
+    plain = {row.method for row in rows if row.rounds and row.calls == row.tokens}
     missing = "" if COMPILED in plain else f"; none of these runs timed a compiled `generate` (`{COMPILED}`)"
     return (
         f"{_table(titles, lines)}\nIn brackets: 95 % intervals. Measured on {settings.pop()}. The plain methods were "
