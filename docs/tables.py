@@ -55,9 +55,12 @@ def speed(adapters: list[Adapter]) -> str:
     rows = [row for _, _, results in adapters for row in results.speed]
     plain = {row.method for row in rows if row.rounds and row.calls == row.tokens}
     missing = "" if COMPILED in plain else f"; none of these runs timed a compiled `generate` (`{COMPILED}`)"
+    checked = [row for row in rows if row.source == "verify" and row.precision == "float32"]
+    same = f"{sum(row.identical or 0 for row in checked)} of {sum(row.rows for row in checked)}"
     return (
         f"{_table(titles, lines)}\nIn brackets: 95 % intervals. Measured on {settings.pop()}. The plain methods were "
-        f"{' and '.join(_said(method) for method in sorted(plain))}{missing}.\n"
+        f"{' and '.join(_said(method) for method in sorted(plain))}{missing}. `ssft verify` found "
+        f"the text of plain decoding in {same} rows in float32.\n"
     )
 
 
