@@ -27,6 +27,7 @@ ELSEWHERE = {
     "ssft pull owner/sql --revision main": "needs the hub; tests/adapters/test_hub.py pulls from one on loopback",
     "ssft bases fetch smollm2-135m": "needs a download; tests/test_bases.py fetches from files",
     "make demo": "trains over the real base, for minutes",
+    "make test": "runs this",
     "make setup TORCH=torch==2.13.0 TORCH_INDEX=URL": "needs a package index",
     "make retrain-sql DATA=data": "trains over the real base, for hours",
     "make retrain-e2e_nlg DATA=data": "trains over the real base, for hours",
@@ -45,25 +46,23 @@ TRAIN = [
     "training.disable_tqdm=true",
 ]  # fmt: skip
 PEER = [value for value in TRAIN if not value.startswith(("training.num_msa_layers", "lora."))]
+DECODE = ["--dtype", "float32", "--max-new-tokens", "6", "--limit", "1"]
+BENCH = [*DECODE, "--rounds", "1", "--methods", "plain,streaming"]
 SMALL = {
-    "generate": ["--max-new-tokens", "6"],
-    "generate my_lora": ["--max-new-tokens", "64"],  # so that an answer comes to its end
-    "verify": ["--max-new-tokens", "6", "--limit", "3"],
-    "eval": ["--max-new-tokens", "4", "--limit", "3"],
-    "bench": ["--max-new-tokens", "4", "--limit", "1", "--rounds", "1", "--methods", "plain,streaming"],
+    "generate": ["--dtype", "float32", "--max-new-tokens", "6"],
+    "generate my_lora": ["--dtype", "float32", "--max-new-tokens", "64"],  # so that an answer comes to its end
+    "verify": [*DECODE, "--limit", "3"],
+    "eval": [*DECODE, "--limit", "3"],
+    "bench": BENCH,
     "bench --compare": [],
-    "bench tasks": [
-        "--max-new-tokens", "4", "--limit", "1", "--rounds", "1", "--methods", "plain,streaming", "--quality-limit", "1"
-    ],
-    "bench profile": ["--max-new-tokens", "4", "--limit", "1"],
-    "bench adapters": [
-        "--max-new-tokens", "2", "--limit", "1", "--rounds", "1", "--adapters", "3", "--skip", "account"
-    ],
+    "bench tasks": [*BENCH, "--quality-limit", "1"],
+    "bench profile": DECODE,
+    "bench adapters": [*DECODE, "--rounds", "1", "--adapters", "3", "--skip", "account"],
     "bench train": ["--batches", "1", "--rounds", "1", *TRAIN],
     "train": TRAIN,
     "train baselines/medusa_sql": [*PEER, "medusa.num_heads=2"],
     "train baselines/draft_sql": [*PEER, "draft.num_layers=2"],
-}  # fmt: skip
+}
 
 COMMANDS = [(block, command) for block in blocks("bash") for command in commands(block)]
 OF_SSFT = [(block, command[command.index("ssft") + 1 :]) for block, command in COMMANDS if "ssft" in command]
