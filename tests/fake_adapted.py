@@ -21,7 +21,7 @@ from ssft.streams.modules import streams_of
 class FakeTokenizer:
     """Text is token ids, written as numbers."""
 
-    pad_token_id = 0
+    pad_token_id, eos_token_id = 0, None
     chat_template = None
     added_tokens_decoder: dict = {}  # noqa: RUF012
 
