@@ -1,25 +1,96 @@
-"""Values checked against type annotations, and annotations as text for people."""
+"""One reader from the values of JSON and YAML to what annotations ask for, with the place of a fault.
 
+Types are strict: "5" is no number and true is none. Annotations are those of our dataclasses and of the libraries' own
+(peft's LoraConfig, TRL's SFTConfig), whose keys are the keys of a recipe.
+"""
+
+import operator
+import re
 import types
 import typing
-from contextlib import suppress
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
-from typing import Any, Literal, Union
+from functools import cache, partial, reduce
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from ssft.errors import nearest
+
+MAX_SHOWN = 80
+"""Characters of a value or key in a message; it may come from a stranger's file."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", re.ASCII)
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form owner/name of the hub's repositories."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
+def read(hint: Any, value: Any, place: str) -> Any:
+    """`value` as the type, dataclass or list of them that `hint` wants; a dataclass is given as a dict of its fields.
+
+    Members of enums stay the strings that they are given as. Raises `ValueError` that names the place inside `place`,
+    what stands there and what was expected.
+    """
+    if is_dataclass(hint):
+        return _read_fields(hint, value, place)
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is list and is_dataclass(args[0]) and isinstance(value, list):
+        return [read(args[0], item, f"{place}[{index}]") for index, item in enumerate(value)]
+    try:
+        return _adapter(hint).validate_json(to_json(value))
+    except (ValidationError, PydanticSerializationError):
+        raise ValueError(f"{place}={repr(value)[:MAX_SHOWN]}, expected {type_name(hint)}") from None
+
+
+def _read_fields(kind: Any, value: Any, place: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{place!r} is missing or no object")
+    hints = typing.get_type_hints(kind)
+    for key in value:
+        if key not in hints:
+            shown = key if key.isidentifier() and len(key) <= MAX_SHOWN else repr(key[:MAX_SHOWN])
+            hint = nearest(shown, hints)
+            raise ValueError(f"{place}.{shown} is unknown to this version of ssft{hint and f'; {hint}'}")
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in value]:
+        raise ValueError(f"{place}.{missing[0]} is missing")
+    return kind(**{key: read(hints[key], item, f"{place}.{key}") for key, item in value.items()})
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(_of_json(hint), config=ConfigDict(strict=True))
+
+
+def _of_json(hint: Any) -> Any:
+    """The annotation for pydantic: an enum's strings; nothing fits what no file can hold, such as a library's class."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return reduce(operator.or_, map(_of_json, _options(hint)))
+    if origin is Literal or _is_enum(hint):
+        return Annotated[Any, AfterValidator(partial(_check_choice, args or [member.value for member in hint]))]
+    if origin in (list, dict, tuple):
+        return origin[tuple(map(_of_json, args))]
+    plain = (bool, int, float, str, list, dict, type(None), Any)
+    return hint if any(hint is known for known in plain) else Annotated[Any, AfterValidator(partial(_check_choice, []))]
+
+
+def _check_choice(choices: Sequence[Any], value: Any) -> Any:
+    if any(value == choice and type(value) is type(choice) for choice in choices):
+        return value
+    # peft writes a number to be filled in as [...] inside the choice
+    if isinstance(value, str) and any("[" in str(c) and value.startswith(c.partition("[")[0]) for c in choices):
+        return value
+    raise ValueError(value)
 
 
 def _is_enum(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Enum)
-
-
-def type_name(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " | ".join(type_name(option) for option in _options(hint))
-    if origin is Literal or _is_enum(hint):
-        return " | ".join(repr(value) for value in args or [member.value for member in hint])
-    if args:
-        return f"{origin.__name__}[{', '.join(type_name(arg) for arg in args)}]"
-    return "none" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
 def _options(hint: Any) -> list[Any]:
@@ -32,32 +103,13 @@ def _options(hint: Any) -> list[Any]:
     return options
 
 
-def convert(value: Any, hint: Any) -> Any:
-    """`value` as the annotation `hint` wants it; raises `ValueError` if it does not fit."""
+def type_name(hint: Any) -> str:
+    """An annotation as text for people: `'first' | 'spaced'`, `int | none`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        options = _options(hint)
-        if type(None) in options and str not in options and isinstance(value, str) and value.lower() == "none":
-            return None
-        for option in options:
-            with suppress(ValueError):
-                return convert(value, option)
-    elif hint is Any or (hint is type(None) and value is None):
-        return value
-    elif origin is Literal:
-        if any(value == choice and type(value) is type(choice) for choice in args):
-            return value
-        # PEFT writes a number to be filled in as [...] inside the literal
-        if isinstance(value, str) and any("[" in str(c) and value.startswith(c.partition("[")[0]) for c in args):
-            return value
-    elif hint is float and type(value) in (int, float):
-        return float(value)
-    elif (hint in (bool, int, str) and type(value) is hint) or (_is_enum(hint) and value in [m.value for m in hint]):
-        return value
-    elif (origin or hint) is list and isinstance(value, list):
-        return [convert(item, args[0] if args else Any) for item in value]
-    elif origin is tuple and isinstance(value, list) and len(value) == len(args):
-        return tuple(convert(item, arg) for item, arg in zip(value, args, strict=True))
-    elif (origin or hint) is dict and isinstance(value, dict):
-        return {key: convert(item, args[1] if args else Any) for key, item in value.items()}
-    raise ValueError(value)
+        return " | ".join(type_name(option) for option in _options(hint))
+    if origin is Literal or _is_enum(hint):
+        return " | ".join(repr(value) for value in args or [member.value for member in hint])
+    if args:
+        return f"{origin.__name__}[{', '.join(type_name(arg) for arg in args)}]"
+    return "none" if hint is type(None) else getattr(hint, "__name__", str(hint))

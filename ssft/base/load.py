@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssft.base.embedded import ALIASES, base_path, check_folder, fetch, is_fetched
 from ssft.errors import BaseModelError, ConfigError, nearest
+from ssft.schema import is_hub_id
 
 if TYPE_CHECKING:
     import torch
@@ -26,14 +26,12 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "4bit")
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[\w]", re.ASCII)
-
 
 def hub_id(identity: str) -> str | None:
     """The hub's name of a base by its fingerprint's `id`; None for one that was trained from a folder."""
     if identity in ALIASES:
         return ALIASES[identity].hub_id
-    return identity if _HUB_ID.fullmatch(identity) else None
+    return identity if is_hub_id(identity) else None
 
 
 def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | str:
@@ -49,7 +47,7 @@ def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | 
     if text and folder.is_dir():
         check_folder(folder)
         return folder
-    if _HUB_ID.fullmatch(text):
+    if is_hub_id(text):
         return text
     hint = nearest(text, ALIASES) or "give one of these with --base"
     raise BaseModelError(

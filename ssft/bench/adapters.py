@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from ssft.bench.measure import versions
 from ssft.bench.paired import PASSES, Batch, Comparison, PairedRunner, RowDifference, compare
 from ssft.bench.shelf_account import Account, Growth, LoadTime, SwitchTime, measure_account, measure_shelf
-from ssft.environment import describe_device
+from ssft.environment import describe_device, versions
 from ssft.errors import ConfigError
 from ssft.runtime.batching import length_batches
 

@@ -12,13 +12,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from ssft._version import __version__
 from ssft.bench.answers import weights_sha256
 from ssft.bench.compare import add_margins
 from ssft.bench.memory import peak_bytes
@@ -26,23 +24,12 @@ from ssft.bench.methods import BASELINE
 from ssft.bench.result import BenchResult
 from ssft.bench.summary import Candidate, Round, candidate, find_differences, summarise
 from ssft.decoding.request import Generation
+from ssft.environment import versions
 from ssft.errors import ConfigError, SSFTError
 from ssft.runtime.batching import length_batches
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 WARM_UP_ERRORS = (SSFTError, RuntimeError, ValueError, torch.OutOfMemoryError)
 """A method that raises one of these before anything is timed cannot run here."""
-
-
-def versions() -> dict[str, str]:
-    """Versions of ssft and of the packages that decide speed and results."""
-    found = {"ssft": __version__}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def measure(

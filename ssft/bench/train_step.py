@@ -18,9 +18,8 @@ import torch
 from tqdm import tqdm
 from trl import SFTTrainer
 
-from ssft.bench.measure import versions
 from ssft.bench.statistics import bootstrap_interval, round_ratios, spread
-from ssft.environment import describe_device
+from ssft.environment import describe_device, versions
 from ssft.errors import DataError
 from ssft.runs.prepare import prepare
 from ssft.runs.train import build_trainer

@@ -6,7 +6,6 @@ is huggingface_hub's own (HF_TOKEN, or what `hf auth login` stored). Errors are 
 
 import hashlib
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from ssft.bundle.shipped import local_adapter, shipped_adapters
 from ssft.bundle.write import check_replaceable
 from ssft.errors import BundleError, ConfigError, HubError
 from ssft.files import whole_folder
+from ssft.schema import is_hub_id
 
 TIMEOUT = 30.0
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def resolve_adapter(path_or_repo: str | os.PathLike[str], revision: str | None =
         raise ConfigError(f"revision={revision!r} is for the hub, but {text!r} exists here; leave out one of them")
     if revision is None and (folder := local_adapter(text)) is not None:
         return folder
-    if not _REPO.fullmatch(text):
+    if not is_hub_id(text):
         raise BundleError(
             f"adapter {text!r} is no folder; give the folder that `ssft train --output` wrote, one that comes with "
             f"ssft ({', '.join(shipped_adapters()) or 'none here'}), or a repository of the hub as owner/name"
@@ -100,7 +99,7 @@ def api() -> HfApi:
 
 def check_repo(repo: str) -> None:
     """Raise `ConfigError` unless `repo` has the form owner/name."""
-    if not _REPO.fullmatch(repo):
+    if not is_hub_id(repo):
         raise ConfigError(f"repository {repo!r}: expected owner/name, such as alice/sql-adapter")
 
 

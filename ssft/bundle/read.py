@@ -6,7 +6,7 @@ What a foreign folder must not do to the reader is in `folder.py`.
 """
 
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from ssft.bundle.format import (
 )
 from ssft.bundle.lora_config import check_types
 from ssft.decoding.config import TreeConfig
-from ssft.errors import BundleError, ConfigError
+from ssft.errors import BundleError
+from ssft.schema import read
 from ssft.streams.config import StreamConfig
 
 
@@ -71,12 +72,12 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
             f"{folder / SSFT_CONFIG}: format_version is {version!r}, this ssft reads {FORMAT_VERSION} and "
             f"{OWN_LORA_VERSION}; a newer bundle needs a newer ssft"
         )
-    streams = _section(folder, settings, "streams", StreamConfig)
-    tree = _section(folder, settings, "tree", TreeConfig)
     try:
+        streams: StreamConfig = read(StreamConfig, settings.get("streams"), "streams")
+        tree: TreeConfig = read(TreeConfig, settings.get("tree"), "tree")
         streams.check_streams()
         tree.check_tree()
-    except ConfigError as error:
+    except ValueError as error:  # `ConfigError` is one
         raise BundleError(f"{folder / SSFT_CONFIG}: {error}") from error
     has_own = version == OWN_LORA_VERSION
     if has_own and streams.mode != "lossless":
@@ -141,20 +142,3 @@ def _check_name(path: Path, key: str, value: Any) -> None:
         raise BundleError(
             f"{path}: {key}={repr(value)[:60]}{size}; expected a string of at most {MAX_NAME} printable characters"
         )
-
-
-def _section(folder: Path, settings: dict[str, Any], name: str, kind: Any) -> Any:
-    """One section of ssft_config.json as its dataclass; every field must be known and of the default's type."""
-    section = settings.get(name)
-    if not isinstance(section, dict):
-        raise BundleError(f"{folder / SSFT_CONFIG}: {name!r} is missing or no object")
-    types = {f.name: type(f.default) for f in fields(kind)}
-    for key, value in section.items():
-        if key not in types:
-            shown = key if key.isidentifier() and len(key) <= 60 else f"{key[:60]!r}..."
-            raise BundleError(f"{folder / SSFT_CONFIG}: {name}.{shown} is unknown to this version of ssft")
-        if type(value) is not types[key]:
-            raise BundleError(
-                f"{folder / SSFT_CONFIG}: {name}.{key}={repr(value)[:80]}, expected {types[key].__name__}"
-            )
-    return kind(**section)

@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ssft._version import __version__
 from ssft.base.embedded import cache_dir
 from ssft.base.load import auto_dtype
 from ssft.cli._options import json_option, print_json, table
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "trl",
-    "bitsandbytes",
-    "accelerate",
-    "datasets",
-    "huggingface_hub",
-)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    if platform.system() == "Darwin":
-        done = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
-        return done.stdout.strip() or platform.machine()
-    return platform.processor() or platform.machine()
+from ssft.environment import LIBRARIES, cpu_name, versions
 
 
 def collect() -> dict[str, Any]:
@@ -63,13 +28,14 @@ def collect() -> dict[str, Any]:
             "native_bfloat16": auto_dtype("cuda") == torch.bfloat16,
             "devices": torch.cuda.device_count(),
         }
+    found = versions()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "ssft": __version__,
+        "ssft": found["ssft"],
         "python": platform.python_version(),
-        "packages": {package: _version(package) for package in PACKAGES},
+        "packages": {library: found.get(library) for library in LIBRARIES},
         "cpu": {
-            "model": _cpu_model(),
+            "model": cpu_name(),
             "cores": usable,
             "threads": torch.get_num_threads(),
             "native_bfloat16": auto_dtype("cpu") == torch.bfloat16,

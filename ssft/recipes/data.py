@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ssft.base.chat import prompt_messages, render_prompt
 from ssft.errors import ConfigError, DataError
 from ssft.recipes.quickstart import quickstart_rows
+from ssft.schema import is_hub_id
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 QUICKSTART = "quickstart"
 QUICKSTART_TRAIN_ROWS = 512
 QUICKSTART_VALIDATION_ROWS = 64
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FILE_SUFFIXES = (".jsonl", ".json", ".gz", ".txt", ".csv")
 ROW_KEYS = ("prompt", "completion", "messages", "references", "category")
 LENGTH_BATCH = 256  # rows per tokenizer call in check_lengths
@@ -234,7 +233,9 @@ def _source_rows(source: str, split: str, config: DataConfig, seed: int, part: s
 
 def _is_hub(source: str) -> bool:
     """Whether `source` reads as owner/name[:config] and neither exists nor looks like a file."""
-    return bool(HUB_ID.fullmatch(source)) and not Path(source).exists() and not source.endswith(FILE_SUFFIXES)
+    repository, colon, config = source.partition(":")
+    named = is_hub_id(repository) and bool(config) == bool(colon)
+    return named and not Path(source).exists() and not source.endswith(FILE_SUFFIXES)
 
 
 def _hub_rows(source: str, split: str, config: DataConfig, part: str) -> list[dict[str, Any]]:

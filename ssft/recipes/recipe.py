@@ -16,7 +16,7 @@ from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, SSFTError, nearest
 from ssft.recipes.data import DataConfig
 from ssft.recipes.yaml import Dumper, Loader
-from ssft.schema import convert, type_name
+from ssft.schema import read, type_name
 from ssft.streams.config import StreamConfig
 
 if TYPE_CHECKING:
@@ -246,10 +246,16 @@ def _checked(section: str, name: str, value: Any, where: str, raw: str | None = 
         known = [f"{home}.{name}" if home else name for home in (TOP, *SECTIONS) for name in _schema(home)]
         hint = nearest(path, known) or f"sections are {', '.join(SECTIONS)}"
         raise ConfigError(f"{where}: unknown key {path}; {hint}")
-    for candidate in (value,) if raw is None else (value, raw):
+    options = typing.get_args(key.hint)
+    if isinstance(value, str) and value.lower() == "none" and type(None) in options and str not in options:
+        return None
+    try:
+        return read(key.hint, value, path)
+    except ValueError as error:
         with suppress(ValueError):
-            return convert(candidate, key.hint)
-    raise ConfigError(f"{where}: {path}={value!r} is of the wrong type; expected {type_name(key.hint)}")
+            if raw is not None:
+                return read(key.hint, raw, path)
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _file_values(path: Path) -> Iterator[tuple[str, str, Any]]:

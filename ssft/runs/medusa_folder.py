@@ -8,7 +8,7 @@ Nothing in a folder is ever executed.
 """
 
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ssft.bundle.format import LORA_CONFIG, LORA_WEIGHTS
 from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
 from ssft.errors import BundleError, ConfigError
 from ssft.runs.folder import write_sorted_json
+from ssft.schema import read
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "medusa.json", "medusa.safetensors"
@@ -122,18 +123,10 @@ def _read(folder: str | os.PathLike[str], adapted: Any, made_over: str) -> Medus
 
 
 def _read_config(path: Path, section: Any) -> MedusaConfig:
-    if not isinstance(section, dict):
-        raise BundleError(f"{path}: 'medusa' is missing or no object")
-    types = {f.name: type(f.default) for f in fields(MedusaConfig)}
-    for key, value in section.items():
-        if key not in types:
-            raise BundleError(f"{path}: medusa: the key {_shown(key)} is unknown to this version of ssft")
-        if type(value) is not types[key]:
-            raise BundleError(f"{path}: medusa.{key}={_shown(value)}, expected {types[key].__name__}")
-    config = MedusaConfig(**section)
     try:
+        config: MedusaConfig = read(MedusaConfig, section, "medusa")
         config.check_medusa()
-    except ConfigError as error:
+    except ValueError as error:  # `ConfigError` is one
         raise BundleError(f"{path}: {str(error)[:MAX_SHOWN]}") from error
     return config
 

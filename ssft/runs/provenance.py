@@ -1,31 +1,28 @@
 """What a run says about itself: versions, commit, device, hashes of the data, metrics and history; and reading that."""
 
-import importlib.metadata
 import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from ssft._version import __version__
 from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.format import PROVENANCE
-from ssft.environment import describe_device
+from ssft.environment import describe_device, versions
 from ssft.errors import BundleError
 from ssft.files import file_identity
 from ssft.recipes.recipe import Recipe
-
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate")
 
 
 def provenance(
     recipe: Recipe, trainer: Any, metrics: dict[str, float], seconds: float, rows: dict[str, int]
 ) -> dict[str, Any]:
     """The content of `provenance.json` after a run of `seconds`; `rows` counts those of training and validation."""
+    libraries = versions()
     history = [{k: v for k, v in entry.items() if k != "total_flos"} for entry in trainer.state.log_history]
     return {
         "method": recipe.method,
-        "ssft": __version__,
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "ssft": libraries.pop("ssft"),
+        "libraries": libraries,
         "commit": _commit(),
         "device": describe_device(trainer.args.device),
         "processes": trainer.args.world_size,

@@ -28,9 +28,10 @@ from ssft.bundle.format import BUNDLE_FILES, FORMAT_VERSION, HASHED, OWN_LORA_VE
 from ssft.bundle.read import read_bundle
 from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig
+from ssft.environment import LIBRARIES
 from ssft.errors import BundleError
 from ssft.recipes.recipe import Recipe, load_recipe
-from ssft.runs.provenance import LIBRARIES, provenance
+from ssft.runs.provenance import provenance
 from ssft.runtime.loader import load_adapted
 from ssft.runtime.model import MultiAdapterModel
 from ssft.streams.config import StreamConfig

@@ -243,7 +243,7 @@ def test_foreign_code_and_pickles_are_not_downloaded(hub):
     ],
 )
 def test_a_repository_that_cannot_be_an_adapter_is_not_downloaded(hub, monkeypatch, files, message):
-    monkeypatch.setattr(hub_module, "MAX_JSON", 64)
+    monkeypatch.setattr("ssft.bundle.hub.MAX_JSON", 64)
     hub.create(REPO, files)
     with pytest.raises(BundleError, match=message):
         pull(REPO)

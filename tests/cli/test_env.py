@@ -7,9 +7,10 @@ import platform
 import torch
 from click.testing import CliRunner
 
+from ssft import environment
 from ssft._version import __version__
-from ssft.cli import env
 from ssft.cli.main import cli
+from ssft.environment import LIBRARIES, describe_device, versions
 
 
 def test_env_as_json(monkeypatch, tmp_path):
@@ -19,7 +20,7 @@ def test_env_as_json(monkeypatch, tmp_path):
     facts = json.loads(result.stdout)
     assert facts["ssft"] == __version__
     assert facts["python"] == platform.python_version()
-    assert set(facts["packages"]) == set(env.PACKAGES)
+    assert set(facts["packages"]) == set(LIBRARIES)
     assert facts["packages"]["torch"] == importlib.metadata.version("torch")
     assert facts["cpu"]["model"]
     assert facts["cpu"]["cores"] >= 1
@@ -32,9 +33,18 @@ def test_env_as_json(monkeypatch, tmp_path):
 def test_env_as_a_table():
     result = CliRunner().invoke(cli, ["env"])
     assert result.exit_code == 0
-    for name in ("ssft", *env.PACKAGES, "native bfloat16", "cache folder"):
+    for name in ("ssft", *LIBRARIES, "native bfloat16", "cache folder"):
         assert f"\n{name} " in result.stdout
 
 
-def test_a_package_that_is_not_installed_is_null():
-    assert env._version("no-such-package-of-ssft") is None
+def test_a_package_that_is_not_installed_is_null(monkeypatch):
+    monkeypatch.setattr(environment, "LIBRARIES", ("torch", "no-such-package-of-ssft"))
+    monkeypatch.setattr("ssft.cli.env.LIBRARIES", ("torch", "no-such-package-of-ssft"))
+    assert set(versions()) == {"ssft", "torch"}
+    facts = json.loads(CliRunner().invoke(cli, ["env", "--json"]).stdout)
+    assert facts["packages"] == {"torch": importlib.metadata.version("torch"), "no-such-package-of-ssft": None}
+
+
+def test_a_device_is_described_by_its_name_and_threads():
+    facts = json.loads(CliRunner().invoke(cli, ["env", "--json"]).stdout)["cpu"]
+    assert describe_device(torch.device("cpu")) == f"cpu: {facts['model']}, {facts['threads']} threads"
