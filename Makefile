@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ssft-setup
 
-.PHONY: setup demo test lint format clean retrain-sql retrain-e2e_nlg retrain-dialogsum
+.PHONY: setup base demo test lint format clean retrain-sql retrain-e2e_nlg retrain-dialogsum
 
 setup: $(STAMP)
 
@@ -22,11 +22,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c $(VENV)/constraints.txt -e ".[dev]"
 	touch $@
 
+# The base of the demo, the shipped adapters and some tests: 98 MB, once.
+base: setup
+	$(BIN)/python -m ssft bases fetch smollm2-135m
+
 demo: setup
 	$(BIN)/python examples/demo.py
 
-test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+test: lint base
+	SSFT_REQUIRE_BASE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # The adapters that ship, from the start, and the plain LoRAs that their answers are compared with (outputs/start/sql,
 # e2e_nlg, dialogsum). Interrupted, the same command goes on; what is finished below outputs/ is not made again. DATA holds

@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from ssft.base.load import DTYPES
 from ssft.errors import SSFTError
 from ssft.runtime.model import MultiAdapterModel
 
@@ -29,9 +30,9 @@ PROMPTS = {
 }
 
 
-def switch_tasks(folders: list[Path], rows: list[dict], base: str, quantization: str, max_new_tokens: int) -> None:
-    """The example itself; `rows` have `prompt` and `adapter`."""
-    model = MultiAdapterModel.from_pretrained(base, quantization=quantization)
+def switch_tasks(folders: list[Path], rows: list[dict], base: dict[str, str], max_new_tokens: int) -> None:
+    """The example itself; `rows` have `prompt` and `adapter`, `base` is what loads the base."""
+    model = MultiAdapterModel.from_pretrained(**base)
     for folder in folders:
         model.load_adapter(folder)
 
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("adapters", nargs="*", type=Path, help="adapter folders; default: all under adapters/")
     parser.add_argument("--base", default="smollm2-135m", help="alias, folder or hub id (%(default)s)")
     parser.add_argument("--quantization", choices=["none", "4bit"], default="4bit")
+    help_dtype = "data type to compute in; in float32 a row's text is that of its prompt alone (%(default)s)"
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help=help_dtype)
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with `prompt` and `adapter`")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     arguments = parser.parse_args(argv)
@@ -81,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
             rows = [{"prompt": PROMPTS[name], "adapter": name} for name in names if name in PROMPTS]
         if not rows:
             parser.error(f"no prompt: give --prompts FILE; without it there are prompts for {', '.join(PROMPTS)}")
-        switch_tasks(folders, rows, arguments.base, arguments.quantization, arguments.max_new_tokens)
+        base = {"base": arguments.base, "quantization": arguments.quantization, "dtype": arguments.dtype}
+        switch_tasks(folders, rows, base, arguments.max_new_tokens)
     except (SSFTError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from ssft.bundle.read import read_bundle
     from ssft.bundle.write import write_bundle
     from ssft.decoding.config import TreeConfig
-    from ssft.decoding.engine import Engine, StreamDecoder
+    from ssft.decoding.draft.streams import StreamDrafter
     from ssft.decoding.request import Generation, Request
+    from ssft.decoding.scheduler import Scheduler
+    from ssft.decoding.step import Step
     from ssft.errors import SSFTError
     from ssft.runtime.generate import StreamGenerate
-    from ssft.runtime.loader import AdaptedModel, load_adapted
+    from ssft.runtime.loader import load_adapted
     from ssft.runtime.model import MultiAdapterModel
     from ssft.streams.config import StreamConfig
     from ssft.streams.insertion import StreamHooks
@@ -27,14 +29,14 @@ if TYPE_CHECKING:
     from ssft.training.trainer import StreamSFTTrainer
 
 _HOMES = {
-    "AdaptedModel": "ssft.runtime.loader",
-    "Engine": "ssft.decoding.engine",
     "Generation": "ssft.decoding.request",
     "MultiAdapterModel": "ssft.runtime.model",
     "Request": "ssft.decoding.request",
     "SSFTError": "ssft.errors",
+    "Scheduler": "ssft.decoding.scheduler",
+    "Step": "ssft.decoding.step",
     "StreamConfig": "ssft.streams.config",
-    "StreamDecoder": "ssft.decoding.engine",
+    "StreamDrafter": "ssft.decoding.draft.streams",
     "StreamGenerate": "ssft.runtime.generate",
     "StreamHooks": "ssft.streams.insertion",
     "StreamSFTConfig": "ssft.training.config",
@@ -49,14 +51,14 @@ _HOMES = {
 }
 
 __all__ = [
-    "AdaptedModel",
-    "Engine",
     "Generation",
     "MultiAdapterModel",
     "Request",
     "SSFTError",
+    "Scheduler",
+    "Step",
     "StreamConfig",
-    "StreamDecoder",
+    "StreamDrafter",
     "StreamGenerate",
     "StreamHooks",
     "StreamSFTConfig",

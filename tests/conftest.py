@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from embedded_base import check_base
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM
 
@@ -73,9 +74,10 @@ def tiny_opt(seed=0, **changes):
 
 
 TINY = {"llama": tiny_llama, "mistral": tiny_mistral, "opt": tiny_opt}
+ARCHITECTURES = sorted(TINY)
 
 
-@pytest.fixture(params=sorted(TINY))
+@pytest.fixture(params=ARCHITECTURES)
 def architecture(request):
     """Name of every architecture that a tiny model exists for."""
     return request.param
@@ -95,9 +97,34 @@ def with_adapter(model, stream_config=None, seed=1, rank=4, scale=0.2):
     return peft_model.eval()
 
 
+@pytest.fixture(scope="session")
+def embedded_base():
+    """Skips, or is an error, where the embedded base is not fetched."""
+    check_base()
+
+
 @pytest.fixture
 def stream_config():
     return StreamConfig(num_streams=3, num_msa_layers=2)
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def auto(request, monkeypatch):
+    """The type that `auto` is on the CPU, once each, whatever this CPU computes natively."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: request.param == "bfloat16")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["unpacked", "packed"])
+def packing(request, monkeypatch):
+    """Whether bitsandbytes packs the 4-bit weights of a model loaded in the test, once each, as the CPU allows."""
+    from bitsandbytes.functional import has_avx512bf16
+
+    if request.param and not has_avx512bf16():
+        pytest.skip("bitsandbytes has its kernel for packed weights only on a CPU with AVX512-BF16")
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: request.param)
+    return request.param
 
 
 def random_ids(batch, length, seed=0):

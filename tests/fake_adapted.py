@@ -1,4 +1,4 @@
-"""An `AdaptedModel` by hand: a tiny random model in float32 with random streams, and prompts for it."""
+"""A `MultiAdapterModel` by hand: a tiny random model in float32 with random streams, and prompts for it."""
 
 import random
 
@@ -11,16 +11,17 @@ from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
 from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig
-from ssft.runtime.loader import AdaptedModel
+from ssft.lora.bank import Adapter
+from ssft.lora.weights import LoraWeights
+from ssft.runtime.model import MultiAdapterModel
 from ssft.streams.config import StreamConfig
-from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import streams_of
 
 
 class FakeTokenizer:
     """Text is token ids, written as numbers."""
 
-    pad_token_id = 0
+    pad_token_id, eos_token_id = 0, None
     chat_template = None
     added_tokens_decoder: dict = {}  # noqa: RUF012
 
@@ -38,18 +39,16 @@ def fake_adapted(build=tiny_llama, streams=True, eos=(), scale=0.2, **changes):
     """Streams are random, so drafts are mostly rejected; the tree is wide, so that some are not. scale: the LoRA's."""
     config = StreamConfig(num_streams=3, num_msa_layers=2) if streams else None
     model = with_adapter(build(**changes), config, scale=scale)
-    model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
-    return AdaptedModel(
-        model=model,
-        tokenizer=FakeTokenizer(),
-        hooks=StreamHooks(model),
-        streams=streams_of(model),
-        tree=TreeConfig(max_nodes=48, top_k=20),
-        name="tiny",
-        eos_token_ids=set(eos),
-        precision="float32",
-        device="cpu: test, 1 threads",
-    )
+    modules = streams_of(model)
+    base = model.merge_and_unload()
+    base.generation_config.eos_token_id = base.generation_config.pad_token_id = None
+    adapted = MultiAdapterModel(base, FakeTokenizer(), "tiny-base")
+    # The base has the LoRA in its weights.
+    adapter = Adapter("tiny", streams=modules, tree=TreeConfig(max_nodes=48, top_k=20))
+    adapted.bank.put(adapter, LoraWeights({}, {}, torch.float32, [], []))
+    adapted.set_adapter("tiny")
+    adapted.eos_token_ids = set(eos)
+    return adapted
 
 
 def random_prompts(count, seed=0):

@@ -10,7 +10,7 @@ def interrupt_plain(monkeypatch, stop, name=None):
     seen = []
 
     def run(self, prompts):
-        if name in (None, self.adapted.name):
+        if name in (None, self.adapted.active.name):
             seen.append(1)
         if len(seen) == stop:
             raise KeyboardInterrupt

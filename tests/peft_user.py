@@ -15,8 +15,8 @@ TOKENS = 24
 class PeftUser:
     """`plain` is the PeftModel without hooks, `model` the same with them; `generate` is for `custom_generate=`."""
 
-    def __init__(self, folder, architecture):
-        self.base_path = save_tiny_base(folder / "base", architecture)
+    def __init__(self, folder, architecture, **changes):
+        self.base_path = save_tiny_base(folder / "base", architecture, **changes)
         self.bundle = save_bundle(folder / "adapter", self.base_path)
         self.tokenizer = AutoTokenizer.from_pretrained(self.base_path, padding_side="left")
         self.plain = self.load()

@@ -6,10 +6,14 @@ import os
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
 
+import bitsandbytes
 import pytest
 import torch
+from bitsandbytes.functional import _convert_weight_packed_for_cpu
 from loopback_hub import connected_hub
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -22,12 +26,11 @@ from ssft.errors import BaseModelError, ConfigError
 ALIAS = "smollm2-135m"
 
 
-def save_tiny_base(folder, seed=0, shard_size="5GB", extra_token=None):
-    """A random Llama with a word-level tokenizer; sizes that bitsandbytes can pack (multiples of 64)."""
+def save_tiny_base(folder, seed=0, shard_size="5GB", extra_token=None, **changes):
+    """A random Llama with a word-level tokenizer; without changes, sizes that bitsandbytes can pack."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, vocab_size=64
-    )
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(**{**sizes, "vocab_size": 64, **changes})
     LlamaForCausalLM(config).save_pretrained(folder, max_shard_size=shard_size)
     vocabulary = {"<unk>": 0, "</s>": 1, **{f"w{i}": i for i in range(2, 60)}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -259,6 +262,57 @@ def test_auto_dtype_follows_the_cpu(monkeypatch):
     assert bases.auto_dtype("cpu") == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert bases.auto_dtype("cpu") == torch.float32
+
+
+def four_bit_layers(model):
+    return {name: module for name, module in model.named_modules() if hasattr(module, "support_avx512bf16_for_cpu")}
+
+
+# What bitsandbytes can pack: `out` a multiple of 32, `in` one of 64. The second and third have layers of both kinds.
+PACKABLE = {
+    "all": ({}, lambda name: True),
+    "in": ({"intermediate_size": 96}, lambda name: "down_proj" not in name),
+    "out": ({"intermediate_size": 112}, lambda name: "mlp" not in name),
+    "none": ({"hidden_size": 48, "intermediate_size": 48}, lambda name: False),
+}
+
+
+@pytest.mark.parametrize("case", PACKABLE)
+def test_bitsandbytes_packs_what_it_can_hold_and_what_computes_in_bfloat16(tmp_path, monkeypatch, case, auto):
+    sizes, packable = PACKABLE[case]
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    model, _ = bases.load_base(save_tiny_base(tmp_path / "base", **sizes), quantization="4bit", device="cpu")
+    layers = four_bit_layers(model)
+    assert len(layers) == 14
+    for name, layer in layers.items():
+        assert layer.support_avx512bf16_for_cpu == (auto == "bfloat16" and packable(name)), name
+        # The installed bitsandbytes itself says so too; the repacking alone runs on any CPU.
+        with nullcontext() if packable(name) else pytest.raises((RuntimeError, AssertionError)):
+            _convert_weight_packed_for_cpu(layer.weight.data, copy(layer.weight.quant_state))
+
+
+@pytest.mark.parametrize("case", PACKABLE)
+def test_a_four_bit_base_computes_in_the_dtype_asked_for_on_every_cpu(tmp_path, packing, auto, case):
+    sizes, packable = PACKABLE[case]
+    folder = save_tiny_base(tmp_path / "base", **sizes)
+    model, _ = bases.load_base(folder, quantization="4bit", device="cpu")
+    assert str(model.dtype) == f"torch.{auto}"
+    layers = four_bit_layers(model)
+    weights = {
+        f"{name}.weight": bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+        for name, layer in layers.items()
+    }
+    # The same weights in float32: what is left is the precision that the layers compute in.
+    dense, _ = bases.load_base(folder, dtype="float32", device="cpu")
+    dense.load_state_dict(weights, strict=False)
+    ids = torch.arange(2, 22).view(2, 10)
+    with torch.no_grad():
+        logits, expected = model(ids).logits.float(), dense(ids).logits
+    for name, layer in layers.items():
+        packed = getattr(layer.weight.quant_state, "packing_format_for_cpu", False)
+        assert packed == (packing and auto == "bfloat16" and packable(name)), name
+    error = (logits - expected).abs().max() / expected.abs().max()
+    assert error < (1e-6 if auto == "float32" else 0.02)
 
 
 def test_device_cpu_and_attention_are_passed_on(tiny_base):

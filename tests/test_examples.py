@@ -44,7 +44,7 @@ def said(base, paths, prompt, adapter):
     return tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def test_every_task_answers_with_its_own_adapter(shelf, capsys):
+def test_every_task_answers_with_its_own_adapter(shelf, capsys, auto):
     base, paths = shelf
     options = ["--base", base, "--quantization", "none", "--max-new-tokens", TOKENS]
     code, text, _ = run(capsys, *paths.values(), *options)
@@ -63,13 +63,14 @@ def test_every_task_answers_with_its_own_adapter(shelf, capsys):
     assert sizes["together"] == sizes["base"] + sizes["sql"] + sizes["quickstart"]
 
 
-def test_four_bits_and_every_folder_by_default(shelf, capsys, monkeypatch, tmp_path):
+def test_four_bits_and_every_folder_by_default(shelf, capsys, monkeypatch, tmp_path, packing, auto):
     base, paths = shelf
     monkeypatch.chdir(base.parent)
     prompts = tmp_path / "prompts.jsonl"
     rows = [{"prompt": "one", "adapter": "quickstart"}, {"prompt": "two", "adapter": "sql"}]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"prompt": "three", "adapter": None}]))
-    code, text, _ = run(capsys, "--base", base, "--prompts", prompts, "--max-new-tokens", 2)
+    options = ["--base", base, "--dtype", "auto", "--max-new-tokens", 2]
+    code, text, _ = run(capsys, *options, "--prompts", prompts)
     assert code == 0
     assert [line for line in text.splitlines() if line.startswith("--- ") and "bare" not in line] == [
         "--- quickstart",

@@ -24,8 +24,8 @@ from ssft.recipes.recipe import (
     recipe_names,
     recipe_path,
 )
-from ssft.runs.methods import METHODS
-from ssft.runs.run import default_output
+from ssft.runs.methods import method_names
+from ssft.runs.prepare import default_output
 
 SHIPPED = recipe_names()
 
@@ -279,7 +279,7 @@ def test_bad_overrides(override, message):
 
 def test_every_method_is_known_everywhere():
     named = typing.get_args(Recipe.__annotations__["method"])
-    assert set(SECTIONS_READ) == set(named) == set(METHODS)
+    assert set(SECTIONS_READ) == set(named) == set(method_names())
 
 
 def test_nothing_of_a_recipe_uploads_or_runs_foreign_code():

@@ -139,7 +139,28 @@ def load_base(
             f"base {os.fspath(name)!r} cannot be loaded with dtype={dtype}, quantization={quantization}, "
             f"device={device}: {type(error).__name__}: {error}\n{knob}"
         ) from error
+    _limit_packing(model)
     return model, tokenizer
+
+
+def _limit_packing(model: torch.nn.Module) -> None:
+    """Let bitsandbytes pack only the 4-bit layers that compute in bfloat16 and that its packed form can hold.
+
+    On a CPU with AVX512-BF16 bitsandbytes packs the weight [out, in] of every 4-bit layer at its first evaluation pass.
+    The packed product is in bfloat16 whatever the layer is told to compute in, so float32 would not be float32. And it
+    takes `out` a multiple of 32 and `in` a multiple of the quantisation's block (64): any other shape is an error in
+    the middle of the pass. A layer that is not packed computes as on every other CPU, which takes longer (docs/log.md,
+    "Four bits on a CPU with bfloat16 instructions").
+    """
+    import torch
+
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes' Linear4bit
+            layer: Any = module
+            out, columns = layer.weight.quant_state.shape
+            fits = out % 32 == 0 and columns % layer.weight.quant_state.blocksize == 0
+            if layer.compute_dtype != torch.bfloat16 or not fits:
+                layer.support_avx512bf16_for_cpu = False
 
 
 def _remedy(error: Exception, local: bool) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ssft.bench.batching import length_batches
 from ssft.bench.paired import PASSES, Batch, Comparison, PairedRunner, RowDifference, compare
 from ssft.bench.shelf_account import Account, Growth, LoadTime, SwitchTime, measure_account, measure_shelf
 from ssft.environment import describe_device, versions
 from ssft.errors import ConfigError
+from ssft.runtime.batching import length_batches
 
 ROWS = 8
 """Rows of a batch where batches are mixed."""

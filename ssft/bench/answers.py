@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ssft.bench.batching import length_batches
 from ssft.errors import DataError
+from ssft.runtime.batching import length_batches
 
 if TYPE_CHECKING:
     from ssft.decoding.request import Generation

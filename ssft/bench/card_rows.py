@@ -14,7 +14,7 @@ from ssft.bundle.format import Bundle
 from ssft.bundle.results import OWN_ROWS, QualityRow, SpeedRow
 from ssft.errors import ConfigError
 from ssft.files import file_identity
-from ssft.training.peer_folder import training_of
+from ssft.runs.twin import differences
 
 Rows = tuple[list[SpeedRow], list[QualityRow]]
 
@@ -86,8 +86,7 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
             "precision and device; measure both alike and give the adapter's result too"
         )
     trained = facts("trained_on", dict) if "trained_on" in value else {}
-    kept = len(bundle.loras) > 1  # its own beside that of the streams
-    unlike = _unlike(trained, training_of(bundle.provenance), value.get("adapter_sha256"), kept)
+    unlike = ", ".join(differences(bundle, trained, value.get("adapter_sha256")))
     scores = {(row.key, row.metric): found for path in own for row, found in _scored(path, bundle)}
 
     def beside(row: QualityRow, twin: QualityRow) -> QualityRow:
@@ -100,23 +99,6 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
         return replace(row, difference=difference, difference_low=low, difference_high=high)
 
     return [beside(row, twins[row.metric]) if same(row) else row for row in quality]
-
-
-def _unlike(twin: dict[str, Any], own: dict[str, str], twin_sha256: Any, kept: bool) -> str:
-    """What is not the same in the two trainings, in words; empty if all is."""
-    found = []
-    if twin_sha256 and own.get("began_from") == twin_sha256:
-        did = "keeps" if kept else "began from"
-        return f"it is the plain LoRA that the adapter {did}, trained on {twin.get('name', 'data not told')}"
-    if not twin.get("name"):
-        found.append("trained on data that are not told")
-    elif any(twin.get(key) != own.get(key) for key in ("name", "sha256")):
-        found.append(f"trained on {twin['name']}")
-    if "steps" in twin and twin["steps"] != own.get("steps"):
-        found.append(f"{twin['steps']} steps")
-    if twin.get("began_from") != own.get("began_from"):
-        found.append("began from other values")
-    return ", ".join(found)
 
 
 def _scored(path: Path, bundle: Bundle) -> Iterator[tuple[QualityRow, list[float]]]:

@@ -18,7 +18,6 @@ import torch
 from tqdm import tqdm
 
 from ssft.bench.answers import weights_sha256
-from ssft.bench.batching import length_batches
 from ssft.bench.compare import add_margins
 from ssft.bench.memory import peak_bytes
 from ssft.bench.methods import BASELINE
@@ -27,6 +26,7 @@ from ssft.bench.summary import Candidate, Round, candidate, find_differences, su
 from ssft.decoding.request import Generation
 from ssft.environment import versions
 from ssft.errors import ConfigError, SSFTError
+from ssft.runtime.batching import length_batches
 
 WARM_UP_ERRORS = (SSFTError, RuntimeError, ValueError, torch.OutOfMemoryError)
 """A method that raises one of these before anything is timed cannot run here."""

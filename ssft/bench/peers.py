@@ -6,7 +6,6 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,6 @@ from ssft.errors import ConfigError, SSFTError
 ALL = "all"
 """In place of methods' names: every method that can run."""
 PARTS = ("medusa", "draft", "twin")
-UNKNOWN = "run.yaml is missing, so nothing is known"
-"""In place of what a twin's training differs in."""
-_REPORTING = ("logging", "log_", "save", "eval", "per_device_eval", "disable_tqdm", "report_to")
-_STREAMS = ("num_streams", "num_msa_layers", "identifier", "mode", "projection_rank", "stream_", "main_loss_weight")
-"""How settings of a training begin that do not reach the LoRA of a run without streams."""
 
 
 def peers_folder(root: Path | None, name: str) -> Path | None:
@@ -50,38 +44,6 @@ def twin_folder(peers: Path | None) -> Path | None:
 def twin_command(adapter: Path, peers: Path) -> str:
     """The command that trains the twin of the adapter in a folder."""
     return f"ssft train {adapter / RUN} method=lora --output {peers / 'twin'}"
-
-
-def twin_differences(adapter: Path, twin: Path) -> list[str]:
-    """Settings that decide a training and are not the same in both folders' run.yaml: `training.seed (1, None)`.
-
-    Data files are compared by name, since runs start in different folders. A folder without run.yaml says nothing,
-    which is told as `UNKNOWN`.
-    """
-    from ssft.recipes.recipe import load_recipe
-
-    if not all((folder / RUN).is_file() for folder in (adapter, twin)):
-        return [UNKNOWN]
-    left, right = (_deciding(load_recipe(folder / RUN)) for folder in (adapter, twin))
-    keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]
-    return [f"{key} ({left.get(key)!r:.30}, {right.get(key)!r:.30})" for key in keys]
-
-
-def _deciding(recipe: Any) -> dict[str, Any]:
-    """Dotted key -> value of all that decides what a recipe trains, streams aside."""
-    values = {key: getattr(recipe, key) for key in ("base", "quantization")}
-    values["adapter"] = Path(recipe.adapter).name
-    for key, value in asdict(recipe.data).items():
-        # Validation rows decide nothing.
-        if not key.startswith(("validation", "max_validation")):
-            values[f"data.{key}"] = Path(value).name if key == "train" else value
-    for key in ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "bias"):
-        value = getattr(recipe.lora, key)
-        values[f"lora.{key}"] = sorted(value) if isinstance(value, set) else value
-    for key, value in recipe.training.items():
-        if not key.startswith((*_REPORTING, *_STREAMS)):
-            values[f"training.{key}"] = value
-    return values
 
 
 def methods_from(text: str) -> list[str] | None:

@@ -14,9 +14,9 @@ from unittest.mock import patch
 
 import torch
 
-from ssft.bench.batching import length_batches
 from ssft.decoding import engine
 from ssft.decoding.cache import TreeCache
+from ssft.runtime.batching import length_batches
 
 PROMPT, BELOW, STREAMS, HEAD = "prompt passes", "layers below the streams", "layers with streams", "head"
 TREE, MASKS, CACHE, REST = "draft tree (Python)", "masks (Python)", "cache compaction", "the rest"

@@ -21,7 +21,8 @@ from trl import SFTTrainer
 from ssft.bench.statistics import bootstrap_interval, round_ratios, spread
 from ssft.environment import describe_device, versions
 from ssft.errors import DataError
-from ssft.runs.run import build_trainer, prepare
+from ssft.runs.prepare import prepare
+from ssft.runs.train import build_trainer
 from ssft.training.trainer import keep_gradients_on_cpu
 
 PLAIN, STREAMING = "plain", "streaming"

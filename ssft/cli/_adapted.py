@@ -23,7 +23,7 @@ from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
-    from ssft.runtime.loader import AdaptedModel
+    from ssft.runtime.model import MultiAdapterModel
 
 PROMPTS_HELP = (
     "JSONL or .jsonl.gz file with `prompt` or `messages` in every row; without it the adapter's own validation rows."
@@ -44,7 +44,7 @@ class Opening:
     threads: int | None = None
     merge: bool = False
 
-    def open(self, adapter: str | None, tree: tuple[str, ...] = (), base: str | None = None) -> AdaptedModel:
+    def open(self, adapter: str | None, tree: tuple[str, ...] = (), base: str | None = None) -> MultiAdapterModel:
         """The adapter over its base, with the overridden tree as its own, on so many threads; `base` stands in for one
         that the user did not name."""
         from ssft.runtime.loader import load_adapted
@@ -59,7 +59,7 @@ class Opening:
             device=self.device,
             merge=self.merge,
         )
-        adapted.tree = override_tree(adapted.tree, tree)
+        adapted.active.tree = override_tree(adapted.active.tree, tree)
         return adapted
 
 
@@ -117,15 +117,16 @@ def _convert(text: str, raw: str, kind: type) -> Any:
         raise ConfigError(f"--tree {text!r}: expected a value of type {kind.__name__}") from error
 
 
-def need_streams(adapted: AdaptedModel, what: str) -> None:
+def need_streams(adapted: MultiAdapterModel, what: str) -> None:
     """Raise `ConfigError` if the adapter has no streams."""
-    if adapted.streams is None:
+    if adapted.active.streams is None:
         raise ConfigError(
-            f"{adapted.name!r} has no streams, so there is nothing to {what}; give an adapter that `ssft train` wrote"
+            f"{adapted.active.name!r} has no streams, so there is nothing to {what}; give an adapter that `ssft train` "
+            "wrote"
         )
 
 
-def load_prompts(adapted: AdaptedModel, adapter: str, data: Path | None, limit: int | None) -> list[list[int]]:
+def load_prompts(adapted: MultiAdapterModel, adapter: str, data: Path | None, limit: int | None) -> list[list[int]]:
     """Token ids of the prompts of `data`, or of the adapter's own validation rows."""
     from ssft.bench.answers import encode_rows
 

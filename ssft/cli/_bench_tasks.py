@@ -143,9 +143,11 @@ def task_files(names: list[str], data: tuple[str, ...]) -> dict[str, Path]:
 def _peers(name: str, path: Path, root: Path | None, opening: Opening) -> tuple[Path | None, Any, list[str]]:
     """The adapter's folder of peers, what loads its twin, and in what the twin's training was another; all is read and
     checked before anything is loaded."""
-    from ssft.bench.peers import peers_folder, twin_command, twin_differences, twin_folder
+    from ssft.bench.peers import peers_folder, twin_command, twin_folder
     from ssft.bundle.hub import resolve_adapter
     from ssft.bundle.read import read_bundle
+    from ssft.runs.provenance import told_by
+    from ssft.runs.twin import differences, training_of
 
     bundle = read_bundle(resolve_adapter(path))
     folder = peers_folder(root, name)
@@ -154,8 +156,7 @@ def _peers(name: str, path: Path, root: Path | None, opening: Opening) -> tuple[
         if folder is not None:
             click.echo(f"{name}: no twin to compare quality with; make it: {twin_command(path, folder)}", err=True)
         return folder, None, []
-    read_bundle(twin)
-    unlike = twin_differences(bundle.path, twin)
+    unlike = differences(bundle, training_of(twin, told_by(twin)), read_bundle(twin).weights_sha256)
     if unlike:
         click.echo(
             f"{name}: the twin's training is not known to be the same, so the streams are not all that may change "

@@ -17,16 +17,18 @@ def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[st
     rows), device, precision and tree."""
     from ssft.bench.answers import weights_sha256
     from ssft.bench.card_rows import describe_data
-    from ssft.training.peer_folder import method_of, told_by, training_of
+    from ssft.runs.provenance import method_of, told_by
+    from ssft.runs.twin import training_of
 
-    provenance = told_by(adapted.bundle.path) if adapted.bundle is not None else {}
+    folder = None if adapted.bundle is None else adapted.bundle.path
+    provenance = {} if folder is None else told_by(folder)
     return {
         "kind": kind,
         "command": command_line(),
         "adapter": adapted.name,
         "adapter_sha256": weights_sha256(adapted),
         "method": method_of(provenance),
-        "trained_on": training_of(provenance),
+        "trained_on": {} if folder is None else training_of(folder, provenance),
         "data": describe_data(data),
         "device": adapted.device,
         "precision": adapted.precision,

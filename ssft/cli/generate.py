@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from ssft.cli._options import (
     max_new_tokens_option,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from ssft.runtime.model import MultiAdapterModel
 
 
 @click.command()
@@ -38,6 +41,7 @@ from ssft.cli._options import (
     "can be another run's data.train (streams learn best from the model's own text).",
 )
 @click.option("--plain", is_flag=True, help="Decode without streams.")
+@click.option("--stop", metavar="TEXT", multiple=True, help="End an answer before this text; repeatable.")
 @max_new_tokens_option()
 @batch_size_option()
 @tree_option()
@@ -51,13 +55,14 @@ def command(
     output: Path | None,
     for_training: bool,
     plain: bool,
+    stop: tuple[str, ...],
     max_new_tokens: int,
     batch_size: int,
     tree: tuple[str, ...],
     opening: Opening,
     as_json: bool,
 ) -> None:
-    """Generate greedily with ADAPTER, for one --prompt or for a --data file of prompts.
+    """Generate greedily with ADAPTER, for one --prompt, whose text is shown while it comes, or for a --data file.
 
     Without ADAPTER, --base alone decodes the bare base. A file becomes JSONL in its own order, with the keys prompt,
     completion, adapter, tokens, calls, seconds and finish_reason.
@@ -66,7 +71,7 @@ def command(
     if for_training and data is None:
         raise click.UsageError("--for-training makes a file of training rows out of a --data file; give one")
     from ssft.base.chat import render_prompt
-    from ssft.bench.answers import decode_prompts, encode_rows
+    from ssft.bench.answers import encode_rows
     from ssft.files import check_target, write_text
     from ssft.recipes.data import load_rows
 
@@ -78,18 +83,23 @@ def command(
     adapted = opening.open(adapter, tree)
     if for_training:
         rows = _each_prompt_once(rows, data)
-    results = decode_prompts(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": list(stop) or None, "speculate": not plain}
+    if prompt is not None and output is None and not as_json:
+        answers = [_shown(adapted, encode_rows(adapted, rows)[0], settings)]
+    else:
+        prompts = encode_rows(adapted, rows)
+        answers = adapted.generate(prompts, batch_size=batch_size, progress=True, return_dict=True, **settings)
     records = [
         {
             "prompt": render_prompt(row, adapted.tokenizer),
-            "completion": adapted.decode(result.token_ids),
-            "adapter": adapted.name if adapter is not None else None,
-            "tokens": len(result.token_ids),
-            "calls": result.calls,
-            "seconds": round(result.seconds, 4),
-            "finish_reason": result.finish_reason,
+            "completion": answer["text"],
+            "adapter": answer["adapter"],
+            "tokens": answer["tokens"],
+            "calls": answer["calls"],
+            "seconds": round(answer["seconds"], 4),
+            "finish_reason": answer["finish_reason"],
         }
-        for row, result in zip(rows, results, strict=True)
+        for row, answer in zip(rows, answers, strict=True)
     ]
     cut = [record for record in records if for_training and record["finish_reason"] == "length"]
     if len(cut) == len(records):
@@ -105,12 +115,19 @@ def command(
         write_text(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     if as_json:
         print_json(records[0])
-    elif output is None and prompt is not None:
-        click.echo(records[0]["completion"])
-    elif output is None:
+    elif output is None and prompt is None:
         for record in records:
             click.echo(json.dumps(record, ensure_ascii=False))
     click.echo(said, err=True)
+
+
+def _shown(adapted: MultiAdapterModel, ids: list[int], settings: dict[str, Any]) -> dict[str, Any]:
+    """The answer to one prompt, whose text goes to stdout while it is produced."""
+    stream = adapted.stream(ids, **settings)
+    for piece in stream:
+        click.echo(piece, nl=False)
+    click.echo()
+    return stream.output
 
 
 def _check_usage(
@@ -146,9 +163,11 @@ def _each_prompt_once(rows: list[dict[str, Any]], data: Path | None) -> list[dic
 
 
 def _statistics(records: list[dict[str, Any]]) -> str:
-    """One line for stderr: tokens, calls, tokens per call, seconds of one prompt."""
+    """One line for stderr: tokens, calls, tokens per call, and of one prompt its seconds and tokens per second."""
     tokens, calls = (sum(record[key] for record in records) for key in ("tokens", "calls"))
     line = f"{tokens:,} tokens in {calls:,} calls, {tokens / calls:.2f} tokens per call"
     if len(records) > 1:
         return f"{len(records):,} prompts, {line}"
-    return f"{line}, {records[0]['seconds']:.2f} s, finished by {records[0]['finish_reason']}"
+    seconds = records[0]["seconds"]
+    speed = f"{seconds:.2f} s, {tokens / max(seconds, 1e-9):.1f} tokens per second"
+    return f"{line}, {speed}, finished by {records[0]['finish_reason']}"

@@ -37,17 +37,19 @@ def command(
     gives the same LoRA without streams, in outputs/peers/sql/twin, where `ssft bench --peers outputs/peers` looks.
     """
     from ssft.recipes.recipe import load_recipe, recipe_path
-    from ssft.runs import run as runs
+    from ssft.runs.describe import describe
+    from ssft.runs.prepare import default_output, prepare
+    from ssft.runs.train import leave_process_group, train
 
     set_threads(threads)
     resolved = load_recipe(recipe, list(overrides))
-    target = output or runs.default_output(resolved, recipe_path(recipe))
+    target = output or default_output(resolved, recipe_path(recipe))
     # The trainer prints its log; stdout is for the facts alone.
     with redirect_stdout(sys.stderr):
-        run = runs.prepare(resolved, target, device)
-        facts = runs.describe(run) if dry_run else {}
-        trained = None if dry_run else runs.train(run, target, resume)
-    runs.leave_process_group()
+        run = prepare(resolved, target, device)
+        facts = describe(run) if dry_run else {}
+        trained = None if dry_run else train(run, target, resume)
+    leave_process_group()
     if dry_run:
         print_json(facts) if as_json else _show(facts)
     if trained is None:

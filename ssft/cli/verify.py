@@ -58,16 +58,16 @@ def command(
 ) -> None:
     """Check that decoding with ADAPTER's streams gives the tokens of plain greedy decoding, prompt by prompt.
 
-    In float32 every output is the same. In lower precision a difference can come from a tie that rounding decides: its
-    margin, the lead of the plain model's best over its second-best logit, is then near 0. Exit 0: all are the same,
-    1: some differ.
+    In float32 (--dtype float32) every output is the same. In lower precision a difference can come from a tie that
+    rounding decides: its margin, the lead of the plain model's best over its second-best logit, is then near 0.
+    Exit 0: all are the same, 1: some differ.
     """
     from tqdm import tqdm
 
-    from ssft.bench.batching import length_batches
     from ssft.bench.compare import differences_with_margins
     from ssft.bench.methods import Setting, build_methods
     from ssft.files import check_target, write_json
+    from ssft.runtime.batching import length_batches
 
     if output is not None:
         check_target(output)

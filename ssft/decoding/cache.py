@@ -3,10 +3,9 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache
-
-from ssft.streams.plan import StreamPlan
 
 
 class TreeCache(Cache):
@@ -25,9 +24,7 @@ class TreeCache(Cache):
         super().__init__(layers=[])
         self.store = torch.zeros(num_layers, 2, batch, heads, size, width, dtype=like.dtype, device=like.device)
         self.lengths = [0] * batch
-        self.plan: StreamPlan | None = None
-        self.num_main = 0
-        self._slots: Tensor | None = None
+        self._slots: dict[int, Tensor] = {}  # by the number of rows; for these lengths
 
     @property
     def end(self) -> int:
@@ -42,12 +39,6 @@ class TreeCache(Cache):
         """Keys that a pass of `query_length` rows returns, and the offset of the first."""
         return self.end + query_length, 0
 
-    def begin(self, plan: StreamPlan | None, num_main: int) -> None:
-        """Announce a pass: of the rows that will be written, those from `num_main` on are streams of `plan`."""
-        self.plan = plan
-        self.num_main = num_main
-        self._slots = None
-
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
@@ -55,42 +46,52 @@ class TreeCache(Cache):
         rows = key_states.shape[2]
         end = self.end + rows
         keys, values = self.store[layer_idx, 0], self.store[layer_idx, 1]
-        # Without a mask the attention itself splits main and streams, and rotates (`streams/attention.py`).
-        if self.plan is not None and self.plan.mask is not None and rows > self.num_main:
-            main = self.num_main
-            rotated = self.plan.modules.rotate_values(value_states[:, :, main:], self.plan.num_streams)
-            value_states = value_states if rotated is None else torch.cat((value_states[:, :, :main], rotated), dim=2)
         if len(set(self.lengths)) == 1:
             keys[:, :, end - rows : end] = key_states
             values[:, :, end - rows : end] = value_states
         else:
-            index = self._slot_index(rows).expand_as(key_states)
+            index = self.slots(rows)[:, None, :, None].expand_as(key_states)
             keys.scatter_(2, index, key_states)
             values.scatter_(2, index, value_states)
         return keys[:, :, :end], values[:, :, :end]
 
-    def _slot_index(self, rows: int) -> Tensor:
-        """[B, 1, R, 1] slot of each written row; worked out once per pass and number of rows."""
-        if self._slots is None or self._slots.shape[2] != rows:
+    def slots(self, rows: int) -> Tensor:
+        """[B, R] slots of the next R rows: those behind each row's own length."""
+        if rows not in self._slots:
             starts = torch.tensor(self.lengths, device=self.store.device).unsqueeze(1)
-            steps = torch.arange(rows, device=self.store.device)
-            self._slots = (starts + steps).view(len(self.lengths), 1, rows, 1)
-        return self._slots
+            self._slots[rows] = starts + torch.arange(rows, device=self.store.device)
+        return self._slots[rows]
+
+    def set_lengths(self, lengths: list[int]) -> None:
+        """Say how many tokens each row holds; what lies behind is free."""
+        self.lengths = lengths
+        self._slots.clear()
 
     def keep(self, paths: list[list[int]]) -> None:
         """After a pass: row b keeps the nodes `paths[b]` (indices among the written rows, ascending), in place."""
-        for row, path in enumerate(paths):
-            start = self.lengths[row]
+        lengths = []
+        for row, (start, path) in enumerate(zip(self.lengths, paths, strict=True)):
             # Nodes that already stand where they belong need no copy.
             fixed = next((i for i, node in enumerate(path) if node != i), len(path))
             if fixed < len(path):
                 source = torch.tensor([start + node for node in path[fixed:]], device=self.store.device)
                 kept = self.store[:, :, row].index_select(3, source)
                 self.store[:, :, row, :, start + fixed : start + len(path)] = kept
-            self.lengths[row] = start + len(path)
+            lengths.append(start + len(path))
+        self.set_lengths(lengths)
 
     def select(self, rows: list[int]) -> None:
-        """Keep only these rows of the batch."""
-        index = torch.tensor(rows, device=self.store.device)
-        self.store = self.store.index_select(2, index)
-        self.lengths = [self.lengths[row] for row in rows]
+        """Keep only these rows of the batch, in this order."""
+        self.store = self.store.index_select(2, torch.tensor(rows, device=self.store.device))
+        self.set_lengths([self.lengths[row] for row in rows])
+
+    def join(self, other: "TreeCache", size: int) -> None:
+        """Take the rows of another cache of the same model behind one's own, with at least `size` slots for all."""
+        size = max(self.store.shape[4], other.store.shape[4], size)
+        self.store = torch.cat((_widened(self.store, size), _widened(other.store, size)), dim=2)
+        self.set_lengths(self.lengths + other.lengths)
+
+
+def _widened(store: Tensor, size: int) -> Tensor:
+    """A buffer [N, 2, B, H_kv, T, D] with room for `size` slots."""
+    return F.pad(store, (0, 0, 0, size - store.shape[4]))

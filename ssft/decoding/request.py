@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ssft.decoding.config import TreeConfig
 from ssft.streams.modules import StreamModules
+
+if TYPE_CHECKING:
+    from ssft.decoding.draft.drafter import Drafter
 
 StopCheck = Callable[[list[int]], bool]
 """Called with the produced token ids after every new one; True ends the sequence there."""
@@ -18,17 +21,18 @@ LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class Request:
-    """One sequence to decode greedily, with its own limits, its own streams and its own adapter.
+    """One sequence to decode greedily, with its own limits, its own drafter and its own adapter.
 
     prompt: token ids, at least one. max_new_tokens: cut to what the context has room for. eos_token_ids and
     stop_token_ids end the sequence and are its last token ("eos", "stop"). stop: see `StopCheck`; the token that
     completes a stop string is kept. processors: applied to the main stream's logits after every token, with that
-    token's own path as history. streams None decodes plainly. adapter: what the engine's `route` knows it by.
+    token's own path as history. drafter: who proposes tokens (`draft/`); None decodes plainly. adapter: whose LoRA the
+    row runs with, as the router knows it (`Pass.adapters`); None: nobody's.
     """
 
     prompt: list[int]
     max_new_tokens: int
-    streams: StreamModules | None = None
+    drafter: "Drafter | None" = None
     tree: TreeConfig = field(default_factory=TreeConfig)
     adapter: Any = None
     eos_token_ids: frozenset[int] = frozenset()
@@ -38,9 +42,19 @@ class Request:
 
     @property
     def depth(self) -> int:
-        """g: how many streams the draft uses, at most γ."""
-        gamma = 0 if self.streams is None else self.streams.config.num_streams
-        return min(gamma, self.tree.max_depth or gamma)
+        """g: how many tokens ahead the draft uses, at most the drafter's reach."""
+        reach = 0 if self.drafter is None else self.drafter.reach
+        return min(reach, self.tree.max_depth or reach)
+
+    @property
+    def streams(self) -> StreamModules | None:
+        """The stream parameters that a pass carries for this row; None where its draft needs none."""
+        return None if self.drafter is None else self.drafter.streams
+
+    @property
+    def stream_depth(self) -> int:
+        """Streams that the row uses of each node: g, or 0 where it has none."""
+        return 0 if self.streams is None else self.depth
 
 
 @dataclass

@@ -16,6 +16,7 @@ from ssft.bundle.format import Bundle
 from ssft.bundle.hub import resolve_adapter
 from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
+from ssft.decoding.draft.streams import StreamDrafter
 from ssft.errors import BundleError, ConfigError, GenerationError
 from ssft.lora.weights import LoraWeights
 from ssft.streams.modules import StreamModules
@@ -27,18 +28,38 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Adapter:
-    """One loaded adapter. `lora` is None while it is evicted; its streams, some kilobytes, always stay."""
+    """One loaded adapter, or the bare base, which is an adapter that has nothing.
+
+    bundle: the folder that it was read from; None for the bare base. `lora` is None while it is evicted; its streams,
+    some kilobytes, always stay.
+    """
 
     name: str
-    bundle: Bundle
-    streams: StreamModules | None
-    tree: TreeConfig
-    lora: LoraWeights | None
-    nbytes: int
+    bundle: Bundle | None = None
+    streams: StreamModules | None = None
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    lora: LoraWeights | None = None
+    nbytes: int = 0
     pinned: bool = False
     host: LoraWeights | None = field(default=None, repr=False)
     users: int = 0
     last_used: int = 0
+
+    @property
+    def drafter(self) -> StreamDrafter | None:
+        """What drafts for its rows; None where it has no streams."""
+        return None if self.streams is None else StreamDrafter(self.streams)
+
+    @property
+    def extra_parameters(self) -> int:
+        """Parameters beside base and the text's LoRA: P_j, f_η, and a LoRA of the streams' own where they have one."""
+        own = 0 if self.bundle is None else sum(part.parameters for part in self.bundle.loras[1:])
+        return own + (0 if self.streams is None else self.streams.count())
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of its safetensors files."""
+        return 0 if self.bundle is None else self.bundle.weights_bytes
 
     @property
     def tier(self) -> str:
@@ -62,6 +83,7 @@ class AdapterBank:
         self.fingerprint = fingerprint
         self.max_bytes = max_bytes
         self.evict_to = evict_to or ("disk" if on_cpu else "host")
+        self.bare = Adapter("base")
         self._adapters: dict[str, Adapter] = {}
         self._departed: list[Adapter] = []  # deleted while a call was using them: they still take their bytes
         self._changed = threading.Condition()
@@ -77,28 +99,41 @@ class AdapterBank:
         with self._changed:
             return dict(self._adapters)
 
-    def get(self, name: str) -> Adapter:
-        """The adapter of that name, wherever its tensors are."""
+    def get(self, name: str | None) -> Adapter:
+        """The adapter of that name, wherever its tensors are; None is the bare base."""
+        if name is None:
+            return self.bare
         adapter = self._adapters.get(name)
         if adapter is None:
             known = ", ".join(map(repr, self._adapters)) or "none"
             raise ConfigError(f"adapter {name!r} is not loaded; loaded are: {known}. Call load_adapter first")
         return adapter
 
-    def add(self, name: str, path: Any, *, pinned: bool, tree: TreeConfig | None) -> Adapter:
-        """Read, check and keep the adapter at `path` (folder or owner/name); nothing changes if anything is wrong."""
+    def add(
+        self, name: str, path: Any, *, pinned: bool = False, tree: TreeConfig | None = None, merged: bool = False
+    ) -> Adapter:
+        """Read, check and keep the adapter at `path` (folder or owner/name); nothing changes if anything is wrong.
+
+        merged: the base's weights hold the text's LoRA already.
+        """
         self._check_free(name)
         folder = resolve_adapter(path)
         bundle = read_fitting(folder, self.model, self.fingerprint)
         streams = None
         if bundle.stream_config is not None:
             streams = load_stream_modules(bundle, self.model.config.hidden_size).to(self.model.device)
-        lora = LoraWeights.from_bundle(bundle, self.model)
+        lora = LoraWeights.from_bundle(bundle, self.model, merged=merged)
         bundle.release()
         nbytes = (
             lora.nbytes + sum(p.numel() * p.element_size() for p in streams.parameters()) if streams else lora.nbytes
         )
         adapter = Adapter(name, bundle, streams, tree or bundle.tree, None, nbytes, pinned)
+        self.put(adapter, lora)
+        return adapter
+
+    def put(self, adapter: Adapter, lora: LoraWeights) -> None:
+        """Keep an adapter whose LoRA is `lora`, on the device if the budget has room for it."""
+        name, nbytes = adapter.name, adapter.nbytes
         with self._changed:
             self._check_free(name)
             if self.max_bytes is not None and self._pinned_bytes() + nbytes > self.max_bytes:
@@ -112,7 +147,6 @@ class AdapterBank:
                 adapter.host = lora.to_host()
             self._touch(adapter)
             self._adapters[name] = adapter
-        return adapter
 
     def remove(self, name: str) -> None:
         """Forget an adapter; calls that are using it finish with it."""
@@ -139,11 +173,11 @@ class AdapterBank:
     # -- residency ----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def in_use(self, names: Sequence[str]) -> Iterator[dict[str, Adapter]]:
+    def in_use(self, names: Sequence[str | None]) -> Iterator[dict[str | None, Adapter]]:
         """Hold these adapters on the device while a call runs; waits where other calls occupy the budget."""
-        held = self._acquire(sorted(set(names)))
+        held = self._acquire(sorted({name for name in names if name is not None}))
         try:
-            yield {adapter.name: adapter for adapter in held}
+            yield {None: self.bare, **{adapter.name: adapter for adapter in held}}
         finally:
             with self._changed:
                 for adapter in held:
@@ -185,6 +219,7 @@ class AdapterBank:
                 break
             if adapter.lora is None or adapter.pinned or adapter.users or adapter.name in keep:
                 continue
+            assert adapter.bundle is not None
             if self.evict_to == "disk" and not adapter.bundle.unchanged():
                 _log.warning("%s changed since it was loaded; %r stays in memory", adapter.bundle.path, adapter.name)
                 continue
@@ -200,6 +235,7 @@ class AdapterBank:
     def _bring_back(self, adapter: Adapter) -> LoraWeights:
         if adapter.host is not None:
             return adapter.host.to_devices(self.model)
+        assert adapter.bundle is not None
         bundle = read_bundle(adapter.bundle.path)
         if bundle.weights_sha256 != adapter.bundle.weights_sha256:
             raise BundleError(

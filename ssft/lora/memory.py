@@ -23,7 +23,7 @@ def memory_account(model: Any, bank: AdapterBank) -> dict[str, Any]:
         "adapters": {
             name: {
                 "bytes": adapter.nbytes,
-                "file_bytes": adapter.bundle.weights_bytes,
+                "file_bytes": adapter.file_bytes,
                 "tier": adapter.tier,
                 "pinned": adapter.pinned,
             }

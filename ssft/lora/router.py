@@ -11,32 +11,19 @@ A LoRA of the streams' own (lossless mode, paper §3.2.4) adds its product to th
 what the base, or the adapter's other LoRA, makes of them.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from ssft.lora.weights import LoraLayer, LoraWeights, is_linear
-from ssft.streams.insertion import current_plan
-
-
-@dataclass(frozen=True)
-class _Route:
-    """A batch of B rows as runs (begin, end, adapter) of rows that stand side by side; rows in none are bare."""
-
-    batch: int
-    runs: tuple[tuple[int, int, LoraWeights], ...]
-
-
-# One value per thread and task, as the stream plan: threads do not see each other's.
-_ROUTE: ContextVar[_Route | None] = ContextVar("ssft_lora_route", default=None)
+from ssft.lora.weights import LoraLayer, is_linear
+from ssft.streams.passes import Pass, current_pass
 
 
 class LoraRouter:
-    """Hooks on every linear module of one model; outside `use` each of them returns at once."""
+    """Hooks on every linear module of one model; outside of a pass that has adapters each of them returns at once.
+
+    The adapters of a pass (`Pass.adapters`) are `LoraWeights`. Products are added in place, so this is for inference.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._handles: list[Any] = [
@@ -52,15 +39,6 @@ class LoraRouter:
             handle.remove()
         self._handles.clear()
 
-    @contextmanager
-    def use(self, adapters: Sequence[LoraWeights | None]) -> Iterator[None]:
-        """Row b of every forward inside runs with `adapters[b]`; inference only (products are added in place)."""
-        token = _ROUTE.set(_route(adapters))
-        try:
-            yield
-        finally:
-            _ROUTE.reset(token)
-
 
 def router_on(model: nn.Module) -> LoraRouter | None:
     """The router whose hooks are on `model` already; those of a second one would add every product twice."""
@@ -69,55 +47,27 @@ def router_on(model: nn.Module) -> LoraRouter | None:
     return next((owner for owner in owners if isinstance(owner, LoraRouter)), None)
 
 
-def _route(adapters: Sequence[LoraWeights | None]) -> _Route | None:
-    """Runs of equal adapters; None where all rows are bare."""
-    runs = []
-    begin = 0
-    for end in range(1, len(adapters) + 1):
-        if end < len(adapters) and adapters[end] is adapters[begin]:
-            continue
-        if (weights := adapters[begin]) is not None:
-            runs.append((begin, end, weights))
-        begin = end
-    return _Route(len(adapters), tuple(runs)) if runs else None
-
-
 def _low_rank_hook(name: str, router: LoraRouter) -> Any:
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        route = _ROUTE.get()
-        if route is None:
+        now = current_pass()
+        if now is None or not now.runs:
             return
         # [B, R, in] or, in OPT's feed-forward, [B·R, in].
-        x = args[0].reshape(-1, args[0].shape[-1])
-        out = output.view(-1, output.shape[-1])
-        rows = x.shape[0] // route.batch
-        for begin, end, weights in route.runs:
+        batch = len(now.adapters)
+        x = args[0].reshape(batch, -1, args[0].shape[-1])
+        out = output.view(batch, -1, output.shape[-1])
+        for rows, weights in now.runs:
             if (layer := weights.layers.get(name)) is not None:
-                _add(layer, x[begin * rows : end * rows], out[begin * rows : end * rows])
+                layer.add(x[rows], out[rows])
             if (layer := weights.stream_layers.get(name)) is not None:
-                _add_to_streams(layer, x, out, rows, begin, end)
+                _add_to_streams(layer, now, x[rows], out[rows])
 
     setattr(hook, "router", router)  # noqa: B010 (a function has no such attribute for mypy)
     return hook
 
 
-def _add(layer: LoraLayer, x: Tensor, out: Tensor) -> None:
-    """out [M, out] += scaling · (x [M, in] Aᵀ) Bᵀ."""
-    down, up = _factors(layer, x)
-    out.addmm_(x.mm(down.T), up.T, alpha=layer.scaling)
-
-
-def _add_to_streams(layer: LoraLayer, x: Tensor, out: Tensor, rows: int, begin: int, end: int) -> None:
+def _add_to_streams(layer: LoraLayer, now: Pass, x: Tensor, out: Tensor) -> None:
     """The same for the stream rows alone: they stand behind the main rows of each sequence, where there are any."""
-    plan = current_plan()
-    main = 0 if plan is None else plan.num_main
-    if not main or rows <= main:
-        return
-    down, up = _factors(layer, x)
-    streams = x.unflatten(0, (-1, rows))[begin:end, main:]
-    out.unflatten(0, (-1, rows))[begin:end, main:] += (streams @ down.T @ up.T) * layer.scaling
-
-
-def _factors(layer: LoraLayer, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A and B in the type of x; they are kept as narrow as the file has them."""
-    return layer.down.to(x.dtype), layer.up.to(x.dtype)
+    main = 0 if now.plan is None else now.plan.num_main
+    if main and x.shape[1] > main:
+        layer.add(x[:, main:], out[:, main:])

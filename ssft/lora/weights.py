@@ -31,6 +31,19 @@ class LoraLayer:
     up: Tensor
     scaling: float
 
+    def product(self, x: Tensor) -> Tensor:
+        """scaling · (x Aᵀ) Bᵀ: x [.., in] -> [.., out], in the type of x."""
+        return (x @ self.down.to(x.dtype).T @ self.up.to(x.dtype).T) * self.scaling
+
+    def add(self, x: Tensor, out: Tensor) -> None:
+        """out [B, R, out] += the product of x [B, R, in], in place; tensors are kept as narrow as the file has them."""
+        if out.is_contiguous():
+            down, up = self.down.to(x.dtype), self.up.to(x.dtype)
+            flat = x.reshape(-1, x.shape[-1]).mm(down.T)
+            out.view(-1, out.shape[-1]).addmm_(flat, up.T, alpha=self.scaling)
+        else:
+            out += self.product(x)
+
 
 @dataclass(slots=True, eq=False)
 class LoraWeights:
@@ -68,7 +81,8 @@ class LoraWeights:
         bundle.check_held()
         layers = {(name, False): layer for name, layer in _layers(None if merged else bundle.text_lora, model)}
         layers |= {(name, True): layer for name, layer in _layers(bundle.streams_own_lora, model)}
-        held = reduce(torch.promote_types, {t.dtype for layer in layers.values() for t in (layer.down, layer.up)})
+        types = {t.dtype for layer in layers.values() for t in (layer.down, layer.up)} or {model.dtype}
+        held = reduce(torch.promote_types, types)
         # The dtype of 4-bit weights says nothing: model.dtype is that of the first floating-point parameter.
         dtype = held if held.itemsize < model.dtype.itemsize else model.dtype
         weights = _pack(layers, {key: device_of(model, key[0]) for key in layers}, dtype)
@@ -113,11 +127,10 @@ def product_hook(layer: LoraLayer, dtype: torch.dtype) -> Any:
 
     Never in place and without a context, so that autograd and compilers can follow it.
     """
-    down, up, scaling = layer.down.to(dtype), layer.up.to(dtype), layer.scaling
+    own = LoraLayer(layer.down.to(dtype), layer.up.to(dtype), layer.scaling)
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        product: Tensor = scaling * (args[0] @ down.T @ up.T)
-        return output + product.to(output.dtype)
+        return output + own.product(args[0]).to(output.dtype)
 
     return hook
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from trl import SFTConfig
 
+    from ssft.decoding.draft.medusa_heads import MedusaConfig
     from ssft.training.draft import DraftConfig
-    from ssft.training.medusa import MedusaConfig
 
 MAX_BYTES = 2**20  # of a recipe file, which may come with a foreign adapter
 TOP = ""  # the section of the keys that stand at the top of the file
@@ -215,9 +215,9 @@ def _schema(section: str) -> dict[str, Key]:
     """The keys of a section; the libraries are imported on first use only."""
     from peft import LoraConfig
 
+    from ssft.decoding.draft.medusa_heads import MedusaConfig
     from ssft.training.config import StreamSFTConfig
     from ssft.training.draft import DraftConfig
-    from ssft.training.medusa import MedusaConfig
 
     if section not in (TOP, *SECTIONS):
         raise ConfigError(f"unknown section {section!r}; there are {', '.join(SECTIONS)}")
@@ -337,7 +337,7 @@ def _lora(values: dict[str, Any]) -> "LoraConfig":
 
 
 def _medusa(values: dict[str, Any]) -> "MedusaConfig":
-    from ssft.training.medusa import MedusaConfig
+    from ssft.decoding.draft.medusa_heads import MedusaConfig
 
     return MedusaConfig(**values)
 

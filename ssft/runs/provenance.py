@@ -1,11 +1,14 @@
-"""What a run says about itself: versions, commit, device, hashes of the data, metrics and history."""
+"""What a run says about itself: versions, commit, device, hashes of the data, metrics and history; and reading that."""
 
 import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from ssft.bundle.folder import AdapterFiles
+from ssft.bundle.format import PROVENANCE
 from ssft.environment import describe_device, versions
+from ssft.errors import BundleError
 from ssft.files import file_identity
 from ssft.recipes.recipe import Recipe
 
@@ -31,6 +34,25 @@ def provenance(
         "metrics": {key: value for key, value in metrics.items() if isinstance(value, int | float)},
         "history": history,
     }
+
+
+def told_by(path: Path) -> dict[str, Any]:
+    """The content of the `provenance.json` that a run left in the folder `path`; empty if there is none to be read."""
+    try:
+        return AdapterFiles(path).json(PROVENANCE, hashed=False)
+    except BundleError:
+        return {}
+
+
+def method_of(provenance: dict[str, Any]) -> str:
+    """The training method that a run's provenance names; empty if it names none."""
+    method = provenance.get("method", "")
+    return method if isinstance(method, str) else ""
+
+
+def made_by(path: Path) -> str:
+    """The training method whose run wrote the folder `path`; empty if its `provenance.json` does not say."""
+    return method_of(told_by(path))
 
 
 def _describe_source(source: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ from ssft.base.backbone import Backbone
 from ssft.base.fingerprint import base_fingerprint
 from ssft.bundle.format import Bundle
 from ssft.bundle.lora_config import lora_target
-from ssft.decoding.engine import Route
 from ssft.errors import GenerationError
 from ssft.lora.router import LoraRouter, router_on
 from ssft.lora.weights import LoraWeights
@@ -35,14 +34,16 @@ def hooks_on(base: Any) -> StreamHooks:
     return StreamHooks(base)
 
 
-def own_lora(base: Any, bundle: Bundle) -> tuple[Route | None, LoraWeights | None]:
-    """How the rows of `base`, inside the `PeftModel`, get the LoRA of the streams' own; nothing where there is none.
+def own_lora(base: Any, bundle: Bundle) -> LoraWeights | None:
+    """The LoRA of the streams' own for rows of `base`, inside the `PeftModel`; None where there is none.
 
-    peft applies the text's LoRA; this one reaches stream rows only.
+    peft applies the text's LoRA; this one reaches stream rows only, by a router on the base.
     """
     if bundle.streams_own_lora is None:
-        return None, None
-    return (router_on(base) or LoraRouter(base)).use, LoraWeights.from_bundle(bundle, base, merged=True)
+        return None
+    if router_on(base) is None:
+        LoraRouter(base)
+    return LoraWeights.from_bundle(bundle, base, merged=True)
 
 
 def check_lora(base: Any, bundle: Bundle) -> None:

@@ -16,13 +16,15 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 from ssft.bundle.fit import check_fit, load_stream_modules
 from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
-from ssft.decoding.engine import Engine, Route
+from ssft.decoding.draft.drafter import Drafter
+from ssft.decoding.draft.streams import StreamDrafter
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.request import LogitsProcessor as Processor
+from ssft.decoding.scheduler import Scheduler
+from ssft.decoding.step import Step
 from ssft.errors import GenerationError
 from ssft.runtime.foreign_model import check_lora, fingerprint_of, hooks_on, own_lora
 from ssft.streams.insertion import StreamHooks
-from ssft.streams.modules import StreamModules
 
 _GREEDY = "streams draft for greedy decoding, one sequence per prompt"
 _STATES = "a pass verifies a whole draft and keeps neither logits nor states of its tokens"
@@ -52,7 +54,7 @@ _KNOWN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "log
 
 
 class StreamGenerate:
-    """Greedy decoding with streams, called by transformers' own `generate`: the same tokens from fewer passes.
+    """Greedy decoding with streams, called by transformers' own `generate`: fewer passes, in float32 the same tokens.
 
     >>> model = PeftModel.from_pretrained(base, "adapters/sql")
     >>> generate = StreamGenerate.from_adapter(model, "adapters/sql")
@@ -76,19 +78,19 @@ class StreamGenerate:
     def __init__(
         self,
         hooks: StreamHooks,
-        streams: StreamModules | None,
+        drafter: Drafter | None,
         tree: TreeConfig | None = None,
-        route: Route | None = None,
         adapter: Any = None,
         turn: AbstractContextManager[Any] | None = None,
     ) -> None:
-        """See `Engine` for `hooks`, `route` and `turn`; `streams` None decodes plainly; every row has `adapter`."""
+        """`hooks` are on the model; `drafter` None decodes plainly; every row runs with `adapter` (`Pass.adapters`);
+        `turn` is held during every pass."""
         self.hooks = hooks
-        self.streams = streams
+        self.drafter = drafter
         self.tree = tree or TreeConfig()
         self.tree.check_tree()
         self.adapter = adapter
-        self.engine = Engine(hooks, route, turn)
+        self.turn = turn
         self.last: list[Generation] = []
 
     @classmethod
@@ -120,8 +122,7 @@ class StreamGenerate:
         check_fit(bundle, base, fingerprint_of(base, bundle, tokenizer))
         check_lora(base, bundle)
         streams = load_stream_modules(bundle, base.config.hidden_size).to(base.device)
-        route, own = own_lora(base, bundle)
-        return cls(hooks_on(base), streams, tree or bundle.tree, route, own)
+        return cls(hooks_on(base), StreamDrafter(streams), tree or bundle.tree, own_lora(base, bundle))
 
     # generate() takes the arguments that it finds in this signature from the user's. attention_mask is therefore among
     # `model_kwargs`: generate() would not see a mask that it took, and make another.
@@ -152,7 +153,7 @@ class StreamGenerate:
         if text_streamer is not None:
             text_streamer.put(input_ids.cpu())
         shown, self.last = 0, []
-        for results in self.engine.decode(requests):
+        for results in Scheduler(Step(self.hooks), self.turn).decode(requests):
             self.last = results
             if text_streamer is not None:
                 for token in results[0].token_ids[shown:]:
@@ -184,7 +185,7 @@ class StreamGenerate:
             Request(
                 prompt=ids[row][mask[row]].tolist(),
                 max_new_tokens=limit - ids.shape[1],
-                streams=self.streams,
+                drafter=self.drafter,
                 tree=self.tree,
                 adapter=self.adapter,
                 eos_token_ids=frozenset(eos),

@@ -1,10 +1,10 @@
-"""One row of a `MultiAdapterModel` call: its settings, the engine's request for it, and the answer from the result."""
+"""One row of a `MultiAdapterModel` call: its settings, the request that runs it, the answer from the result."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssft.decoding.config import TreeConfig
+from ssft.decoding.draft.drafter import Drafter
 from ssft.decoding.request import Generation, LogitsProcessor, Request
 from ssft.decoding.stops import StopStrings
 from ssft.errors import GenerationError
@@ -36,14 +36,14 @@ class Job:
     stops: StopStrings | None
     processors: Sequence[LogitsProcessor]
 
-    def request(self, adapter: Adapter | None, speculate: bool) -> Request:
-        """What the engine runs; `adapter` is the row's own, on the device."""
+    def request(self, adapter: Adapter, drafter: Drafter | None) -> Request:
+        """What the scheduler runs; `adapter` is the row's own, on the device."""
         return Request(
             prompt=self.prompt,
             max_new_tokens=self.max_new_tokens,
-            streams=adapter.streams if adapter is not None and speculate else None,
-            tree=TreeConfig() if adapter is None else adapter.tree,
-            adapter=None if adapter is None else adapter.lora,
+            drafter=drafter,
+            tree=adapter.tree,
+            adapter=adapter.lora,
             eos_token_ids=self.eos,
             stop_token_ids=self.stop_ids,
             stop=self.stops,
@@ -78,10 +78,10 @@ def make_jobs(
     eos_token_ids: set[int],
     *,
     max_new_tokens: Any,
-    stop: Any,
-    stop_token_ids: Any,
-    ignore_eos: bool,
-    logits_processor: Any,
+    stop: Any = None,
+    stop_token_ids: Any = None,
+    ignore_eos: bool = False,
+    logits_processor: Any = (),
 ) -> list[Job]:
     """A job per prompt; every setting is one value for all rows or a list of one per row (see `per_row`)."""
     count = len(prompts)

@@ -1,29 +1,34 @@
 """`MultiAdapterModel`: many tasks over one base; every request runs with its own LoRA and its own speculation."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import eos_token_ids, load_base
 from ssft.decoding.config import TreeConfig
-from ssft.decoding.engine import Engine
+from ssft.decoding.draft.drafter import Drafter
 from ssft.decoding.request import Generation
-from ssft.decoding.text import TextPieces
+from ssft.decoding.scheduler import Scheduler
+from ssft.decoding.step import Step
 from ssft.decoding.turn import Turn
+from ssft.environment import describe_device
 from ssft.errors import ConfigError, GenerationError
 from ssft.lora.bank import Adapter, AdapterBank
 from ssft.lora.memory import memory_account
 from ssft.lora.router import LoraRouter
+from ssft.runtime.batching import length_batches
 from ssft.runtime.generate import StreamGenerate
-from ssft.runtime.inputs import split_prompts
+from ssft.runtime.inputs import encode_prompt, split_prompts
 from ssft.runtime.jobs import ACTIVE, Active, Job, make_jobs
+from ssft.runtime.stream import TextStream
 from ssft.streams.insertion import StreamHooks
+from ssft.streams.passes import Pass, announced
 
 
 class MultiAdapterModel:
@@ -35,9 +40,10 @@ class MultiAdapterModel:
     >>> model.generate([question, record, chat], adapter=["sql", "mr", None])   # one mixed batch; None: the bare base
     >>> for piece in model.stream(record, adapter="mr"): ...
 
-    Adapters may differ in rank, target modules, γ, N_s, tree and mode. Decoding is greedy. Every method may be called
-    from several threads; they take turns pass by pass. `set_adapter` is the model's, not the thread's: a server says
-    `adapter=` with each call.
+    Adapters may differ in rank, target modules, γ, N_s, tree and mode. Decoding is greedy. In float32 the text of a row
+    is its text alone, whatever stands beside it; in lower precision rounding depends on the shape of the batch, and a
+    near-tie may fall the other way. Every method may be called from several threads; they take turns pass by pass.
+    `set_adapter` is the model's, not the thread's: a server says `adapter=` with each call.
     """
 
     def __init__(
@@ -60,7 +66,8 @@ class MultiAdapterModel:
         self.bank = AdapterBank(model, base_fingerprint(model, tokenizer, name), max_adapter_bytes, evict_to)
         self.hooks = StreamHooks(model)
         self.router = LoraRouter(model)
-        self.engine = Engine(self.hooks, self.router.use, Turn())
+        self.step = Step(self.hooks)
+        self.turn = Turn()
         self.eos_token_ids = eos_token_ids(model, tokenizer)
         self._active: str | None = None
 
@@ -122,6 +129,11 @@ class MultiAdapterModel:
         """The adapter of calls that name none."""
         return self._active
 
+    @property
+    def active(self) -> Adapter:
+        """The same as an object: its bundle, streams, tree; of the bare base one that has nothing."""
+        return self.bank.get(self._active)
+
     def adapters(self) -> dict[str, Adapter]:
         """Loaded adapters by name, in the order of loading, with where each one is (`tier`) and what it takes."""
         return self.bank.all()
@@ -155,6 +167,17 @@ class MultiAdapterModel:
         self.hooks.remove()
         return self.model
 
+    @property
+    def precision(self) -> str:
+        """What the base computes in: "float32", "bfloat16", …, or "4bit"."""
+        quantized = getattr(self.model.config, "quantization_config", None) is not None
+        return "4bit" if quantized else str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """What the base computes on, described."""
+        return describe_device(self.model.device)
+
     def memory(self) -> dict[str, Any]:
         """Bytes of the base, of every adapter and of the process; see `memory_account`."""
         return memory_account(self.model, self.bank)
@@ -173,6 +196,7 @@ class MultiAdapterModel:
         logits_processor: Any = (),
         speculate: bool = True,
         batch_size: int | None = None,
+        progress: bool = False,
         streamer: Any = None,
         cancel: threading.Event | None = None,
         return_dict: bool = False,
@@ -188,7 +212,8 @@ class MultiAdapterModel:
             ignore_eos: go on after the end-of-sequence token.
             logits_processor: transformers' processors for every row, or a list of lists; each token sees its own path.
             speculate: False decodes one token per pass.
-            batch_size: prompts per batch; None: all at once.
+            batch_size: prompts per batch, those of like length together; None: all at once.
+            progress: a bar on stderr once the call takes more than two seconds.
             streamer: transformers' `TextStreamer` or the like, for one prompt.
             cancel: when set, the call returns after the pass that runs; unfinished rows end as "cancelled".
             return_dict: dicts with text, token_ids, tokens, calls, accepted (per depth), seconds, finish_reason and
@@ -211,14 +236,11 @@ class MultiAdapterModel:
             raise GenerationError(f"streamer: one prompt can be streamed, {len(jobs)} were given; call once per prompt")
         if batch_size is not None and batch_size < 1:
             raise GenerationError(f"batch_size={batch_size}: at least one prompt per batch, or None for all at once")
-        size = batch_size or max(len(jobs), 1)
-        outputs: list[Any] = []
-        for begin in range(0, len(jobs), size):
-            batch = jobs[begin : begin + size]
-            for job, result in zip(batch, self._run(batch, speculate, streamer, cancel), strict=True):
-                output = job.output(result, self._decode)
-                outputs.append(output if return_dict else output["text"])
-        return outputs[0] if single else outputs
+        run = {"speculate": speculate, "streamer": streamer, "cancel": cancel}
+        results = zip(jobs, self._in_batches(jobs, batch_size, progress, **run), strict=True)
+        outputs = [job.output(result, self.decode) for job, result in results]
+        shown = outputs if return_dict else [output["text"] for output in outputs]
+        return shown[0] if single else shown
 
     def stream(
         self,
@@ -231,10 +253,10 @@ class MultiAdapterModel:
         ignore_eos: bool = False,
         logits_processor: Any = (),
         speculate: bool = True,
-    ) -> Iterator[str]:
+    ) -> TextStream:
         """The text of one prompt in pieces, as passes produce it; joined they are what `generate` returns.
 
-        Closing the iterator cancels the rest. Wrong input raises here, not at the first piece.
+        Closing the stream cancels the rest. Wrong input raises here, not at the first piece.
         """
         values, single = split_prompts(prompt)
         if not single:
@@ -248,23 +270,48 @@ class MultiAdapterModel:
             ignore_eos=ignore_eos,
             logits_processor=logits_processor,
         )
-        return self._pieces(job, speculate)
+        return TextStream(job, self._passes([job], speculate), self.decode)
 
-    def _pieces(self, job: Job, speculate: bool) -> Iterator[str]:
-        pieces = TextPieces(self._decode, job.stops)
-        for (result,) in self._passes([job], speculate):
-            piece = pieces.push(job.text_ids(result), last=bool(result.finish_reason))
-            if piece:
-                yield piece
+    def complete(
+        self,
+        prompts: Sequence[list[int]],
+        adapter: Any = ACTIVE,
+        *,
+        max_new_tokens: int,
+        ignore_eos: bool = False,
+        speculate: bool = True,
+        drafter: Drafter | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> list[Generation]:
+        """`generate` with token ids on either side, and what was noted on the way of each prompt.
+
+        `drafter` proposes in place of the adapters' own streams; the rest is as for `generate`.
+        """
+        jobs = self._jobs(list(prompts), adapter, max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
+        return self._in_batches(jobs, batch_size, progress, speculate=speculate, drafter=drafter)
+
+    @contextmanager
+    def applied(self, rows: int = 1, adapter: Any = ACTIVE) -> Iterator[None]:
+        """Inside, a forward or `generate` of `self.model` over `rows` rows runs with the adapter's LoRA."""
+        name = self._named(adapter)
+        with self.bank.in_use([name]) as held, announced(Pass(adapters=[held[name].lora] * rows)):
+            yield
+
+    def encode(self, prompt: Any) -> list[int]:
+        """Token ids of a prompt in any form that `generate` takes."""
+        return encode_prompt(prompt, self.tokenizer)
+
+    def decode(self, ids: list[int]) -> str:
+        """Token ids -> text, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def custom_generate(self, adapter: Any = ACTIVE) -> Callable[..., Any]:
         """For transformers' own call: `model.model.generate(**inputs, custom_generate=model.custom_generate())`.
 
         Decodes every row with `adapter` and its streams; see `StreamGenerate` for what such a call may ask for.
         """
-        name = self._active if isinstance(adapter, Active) else adapter
-        if name is not None:
-            self.bank.get(name)
+        name = self._named(adapter)
 
         # generate() reads the signature: it hands over what is named here.
         def generate(
@@ -276,13 +323,9 @@ class MultiAdapterModel:
             text_streamer: Any = None,
             **rest: Any,
         ) -> Any:
-            with self.bank.in_use([] if name is None else [name]) as held:
-                call = StreamGenerate(self.hooks, None, turn=self.engine.turn)
-                if name is not None:
-                    own = held[name]
-                    call = StreamGenerate(
-                        self.hooks, own.streams, own.tree, self.router.use, own.lora, self.engine.turn
-                    )
+            with self.bank.in_use([name]) as held:
+                own = held[name]
+                call = StreamGenerate(self.hooks, own.drafter, own.tree, own.lora, self.turn)
                 return call(
                     model, input_ids, logits_processor, stopping_criteria, generation_config, text_streamer, **rest
                 )
@@ -294,18 +337,40 @@ class MultiAdapterModel:
     def _jobs(self, prompts: list[Any], adapter: Any, **settings: Any) -> list[Job]:
         """Every row with its own settings, checked."""
         adapter = self._active if isinstance(adapter, Active) else adapter
-        jobs = make_jobs(prompts, adapter, self.tokenizer, self._decode, self.eos_token_ids, **settings)
+        jobs = make_jobs(prompts, adapter, self.tokenizer, self.decode, self.eos_token_ids, **settings)
         for job in jobs:
-            if job.adapter is not None:
-                self.bank.get(job.adapter)
+            self.bank.get(job.adapter)
         return jobs
 
-    def _run(self, jobs: list[Job], speculate: bool, streamer: Any, cancel: threading.Event | None) -> list[Generation]:
+    def _named(self, adapter: Any) -> str | None:
+        """The name of a loaded adapter, the active one where none is given; None is the bare base."""
+        name: str | None = self._active if isinstance(adapter, Active) else adapter
+        self.bank.get(name)
+        return name
+
+    def _in_batches(self, jobs: list[Job], size: int | None, progress: bool, **run: Any) -> list[Generation]:
+        """The jobs' results in their order, decoded in batches of like length; `run`: what `_run` takes."""
+        results: dict[int, Generation] = {}
+        batches = length_batches([len(job.prompt) for job in jobs], size or max(len(jobs), 1))
+        with tqdm(total=len(jobs), unit="prompt", delay=2, disable=None if progress else True, leave=False) as bar:
+            for batch in batches:
+                results.update(zip(batch, self._run([jobs[i] for i in batch], **run), strict=True))
+                bar.update(len(batch))
+        return [results[i] for i in range(len(jobs))]
+
+    def _run(
+        self,
+        jobs: list[Job],
+        *,
+        speculate: bool = True,
+        streamer: Any = None,
+        cancel: threading.Event | None = None,
+        drafter: Drafter | None = None,
+    ) -> list[Generation]:
         """One batch to its end, or to its cancellation."""
-        begin = time.perf_counter()
         shown = 0
         results: list[Generation] = []
-        passes = self._passes(jobs, speculate)
+        passes = self._passes(jobs, speculate, drafter)
         try:
             if streamer is not None:
                 streamer.put(torch.tensor(jobs[0].prompt))
@@ -319,21 +384,13 @@ class MultiAdapterModel:
             passes.close()
             if streamer is not None:
                 streamer.end()
-        for result in results:
-            if not result.finish_reason:
-                result.finish_reason, result.seconds = "cancelled", time.perf_counter() - begin
         return results
 
-    def _passes(self, jobs: list[Job], speculate: bool) -> Any:
+    def _passes(self, jobs: list[Job], speculate: bool, drafter: Drafter | None = None) -> Any:
         """A generator over the passes of one batch: every job's `Generation`, in the jobs' order."""
-        names = [job.adapter for job in jobs if job.adapter is not None]
-        with self.bank.in_use(names) as held:
-            # Rows with one adapter stand side by side, so that its low-rank product is one.
-            order = sorted(range(len(jobs)), key=lambda i: jobs[i].adapter or "")
-            requests = [jobs[i].request(held.get(jobs[i].adapter or ""), speculate) for i in order]
-            place = {job: b for b, job in enumerate(order)}
-            for results in self.engine.decode(requests):
-                yield [results[place[i]] for i in range(len(jobs))]
-
-    def _decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        with self.bank.in_use([job.adapter for job in jobs]) as held:
+            adapters = [held[job.adapter] for job in jobs]
+            drafters = [drafter or adapter.drafter if speculate else None for adapter in adapters]
+            rows = zip(jobs, adapters, drafters, strict=True)
+            requests = [job.request(adapter, own_drafter) for job, adapter, own_drafter in rows]
+            yield from Scheduler(self.step, self.turn).decode(requests)

@@ -36,7 +36,9 @@ def stream_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [B, H, R(+S·γ), D], key/value [B, H_kv, K, D] -> output [B, R(+S·γ), H, D]."""
-    dense = attention_mask if stream_plan is None else stream_plan.mask
+    dense = attention_mask
+    if stream_plan is not None:
+        dense, value = stream_plan.mask, stream_plan.with_rotated_values(value)
     if dense is not None and not torch.is_grad_enabled():
         # Decoding. transformers' function would copy keys and values for every query head of a group.
         output = F.scaled_dot_product_attention(
@@ -80,9 +82,6 @@ def _attend_in_chunks(
     than one chunk each is recomputed in backward, so that memory grows linearly with the completion.
     """
     rows, gamma = plan.num_main, plan.num_streams
-    rotated = plan.modules.rotate_values(value[:, :, rows:], gamma)
-    if rotated is not None:
-        value = torch.cat((value[:, :, :rows], rotated), dim=2)
     per_chunk = max(1, CHUNK_ROWS // gamma)
     total = plan.sources.shape[1]
 

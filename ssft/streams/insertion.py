@@ -6,9 +6,6 @@ layer from there up gets matching positions and the plan itself as a keyword, wh
 norm, head and loss of the model see what they always saw.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,22 +14,15 @@ from torch import Tensor, nn
 from ssft.base.backbone import Backbone
 from ssft.streams.attention import IMPLEMENTATION
 from ssft.streams.mixed import MixedStreams
+from ssft.streams.passes import current_pass
 from ssft.streams.plan import StreamPlan
-
-# One value per thread and task: two threads that decode with different plans do not see each other's.
-_PLAN: ContextVar[StreamPlan | None] = ContextVar("ssft_stream_plan", default=None)
-
-
-def current_plan() -> StreamPlan | None:
-    """The plan of the forward pass that this thread is in, if it carries streams."""
-    return _PLAN.get()
 
 
 class StreamHooks:
-    """Hooks on every layer of one model; without an active plan each of them returns at once.
+    """Hooks on every layer of one model; outside of a pass with a plan each of them returns at once.
 
     >>> hooks = StreamHooks(model)
-    >>> with hooks.use(plan):
+    >>> with announced(Pass(plan)):
     ...     model(input_ids=ids)
     >>> plan.streams          # [B, S·g, h]
     """
@@ -53,19 +43,10 @@ class StreamHooks:
         self._handles.clear()
         self.backbone.model.set_attn_implementation(self.previous_attention)
 
-    @contextmanager
-    def use(self, plan: StreamPlan) -> Iterator[StreamPlan]:
-        """Every forward of the model inside carries the streams of `plan`; it may run once per plan."""
-        token = _PLAN.set(plan)
-        try:
-            yield plan
-        finally:
-            _PLAN.reset(token)
-
     def _enter(self, index: int) -> Any:
         def pre_hook(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            plan = _PLAN.get()
-            if plan is None:
+            now = current_pass()
+            if now is None or (plan := now.plan) is None:
                 return None
             # Streams whose N_s is the number of layers from here up start here.
             layers = self.backbone.num_layers - index
@@ -106,8 +87,8 @@ class StreamHooks:
             )
 
     def _leave(self, _layer: nn.Module, _args: Any, output: Any) -> Any:
-        plan = _PLAN.get()
-        if plan is None:
+        now = current_pass()
+        if now is None or (plan := now.plan) is None:
             return None
         hidden = output[0] if isinstance(output, tuple) else output
         plan.main, plan.streams = hidden[:, : plan.num_main], hidden[:, plan.num_main :]

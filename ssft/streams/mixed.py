@@ -6,23 +6,34 @@ in its stream rows until then; its streams beyond its own γ are padding. Neithe
 stream, and no stream to a later one.
 """
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from torch import Tensor
 
 from ssft.streams.modules import StreamModules
+
+T = TypeVar("T")
+
+
+def runs_of(rows: Sequence[T | None]) -> list[tuple[slice, T]]:
+    """Neighbouring rows that have the same object, as one slice each; rows that have None are in no slice."""
+    runs: list[tuple[slice, T]] = []
+    begin = 0
+    for end in range(1, len(rows) + 1):
+        if end < len(rows) and rows[end] is rows[begin]:
+            continue
+        if (value := rows[begin]) is not None:
+            runs.append((slice(begin, end), value))
+        begin = end
+    return runs
 
 
 class MixedStreams:
     """What a `StreamPlan` needs of streams, row by row; None is a row without streams."""
 
     def __init__(self, rows: list[StreamModules | None]) -> None:
-        self.runs: list[tuple[slice, StreamModules]] = []
-        begin = 0
-        for end in range(1, len(rows) + 1):
-            if end < len(rows) and rows[end] is rows[begin]:
-                continue
-            if (modules := rows[begin]) is not None:
-                self.runs.append((slice(begin, end), modules))
-            begin = end
+        self.runs = runs_of(rows)
         self.msa_layers = tuple(sorted({m for _, modules in self.runs for m in modules.msa_layers}, reverse=True))
 
     def insert(self, main: Tensor, num_streams: int) -> Tensor:
@@ -39,14 +50,17 @@ class MixedStreams:
                 blocks[rows, :, :own] = modules.insert(main[rows], own).unflatten(1, (-1, own))
         return streams
 
-    def rotate_values(self, values: Tensor, num_streams: int) -> Tensor | None:
-        """Value rotation of the rows that use it: values [B, H, S·g, D]; None: no row does."""
-        rotated = None
+    @property
+    def rotates(self) -> bool:
+        """Whether any row's streams are told apart by value rotation."""
+        return any(modules.rotates for _, modules in self.runs)
+
+    def rotate_values(self, values: Tensor, num_streams: int) -> Tensor:
+        """Value rotation of the rows that use it: values [B, H, S·g, D] -> the same, a copy."""
+        rotated = values.clone()
         for rows, modules in self.runs:
-            part = modules.rotate_values(values[rows], num_streams)
-            if part is not None:
-                rotated = values.clone() if rotated is None else rotated
-                rotated[rows] = part
+            if modules.rotates:
+                rotated[rows] = modules.rotate_values(values[rows], num_streams)
         return rotated
 
 

@@ -48,10 +48,13 @@ class StreamModules(nn.Module):
             streams = streams + self.stream_embeddings[:num_streams].to(main.dtype)
         return streams.flatten(1, 2)
 
-    def rotate_values(self, values: Tensor, num_streams: int) -> Tensor | None:
-        """Value rotation: values [B, H, S·g, D] of stream j turned by j·π/(2γ) in each plane; None: nothing to do."""
-        if self.config.identifier != "rotation":
-            return None
+    @property
+    def rotates(self) -> bool:
+        """Whether stream j is told apart by the rotation of its attention values (appendix B)."""
+        return self.config.identifier == "rotation"
+
+    def rotate_values(self, values: Tensor, num_streams: int) -> Tensor:
+        """Value rotation: values [B, H, S·g, D] of stream j turned by j·π/(2γ) in each plane."""
         angle = torch.arange(1, num_streams + 1, device=values.device) * (math.pi / (2 * self.config.num_streams))
         angle = angle.repeat(values.shape[-2] // num_streams).unsqueeze(-1)
         cos, sin = angle.cos().to(values.dtype), angle.sin().to(values.dtype)

@@ -26,6 +26,8 @@ class StreamPlan:
         mask: [B, 1, R + S·g, K] additive (0 or the dtype's minimum) over the cache's K slots: decoding,
             where rows are few. None: training and prompts, where `attention.py` splits main and stream rows so that
             memory stays linear.
+        slots: [B, S·g] where the streams' keys and values stand among those that attention gets: decoding, where they
+            follow each row's own nodes in the cache. None: right behind the main rows.
         num_main, layer_kwargs: filled at the insertion layer: R, and the lengthened layers' positions.
         main, streams: filled by the pass: the last layer's raw output, [B, R, h] and [B, S·g, h].
     """
@@ -34,6 +36,7 @@ class StreamPlan:
     sources: Tensor
     num_streams: int
     mask: Tensor | None = None
+    slots: Tensor | None = None
     main: Tensor | None = field(default=None, repr=False)
     streams: Tensor | None = field(default=None, repr=False)
     num_main: int = 0
@@ -44,3 +47,16 @@ class StreamPlan:
         source = position_ids.expand(self.sources.shape[0], -1).gather(1, self.sources)
         steps = torch.arange(1, self.num_streams + 1, device=source.device)
         return (source.unsqueeze(-1) + steps).flatten(1)
+
+    def with_rotated_values(self, values: Tensor) -> Tensor:
+        """Attention's values [B, H, K, D] with those of stream j turned, where its identifier is value rotation.
+
+        Appendix B; with the embedding P_j the values come back as they are.
+        """
+        if not self.modules.rotates:
+            return values
+        if self.slots is None:
+            main, streams = values[:, :, : self.num_main], values[:, :, self.num_main :]
+            return torch.cat((main, self.modules.rotate_values(streams, self.num_streams)), dim=2)
+        index = self.slots[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
+        return values.scatter(2, index, self.modules.rotate_values(values.gather(2, index), self.num_streams))

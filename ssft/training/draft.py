@@ -1,13 +1,11 @@
 """A draft model for two-model speculation where no smaller sibling of the base exists: the base with fewer layers.
 
 Embeddings, the chosen decoder layers, final norm and head are copied from the base; then the copy is fine-tuned in
-full on the adapter's data. What is written is an ordinary folder of transformers, with `run.yaml` and
-`provenance.json`, which `generate(assistant_model=...)` takes like any other small model.
+full on the adapter's data.
 """
 
 import copy
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from ssft.errors import ConfigError
@@ -65,42 +63,17 @@ def truncated(model: Any, config: DraftConfig) -> Any:
     if getattr(settings, "layer_types", None):
         settings.layer_types = [settings.layer_types[index] for index in chosen]
     draft = AutoModelForCausalLM.from_config(settings, dtype=torch.float32).to(model.device)
-    layers = next(name for name, module in model.named_modules() if module is backbone.layers)
-    places = {f"{layers}.{old}.": f"{layers}.{new}." for new, old in enumerate(chosen)}
+    layers = next(name for name, module in model.named_modules() if module is backbone.layers) + "."
+    places = {str(old): str(new) for new, old in enumerate(chosen)}
     weights = {}
     for key, value in model.state_dict().items():
-        if not key.startswith(f"{layers}."):
+        number, _, rest = key.removeprefix(layers).partition(".")
+        if not key.startswith(layers):
             weights[key] = value
-            continue
-        place = f"{layers}.{key[len(layers) + 1 :].split('.')[0]}."
-        if place in places:
-            weights[places[place] + key[len(place) :]] = value
+        elif number in places:
+            weights[f"{layers}{places[number]}.{rest}"] = value
     draft.load_state_dict(weights)
     draft.generation_config = copy.deepcopy(model.generation_config)
     for part in (draft.get_input_embeddings(), draft.get_output_embeddings()):
         part.requires_grad_(config.train_embeddings)
     return draft.eval()
-
-
-def build_draft_trainer(model: Any, args: Any, train_rows: Any, validation_rows: Any, tokenizer: Any) -> Any:
-    """TRL's `SFTTrainer` over all trainable weights of a draft that `truncated` made; `args` is an `SFTConfig`."""
-    from trl import SFTTrainer
-
-    return SFTTrainer(
-        model,
-        args,
-        train_dataset=train_rows,
-        eval_dataset=validation_rows,
-        processing_class=tokenizer,
-    )
-
-
-def save_draft(path: Path, model: Any, tokenizer: Any, run_yaml: str, provenance: dict[str, Any]) -> None:
-    """Write the draft as transformers does, with `run.yaml` and `provenance.json`; the folder appears whole or not."""
-    from ssft.base.embedded import check_folder
-    from ssft.training.peer_folder import made_by, result_folder
-
-    with result_folder(path, run_yaml, provenance, lambda old: made_by(old) == "draft") as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        check_folder(folder)

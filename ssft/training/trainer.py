@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ssft.errors import ConfigError
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import CONTAINER, attach_streams, streams_of
+from ssft.streams.passes import Pass, announced
 from ssft.streams.plan import StreamPlan
 from ssft.training.config import StreamSFTConfig
 from ssft.training.loss import NgramLoss, ngram_loss, stream_targets
@@ -65,7 +66,7 @@ class StreamSFTTrainer(SpeculationMetrics):
         mask = None if is_right_padded(attention_mask) else attention_mask
         if self.gate is not None:
             self.gate.plan = plan
-        with self.hooks.use(plan):
+        with announced(Pass(plan)):
             # logits_to_keep=1: the head's rows are chosen below, not by the model.
             model(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, logits_to_keep=1)
         with self.accelerator.autocast():

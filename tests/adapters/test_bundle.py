@@ -32,7 +32,7 @@ PROMPT = {"prompt": "say 12:"}
 
 def texts(adapter, base, streaming=True):
     adapted = load_adapted(adapter, str(base), dtype="float32")
-    out = adapted.decoder(streaming).generate([adapted.encode(PROMPT)], 24)[0]
+    out = adapted.complete([adapted.encode(PROMPT)], max_new_tokens=24, ignore_eos=True, speculate=streaming)[0]
     return out.token_ids, adapted
 
 
@@ -69,7 +69,7 @@ def test_merged_weights_give_the_same_text(written):
     merged = load_adapted(folder, str(base), dtype="float32", merge=True)
     assert not any("lora_" in name for name, _ in merged.model.named_parameters())
     for streaming in (True, False):
-        found = merged.decoder(streaming).generate([merged.encode(PROMPT)], 24)[0]
+        found = merged.complete([merged.encode(PROMPT)], max_new_tokens=24, ignore_eos=True, speculate=streaming)[0]
         assert found.token_ids == expected
 
 
@@ -96,7 +96,7 @@ def test_plain_peft_folder_decodes_without_streams(written):
         (folder / name).unlink()
     assert read_bundle(folder).stream_config is None
     found, adapted = texts(folder, base)
-    assert adapted.streams is None
+    assert adapted.active.streams is None
     assert found == expected
 
 

@@ -3,11 +3,14 @@
 The reference is transformers' own greedy `generate` of a second PeftModel that has no hooks.
 """
 
+import functools
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import with_adapter
+from covering import over_architectures
 from peft import PeftModel
 from peft_user import TOKENS, PeftUser
 from tiny_base import save_tiny_base
@@ -30,21 +33,25 @@ from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, GenerationError
 from ssft.runtime.generate import StreamGenerate
+from ssft.streams.passes import current_pass
 
-
-@pytest.fixture(scope="module", params=["llama", "opt"])
-def subject(request, tmp_path_factory):
-    return PeftUser(tmp_path_factory.mktemp(request.param), request.param)
+ROWS = {"batch1": [0], "batch3": [0, 1, 2]}
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return PeftUser(tmp_path_factory.mktemp("llama"), "llama")
+def users(tmp_path_factory):
+    """The one `PeftUser` of an architecture."""
+    return functools.cache(lambda architecture: PeftUser(tmp_path_factory.mktemp(architecture), architecture))
 
 
-@pytest.fixture(params=[[0], [0, 1, 2]], ids=["batch1", "batch3"])
-def rows(request):
-    return request.param
+@pytest.fixture
+def subject(users, architecture):
+    return users(architecture)
+
+
+@pytest.fixture
+def llama(users):
+    return users("llama")
 
 
 def late_token(subject, rows):
@@ -57,6 +64,7 @@ def late_token(subject, rows):
 # --- the same ids ---
 
 
+@over_architectures(pairs=False, rows=ROWS)
 def test_the_adapter_changes_the_text(subject, rows):
     with subject.plain.disable_adapter():
         base = subject.plain.generate(**subject.inputs(rows), do_sample=False, max_new_tokens=TOKENS)
@@ -65,6 +73,7 @@ def test_the_adapter_changes_the_text(subject, rows):
     assert torch.equal(streamed, adapted)
 
 
+@over_architectures(pairs=False, rows=ROWS)
 def test_same_ids_from_fewer_passes(subject, rows):
     inputs = subject.inputs(rows)
     assert (inputs["attention_mask"] == 0).any() == (len(rows) > 1)
@@ -77,6 +86,7 @@ def test_same_ids_from_fewer_passes(subject, rows):
     assert calls < tokens
 
 
+@over_architectures(pairs=False, rows=ROWS)
 def test_eos(subject, rows):
     token, place = late_token(subject, rows)
     reference, streamed = subject.both(rows, eos_token_id=[token, 1], pad_token_id=7)
@@ -86,21 +96,20 @@ def test_eos(subject, rows):
     assert len(first.token_ids) == place + 1
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"repetition_penalty": 1.3},
-        {"no_repeat_ngram_size": 2},
-        {"repetition_penalty": 0.7, "no_repeat_ngram_size": 3, "min_new_tokens": 20},
-        {"encoder_repetition_penalty": 1.5},
-        {"encoder_no_repeat_ngram_size": 1},
-        {"prefix_allowed_tokens_fn": lambda row, ids: range(10 + 20 * row + len(ids) % 7, 60 + len(ids) % 7)},
-        {"suppress_tokens": list(range(20, 40)), "begin_suppress_tokens": list(range(40, 90))},
-    ],
-    ids=lambda settings: "+".join(settings),
-)
+PROCESSORS = [
+    {"repetition_penalty": 1.3},
+    {"no_repeat_ngram_size": 2},
+    {"repetition_penalty": 0.7, "no_repeat_ngram_size": 3, "min_new_tokens": 20},
+    {"encoder_repetition_penalty": 1.5},
+    {"encoder_no_repeat_ngram_size": 1},
+    {"prefix_allowed_tokens_fn": lambda row, ids: range(10 + 20 * row + len(ids) % 7, 60 + len(ids) % 7)},
+    {"suppress_tokens": list(range(20, 40)), "begin_suppress_tokens": list(range(40, 90))},
+]
+
+
+@over_architectures(pairs=False, rows=ROWS, settings={"+".join(settings): settings for settings in PROCESSORS})
 def test_logits_processors_follow_each_path(subject, rows, settings):
-    plain, _ = subject.both(rows)
+    plain = subject.plain.generate(**subject.inputs(rows), do_sample=False, max_new_tokens=TOKENS)
     reference, streamed = subject.both(rows, **settings)
     assert not torch.equal(reference, plain)
     assert torch.equal(streamed, reference)
@@ -125,6 +134,7 @@ def test_processors_see_the_padding_of_their_row(llama):
     assert min(seen) == llama.inputs([0, 1, 2])["input_ids"].shape[1]
 
 
+@over_architectures(pairs=False, rows=ROWS)
 def test_stop_strings(subject, rows):
     """Of a batch, transformers goes on with rows that a stop string ended; where an EOS can come it does not."""
     reference, _ = subject.both(rows)
@@ -165,6 +175,7 @@ class SaidBefore(StoppingCriteria):
         return torch.tensor([ids[-1] in ids[:-1] and len(ids) > 30 for ids in input_ids])
 
 
+@over_architectures(pairs=False, rows=ROWS)
 def test_criteria_see_the_padding_and_every_token(subject, rows):
     ours, theirs = SaidBefore(), SaidBefore()
     reference, streamed = subject.both(rows, theirs={"stopping_criteria": [theirs]}, ours={"stopping_criteria": [ours]})
@@ -173,6 +184,7 @@ def test_criteria_see_the_padding_and_every_token(subject, rows):
     assert {row.finish_reason for row in subject.generate.last} == {"stop"}
 
 
+@over_architectures(pairs=False, rows=ROWS)
 def test_max_length_counts_the_padding(subject, rows):
     width = subject.inputs(rows)["input_ids"].shape[1]
     reference, streamed = subject.both(rows, tokens=None, max_length=width + 7)
@@ -184,8 +196,8 @@ def test_max_length_counts_the_padding(subject, rows):
     assert streamed.shape[1] == width + 4
 
 
-def test_return_dict_in_generate(subject):
-    reference, streamed = subject.both([0], return_dict_in_generate=True)
+def test_return_dict_in_generate(llama):
+    reference, streamed = llama.both([0], return_dict_in_generate=True)
     assert isinstance(streamed, GenerateDecoderOnlyOutput)
     assert torch.equal(streamed.sequences, reference.sequences)
 
@@ -232,22 +244,16 @@ def test_streams_none_is_plain_decoding(llama):
     assert [row.calls for row in plain.last] == [len(row.token_ids) for row in plain.last]
 
 
-def test_route_gets_the_adapter(llama):
-    routed = []
-
-    class Route:
-        def __init__(self, adapters):
-            routed.append(adapters)
-
-        def __enter__(self):
-            pass
-
-        def __exit__(self, *_):
-            pass
-
-    generate = StreamGenerate(llama.generate.hooks, llama.generate.streams, TreeConfig(), Route, "sql")
+def test_every_row_runs_with_the_adapter(llama):
+    seen = []
+    model = llama.model.get_base_model()
+    hook = model.get_decoder().register_forward_pre_hook(lambda *_: seen.append(list(current_pass().adapters)))
+    adapter = SimpleNamespace(layers={}, stream_layers={})
+    generate = StreamGenerate(llama.generate.hooks, llama.generate.drafter, TreeConfig(), adapter)
     llama.model.generate(**llama.inputs([0, 1]), custom_generate=generate, max_new_tokens=3)
-    assert routed[0] == ["sql", "sql"]
+    hook.remove()
+    assert seen
+    assert all(adapters == [adapter, adapter] for adapters in seen)
 
 
 def test_the_context_ends_a_row(tmp_path):
@@ -305,7 +311,7 @@ def test_a_lora_in_lower_precision_is_the_same_one(llama):
     assert model.generate(**llama.inputs([0]), custom_generate=generate, max_new_tokens=4).shape[0] == 1
 
 
-def test_a_four_bit_base(llama):
+def test_a_four_bit_base(llama, packing):
     models = [load_base(llama.base_path, dtype="float32", quantization="4bit", device="cpu")[0] for _ in range(2)]
     plain, model = (PeftModel.from_pretrained(base, llama.bundle).eval() for base in models)
     assert any("4bit" in type(module).__name__ for module in model.modules())

@@ -11,7 +11,7 @@ from ssft.decoding.config import TreeConfig
 from ssft.runtime.model import MultiAdapterModel
 from ssft.streams.config import StreamConfig
 
-TOKENS = 16
+TOKENS = 8
 ADAPTERS = {
     # LoRA, streams, tree, and how loud the random LoRA is.
     "a": ({"r": 4}, StreamConfig(3, 4), TreeConfig("best_first", 24, 12), 0.1),
@@ -44,15 +44,12 @@ def test_a_mixed_batch_of_twelve_rows_is_what_each_row_is_alone(tmp_path):
     expected = [reference(model.tokenizer(prompt)["input_ids"], name, TOKENS) for prompt, name in batch]
     first = {name: ids for (prompt, name), ids in zip(batch[:4], expected[:4], strict=True)}
     assert len({tuple(ids) for ids in first.values()}) == 4, "adapters and base say the same, so the test shows nothing"
-    for seed in (None, 1):
-        order = list(range(12))
-        if seed is not None:
-            random.Random(seed).shuffle(order)
-        results = model.generate(
-            [batch[i][0] for i in order],
-            [batch[i][1] for i in order],
-            max_new_tokens=TOKENS,
-            ignore_eos=True,
-            return_dict=True,
-        )
-        assert [r["token_ids"] for r in results] == [expected[i] for i in order]
+    order = random.Random(1).sample(range(12), 12)
+    results = model.generate(
+        [batch[i][0] for i in order],
+        [batch[i][1] for i in order],
+        max_new_tokens=TOKENS,
+        ignore_eos=True,
+        return_dict=True,
+    )
+    assert [r["token_ids"] for r in results] == [expected[i] for i in order]

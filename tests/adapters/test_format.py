@@ -242,11 +242,11 @@ def check_decodes(folder, base):
     assert [row["token_ids"] for row in found] == list(expected)
     adapted = load_adapted(folder, str(base), dtype="float32")
     for streaming in (True, False):
-        rows = adapted.decoder(streaming).generate(list(prompts), count)
+        rows = adapted.complete(list(prompts), max_new_tokens=count, ignore_eos=True, speculate=streaming)
         assert [row.token_ids for row in rows] == list(expected)
         if streaming:
             assert sum(row.calls for row in rows) < len(rows) * count - 4, "the streams, trained, guess nothing"
-    bare = load_adapted(None, str(base), dtype="float32").decoder(False).generate(list(prompts), count)
+    bare = load_adapted(None, str(base), dtype="float32").complete(list(prompts), max_new_tokens=count, ignore_eos=True)
     assert all(row.token_ids != ids for row, ids in zip(bare, expected, strict=True)), "the adapter changes nothing"
 
 

@@ -284,7 +284,7 @@ def test_code_in_the_folder_is_never_executed(shelf, model, folder, tmp_path, mo
             model.delete_adapter("planted")
         else:
             adapted = load_adapted(folder, str(shelf.base), dtype="float32", merge=way == "merged")
-            found = adapted.decoder().generate([PROMPTS[0]], 8)[0].token_ids
+            found = adapted.complete([PROMPTS[0]], max_new_tokens=8, ignore_eos=True)[0].token_ids
     assert found == expected
     assert not marker.exists()
     assert not [event for event in seen if event[0] in ("pickle.find_class", *OUTWARD)]

@@ -88,8 +88,8 @@ def test_the_pulled_and_the_named_adapter_decode_the_same_text(hub, adapter):
     told = [(fact["token_ids"], fact["calls"], fact["accepted"]) for fact in facts]  # the streams are the same too
     assert told[0] == told[1] == told[2] != told[3]
     adapted = load_adapted(REPO, str(base), dtype="float32")
-    assert adapted.name == "deep-one"
-    assert adapted.bundle.weights_sha256 == read_bundle("here").weights_sha256
+    assert adapted.active_adapter == "deep-one"
+    assert adapted.active.bundle.weights_sha256 == read_bundle("here").weights_sha256
 
 
 def test_a_second_push_of_the_same_changes_nothing(hub, adapter):

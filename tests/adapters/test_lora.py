@@ -4,6 +4,7 @@ import pytest
 import torch
 from adapter_folders import change_config, change_tensors, check_equals_peft, fitted, peft_folder, tiny_gpt2
 from conftest import TINY, tiny_llama
+from covering import over_architectures
 from peft import LoraConfig, get_peft_model
 from tiny_base import save_tiny_base
 
@@ -41,7 +42,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", sorted(CASES))
+@over_architectures(pairs=False, case=sorted(CASES))
 def test_the_sum_is_what_peft_computes(architecture, case, tmp_path):
     folder = peft_folder(tmp_path / "adapter", TINY[architecture](), **CASES[case])
     check_equals_peft(folder, TINY[architecture])

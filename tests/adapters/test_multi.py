@@ -4,15 +4,17 @@ The reference is transformers' and peft's own `generate`, one row and one adapte
 hook of ours.
 """
 
+import functools
 import random
 
 import pytest
 import torch
+from covering import over_architectures
 from shelf import OWN, PLAIN, SHELF, shared_shelf
 
-from ssft.decoding.engine import Engine
-from ssft.decoding.tree import grow_tree
-from ssft.decoding.turn import Turn
+from ssft.decoding.draft.drafter import Guesses
+from ssft.decoding.draft.streams import StreamDrafter
+from ssft.lora.bank import Adapter
 from ssft.runtime.model import MultiAdapterModel
 
 TOKENS = 20
@@ -20,9 +22,9 @@ NAMES = [*SHELF, OWN, PLAIN, None]
 VOCABULARY = 97
 
 
-@pytest.fixture(scope="module", params=["llama", "mistral", "opt"])
-def shelf(request):
-    return shared_shelf(request.param)
+@pytest.fixture
+def shelf(architecture):
+    return shared_shelf(architecture)
 
 
 def load(shelf):
@@ -32,9 +34,14 @@ def load(shelf):
     return model
 
 
-@pytest.fixture(scope="module")
-def model(shelf):
-    return load(shelf)
+@functools.cache
+def shared_model(architecture):
+    return load(shared_shelf(architecture))
+
+
+@pytest.fixture
+def model(architecture):
+    return shared_model(architecture)
 
 
 @pytest.fixture
@@ -70,7 +77,7 @@ def test_base_and_every_adapter_say_different_things(shelf):
 # --- the heart ---
 
 
-@pytest.mark.parametrize("seed", range(3))
+@over_architectures(pairs=False, seed=range(3))
 def test_every_row_of_a_mixed_batch_is_its_own_adapters_plain_text(shelf, model, seed):
     batch = rows(2 * len(NAMES), seed)
     results = run(model, batch)
@@ -84,16 +91,16 @@ def test_every_row_of_a_mixed_batch_is_its_own_adapters_plain_text(shelf, model,
     assert len(drafted) >= 2, f"hardly any draft was right, so the test shows little: {calls}"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@over_architectures(pairs=False, seed=range(3))
 def test_neighbours_and_order_change_no_row(model, seed):
     batch = rows(12, seed + 10)
-    together = run(model, batch)
+    together = run(model, batch, tokens=10)
     order = list(range(len(batch)))
     random.Random(seed).shuffle(order)
-    shuffled = run(model, [batch[i] for i in order])
+    shuffled = run(model, [batch[i] for i in order], tokens=10)
     facts = ("token_ids", "calls", "accepted", "finish_reason", "adapter", "text")
     for place, i in enumerate(order):
-        (alone,) = run(model, [batch[i]])
+        (alone,) = run(model, [batch[i]], tokens=10)
         for fact in facts:
             assert together[i][fact] == shuffled[place][fact] == alone[fact]
 
@@ -105,37 +112,39 @@ def test_without_speculation_every_row_takes_a_call_per_token(shelf, model):
         assert result["calls"] == TOKENS
 
 
-class OracleEngine(Engine):
-    """Drafts from the known continuation; wherever the real engine has no draft, this one has none."""
+class OracleDrafter(StreamDrafter):
+    """Drafts from the known continuation; wherever the real streams propose nothing, it proposes nothing."""
 
-    def __init__(self, hooks, route, texts, drafts):
-        super().__init__(hooks, route, Turn())
+    def __init__(self, streams, texts, drafts):
+        super().__init__(streams)
         self.texts, self.drafts = texts, drafts
 
-    def _draft(self, rows, active, states, paths, issued):
-        super()._draft(rows, active, states, paths, issued)
-        for b in active:
-            row, request = rows[b], rows[b].request
-            if len(row.tree) == 1:
-                continue
-            at = len(row.result.token_ids)
-            text = self.texts[tuple(request.prompt)]
-            guesses = []
-            for depth in range(request.depth):
-                right = text[at + depth]
-                lucky = {"never": 0, "sometimes": random.Random(f"{text}/{at}/{depth}").randint(0, 1), "always": 1}
-                wrong = (right + 1) % VOCABULARY
-                guesses.append([right, wrong] if lucky[self.drafts] else [wrong, (right + 2) % VOCABULARY])
-            scores = [[-0.5, -1.0]] * len(guesses)
-            row.tree = grow_tree(issued[b], guesses, scores, request.tree, max_depth=row.budget - at - 1)
+    def propose(self, stops, states, step):
+        real = super().propose(stops, states, step)
+        return [None if guesses is None else self.draw(stop.row) for stop, guesses in zip(stops, real, strict=True)]
+
+    def draw(self, row):
+        at, text = len(row.result.token_ids), self.texts[tuple(row.request.prompt)]
+        guesses = []
+        for depth in range(row.request.depth):
+            right = text[at + depth]
+            lucky = {"never": 0, "sometimes": random.Random(f"{text}/{at}/{depth}").randint(0, 1), "always": 1}
+            wrong = (right + 1) % VOCABULARY
+            guesses.append([right, wrong] if lucky[self.drafts] else [wrong, (right + 2) % VOCABULARY])
+        return Guesses(guesses, [[-0.5, -1.0]] * len(guesses))
 
 
-@pytest.mark.parametrize("drafts", ["never", "sometimes", "always"])
-def test_any_drafts_give_every_row_its_plain_text(shelf, own_model, drafts):
+@over_architectures(pairs=False, drafts=["never", "sometimes", "always"])
+def test_any_drafts_give_every_row_its_plain_text(shelf, own_model, drafts, monkeypatch):
     batch = rows(12, 5)
     texts = {tuple(prompt): shelf.reference(prompt, name, TOKENS + 8) for prompt, name in batch}
     assert len(texts) == len(batch)
-    own_model.engine = OracleEngine(own_model.hooks, own_model.router.use, texts, drafts)
+    real = Adapter.drafter.fget
+
+    def drafter(adapter):
+        return None if real(adapter) is None else OracleDrafter(adapter.streams, texts, drafts)
+
+    monkeypatch.setattr(Adapter, "drafter", property(drafter))
     for (prompt, name), result in zip(batch, run(own_model, batch), strict=True):
         assert result["token_ids"] == texts[tuple(prompt)][:TOKENS]
         gamma = 4 if name == OWN else SHELF[name][1].num_streams if name in SHELF else 0
@@ -148,7 +157,7 @@ def test_any_drafts_give_every_row_its_plain_text(shelf, own_model, drafts):
             assert result["calls"] < TOKENS
 
 
-@pytest.mark.parametrize("name", ["lossless", OWN])
+@over_architectures(name=["lossless", OWN])
 def test_a_lora_of_the_streams_alone_changes_drafts_and_no_text(shelf, own_model, name):
     """The same adapter with that LoRA taken away drafts something else, so the streams did see it."""
     batch = [(prompt, name) for prompt, _ in rows(12, 7)]

@@ -2,52 +2,23 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
-from adapter_folders import change_json, peft_folder
+from adapter_folders import change_json
 from conftest import TINY
+from own_lora import LORA, OWN, PROMPTS, TOKENS, change_all, decoded, make_shelf, peft_texts, trained
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
-from tiny_base import rows, save_rows, save_tiny_base
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from ssft.bundle.read import read_bundle
 from ssft.card.write import card_text
-from ssft.errors import BundleError, ConfigError
+from ssft.errors import BundleError
 from ssft.lora.weights import LoraWeights
-from ssft.recipes.recipe import load_recipe
-from ssft.runs import run as runs
+from ssft.runs.medusa_folder import check_adapter
 from ssft.runtime.generate import StreamGenerate
 from ssft.runtime.loader import load_adapted
-from ssft.training.medusa import check_adapter
-
-LORA, OWN = "adapter_model.safetensors", "stream_lora.safetensors"
-SETTINGS = [
-    "dtype=float32", "lora.r=2", "lora.lora_alpha=4", "training.mode=lossless", "training.num_streams=3",
-    "training.num_msa_layers=2", "training.per_device_train_batch_size=2", "training.logging_steps=1",
-    "training.max_steps=2", "training.learning_rate=1e-2", "training.stream_loss_weight=1",
-    "training.disable_tqdm=true", "data.validation_fraction=0.25", "tree.max_nodes=40", "tree.top_k=12",
-]  # fmt: skip
-PROMPTS = [[41, 67, 75, 91, 2, 21, 28], [41, 67, 75, 91, 2, 18, 28, 2, 18]]
-TOKENS = 16
-
-
-def prepared(shelf, start, *extra, output=None):
-    files = [f"base={shelf.base}", f"data.train={shelf.data}", f"adapter={start}"]
-    return runs.prepare(load_recipe("quickstart", [*files, *SETTINGS, *extra]), output or shelf.folder / "out", "cpu")
-
-
-def trained(shelf, start, output, *extra):
-    return runs.train(prepared(shelf, start, *extra, output=output), output).path
-
-
-def make_shelf(folder, architecture="llama"):
-    """A base, a plain LoRA for it as somebody trained it with peft, and data."""
-    base = save_tiny_base(folder / "base", architecture)
-    plain = peft_folder(folder / "plain", AutoModelForCausalLM.from_pretrained(base))
-    return SimpleNamespace(folder=folder, base=base, plain=plain, data=save_rows(folder / "train.jsonl", rows(8)))
 
 
 @pytest.fixture(scope="module")
@@ -59,24 +30,6 @@ def shelf(tmp_path_factory):
 def own(shelf):
     """A bundle of two steps over the plain LoRA."""
     return trained(shelf, shelf.plain, shelf.folder / "own")
-
-
-def peft_texts(base, adapter=None):
-    """What transformers and peft decode, row by row."""
-    model = AutoModelForCausalLM.from_pretrained(base).eval()
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter).eval()
-    model.generation_config.eos_token_id = None
-    outputs = [
-        model.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=TOKENS, pad_token_id=0)
-        for ids in PROMPTS
-    ]
-    return [output[0, len(ids) :].tolist() for output, ids in zip(outputs, PROMPTS, strict=True)]
-
-
-def decoded(base, adapter, **settings):
-    adapted = load_adapted(adapter, str(base), dtype="float32", **settings)
-    return adapted.decoder().generate(PROMPTS, TOKENS)
 
 
 @pytest.mark.parametrize("architecture", TINY)
@@ -117,79 +70,6 @@ def test_the_streams_lora_changes_drafts_and_never_the_text(shelf, own, tmp_path
         assert calls > tokens - 3
 
 
-def test_every_row_trains_over_the_kept_lora_and_only_the_streams_learn(shelf):
-    trainer = runs.build_trainer(prepared(shelf, shelf.plain))
-    bare = runs.build_trainer(prepared(shelf, ""))
-    losses = {}
-    for name, each in (("kept", trainer), ("bare", bare)):
-        before = {n: p.detach().clone() for n, p in each.model.named_parameters()}
-        each.train()
-        moved = {n for n, p in each.model.named_parameters() if not torch.equal(p, before[n])}
-        assert moved
-        assert all("lora_" in n or "ssft_streams" in n for n in moved)
-        losses[name] = next(entry["loss_main"] for entry in each.state.log_history if "loss_main" in entry)
-    assert abs(losses["kept"] - losses["bare"]) > 0.01, "the kept LoRA does not act on the main stream"
-    twin = runs.prepare(
-        load_recipe(
-            "quickstart",
-            [
-                *(f"base={shelf.base}", f"data.train={shelf.data}", f"adapter={shelf.plain}", "method=lora"),
-                *(s for s in SETTINGS if s[:6] not in ("lora.r", "lora.l") and "lossless" not in s),
-                *("lora.r=4", "lora.lora_alpha=8"),
-            ],
-        ),
-        shelf.folder / "twin",
-        "cpu",
-    )
-    twin_trainer = runs.build_trainer(twin)
-    twin_trainer.train()
-    first = next(entry["loss"] for entry in twin_trainer.state.log_history if "loss" in entry)
-    assert losses["kept"] == pytest.approx(first, rel=1e-4)
-
-
-def test_activation_checkpointing_gives_the_same_losses(shelf):
-    found = []
-    for checkpointing in ("false", "true"):
-        trainer = runs.build_trainer(
-            prepared(shelf, shelf.plain, "training.max_steps=3", f"training.activation_checkpointing={checkpointing}")
-        )
-        trainer.train()
-        found.append([entry["loss_stream_1"] for entry in trainer.state.log_history if "loss_stream_1" in entry])
-    assert len(found[0]) == 3
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
-
-
-def test_a_run_over_an_adapter_with_streams_takes_its_lora_alone(shelf, own, tmp_path):
-    again = trained(shelf, own, tmp_path / "again", "training.num_streams=2")
-    first, second = (load_file(folder / LORA) for folder in (shelf.plain, again))
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    assert read_bundle(again).stream_config.num_streams == 2
-    # And a shared run begins from that LoRA.
-    shared = prepared(shelf, own, "training.mode=shared", "lora.r=4", "lora.lora_alpha=8", "training.num_msa_layers=1")
-    with pytest.raises(ConfigError, match=r"has streams with num_msa_layers=2, the run asks for 1"):
-        runs.build_trainer(shared)
-
-
-def test_half_precision_on_disk(shelf, tmp_path):
-    wide = trained(shelf, shelf.plain, tmp_path / "wide")
-    narrow = trained(shelf, shelf.plain, tmp_path / "narrow", "save_dtype=float16")
-    assert {t.dtype for name in (LORA, OWN) for t in load_file(wide / name).values()} == {torch.float32}
-    assert {t.dtype for name in (LORA, OWN) for t in load_file(narrow / name).values()} == {torch.float16}
-    assert read_bundle(narrow).weights_bytes < 0.6 * read_bundle(wide).weights_bytes
-    outputs = decoded(shelf.base, narrow)
-    assert [output.token_ids for output in outputs] == peft_texts(shelf.base, narrow)
-    twin = trained(shelf, "", tmp_path / "twin", "method=lora", "training.mode=shared", "save_dtype=bfloat16")
-    assert {t.dtype for t in load_file(twin / LORA).values()} == {torch.bfloat16}
-
-
-def test_values_that_16_bits_cannot_hold_are_refused(shelf, own, tmp_path):
-    shutil.copytree(own, tmp_path / "huge")
-    change_all(tmp_path / "huge", LORA, lambda t: t + 1e5)
-    with pytest.raises(BundleError, match=r"beyond the range of torch.float16; set save_dtype=bfloat16 or float32"):
-        trained(shelf, tmp_path / "huge", tmp_path / "out", "save_dtype=float16")
-    assert not (tmp_path / "out").exists()
-
-
 def test_merging_keeps_the_streams_own(shelf, own):
     expected = decoded(shelf.base, own)
     merged = decoded(shelf.base, own, merge=True)
@@ -221,8 +101,8 @@ def test_medusa_heads_may_read_its_main_state(shelf, own):
 
 def test_transformers_own_generate_decodes_with_it(shelf, own):
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(shelf.base), own).eval()
-    alone = load_adapted(own, str(shelf.base), dtype="float32").decoder()
-    expected = [alone.generate([ids], TOKENS)[0] for ids in PROMPTS]
+    alone = load_adapted(own, str(shelf.base), dtype="float32")
+    expected = [alone.complete([ids], max_new_tokens=TOKENS, ignore_eos=True)[0] for ids in PROMPTS]
     # A second one on the same model must not add the products twice.
     for generate in [StreamGenerate.from_adapter(model, own) for _ in range(2)]:
         for ids, output in zip(PROMPTS, expected, strict=True):
@@ -235,10 +115,6 @@ def test_transformers_own_generate_decodes_with_it(shelf, own):
     model.generation_config.eos_token_id = None
     plain = model.generate(input_ids=torch.tensor([PROMPTS[0]]), do_sample=False, max_new_tokens=TOKENS)
     assert plain[0, len(PROMPTS[0]) :].tolist() == expected[0].token_ids
-
-
-def change_all(folder, name, function):
-    save_file({key: function(tensor) for key, tensor in load_file(folder / name).items()}, folder / name)
 
 
 # -- damage -----------------------------------------------------------------------------------------------------

@@ -9,8 +9,13 @@ from torch import nn
 
 from ssft.lora.router import LoraRouter
 from ssft.lora.weights import LoraLayer, LoraWeights
+from ssft.streams.passes import Pass, announced
 
 IN, OUT = 6, 10
+
+
+def running(adapters):
+    return announced(Pass(adapters=adapters))
 
 
 class Model(nn.Module):
@@ -46,8 +51,8 @@ def test_each_row_gets_its_own_product(model, flat):
     x = torch.randn(len(rows), 3, IN)
     given = x.view(-1, IN) if flat else x
     base = model.proj(given)
-    router = LoraRouter(model)
-    with router.use(rows):
+    LoraRouter(model)
+    with running(rows):
         found = model.proj(given)
         assert torch.equal(model.other(given), nn.functional.linear(given, model.other.weight, model.other.bias))
     assert torch.equal(model.proj(given), base)
@@ -62,26 +67,27 @@ def test_each_row_gets_its_own_product(model, flat):
 def test_uses_nest_and_end(model):
     a, b, x = lora(1, 2), lora(2, 4), torch.randn(1, 2, IN)
     router, base = LoraRouter(model), model.proj(x)
-    with router.use([a]):
+    with running([a]):
         first = model.proj(x)
-        with router.use([b]):
+        with running([b]):
             assert not torch.equal(model.proj(x), first)
-        with router.use([None]):
+        with running([None]):
             assert torch.equal(model.proj(x), base)
         assert torch.equal(model.proj(x), first)
-    with pytest.raises(ZeroDivisionError), router.use([a]):
+    with pytest.raises(ZeroDivisionError), running([a]):
         raise ZeroDivisionError
     assert torch.equal(model.proj(x), base)
     router.remove()
-    with router.use([a]):
+    with running([a]):
         assert torch.equal(model.proj(x), base)
 
 
 @torch.inference_mode()
 def test_threads_do_not_see_each_others_adapters(model):
     a, x = lora(1, 2), torch.randn(1, 2, IN)
-    router, base, found = LoraRouter(model), model.proj(x), []
-    with router.use([a]):
+    LoraRouter(model)
+    base, found = model.proj(x), []
+    with running([a]):
         # Inference mode is a thread's own, too.
         thread = threading.Thread(target=torch.inference_mode()(lambda: found.append(model.proj(x))))
         thread.start()

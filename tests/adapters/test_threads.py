@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from shelf import OWN, PLAIN, SHELF, shared_shelf
 
+from ssft.decoding.step import Step
 from ssft.runtime.model import MultiAdapterModel
 
 NAMES = [*SHELF, OWN, PLAIN, None]
@@ -45,7 +46,7 @@ def serve(model, call):
 
 def test_threads_get_what_they_would_get_alone(shelf):
     model = load(shelf)
-    calls = requests(24, 1)
+    calls = requests(12, 1)
     alone = [serve(model, call) for call in calls]
     for call, results in zip(calls, alone, strict=True):
         for prompt, name, (token_ids, *_) in zip(*call, results, strict=True):
@@ -58,9 +59,8 @@ def test_requests_of_two_threads_interleave_by_pass(shelf, monkeypatch):
     """Neither waits for the other's whole text."""
     model = load(shelf)
     log = []
-    engine = type(model.engine)
-    real = engine._tree_pass
-    monkeypatch.setattr(engine, "_tree_pass", lambda *a: (log.append(threading.get_ident()), real(*a))[1])
+    real = Step.trees
+    monkeypatch.setattr(Step, "trees", lambda *a: (log.append(threading.get_ident()), real(*a))[1])
     start = threading.Barrier(2)
 
     def work(name):
@@ -80,7 +80,7 @@ def test_loading_deleting_and_evicting_beside_running_requests(shelf):
     model = load(shelf)
     most = max(adapter.nbytes for adapter in model.adapters().values())
     model = load(shelf, max_adapter_bytes=4 * most)
-    calls = requests(20, 2)
+    calls = requests(12, 2)
     expected = [[shelf.reference(prompt, name, TOKENS) for prompt, name in zip(*call, strict=True)] for call in calls]
     done = threading.Event()
     churned = []
@@ -107,7 +107,7 @@ def test_loading_deleting_and_evicting_beside_running_requests(shelf):
 
 def test_a_failing_request_does_not_disturb_its_neighbours(shelf):
     model = load(shelf)
-    calls = requests(12, 3)
+    calls = requests(8, 3)
     expected = [[shelf.reference(p, n, TOKENS) for p, n in zip(*call, strict=True)] for call in calls]
 
     def fail(input_ids, scores):

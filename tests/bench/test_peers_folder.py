@@ -1,34 +1,11 @@
-"""The folder of an adapter's peers, which methods run, and what makes a twin no twin."""
+"""The folder of an adapter's peers, and which methods run."""
 
 import pytest
 from fake_adapted import fake_adapted
 
 from ssft.bench.methods import Setting
-from ssft.bench.peers import methods_from, peers_folder, ready_methods, twin_command, twin_differences, twin_folder
+from ssft.bench.peers import methods_from, peers_folder, ready_methods, twin_command, twin_folder
 from ssft.errors import ConfigError, SSFTError
-
-RUN = """
-data:
-  train: /data/here/rows.jsonl
-  validation: /data/here/validation.jsonl
-lora:
-  r: 4
-  target_modules: [q_proj, v_proj]
-training:
-  seed: 1
-  num_streams: 4
-  logging_steps: 10
-"""
-
-
-def write_run(folder, **changes):
-    text = RUN
-    for old, new in changes.values():
-        assert old in text
-        text = text.replace(old, new)
-    folder.mkdir()
-    (folder / "run.yaml").write_text(text)
-    return folder
 
 
 def test_the_folder_is_below_the_root_and_need_not_exist(tmp_path):
@@ -50,34 +27,6 @@ def test_the_twin_and_the_command_that_makes_it(tmp_path):
     assert twin_folder(tmp_path) == tmp_path / "twin"
     command = twin_command(tmp_path / "sql", tmp_path)
     assert command == f"ssft train {tmp_path}/sql/run.yaml method=lora --output {tmp_path}/twin"
-
-
-def test_what_a_twin_may_differ_in(tmp_path):
-    adapter = write_run(tmp_path / "adapter")
-    elsewhere = write_run(
-        tmp_path / "elsewhere",
-        folders=("/data/here", "/other"),
-        streams=("num_streams: 4", "num_streams: 2"),
-        logging=("logging_steps: 10", "logging_steps: 5"),
-        order=("q_proj, v_proj", "v_proj, q_proj"),
-    )
-    assert twin_differences(adapter, elsewhere) == []
-    for pair in ((adapter, tmp_path), (tmp_path, adapter)):
-        assert twin_differences(*pair) == ["run.yaml is missing, so nothing is known"]
-    other = write_run(
-        tmp_path / "other",
-        start=("\ndata:", "\nadapter: outputs/start\ndata:"),
-        rank=("r: 4", "r: 8"),
-        file=("rows.jsonl", "more.jsonl"),
-        seed=("seed: 1", "max_steps: 3"),
-    )
-    assert twin_differences(adapter, other) == [
-        "adapter ('', 'start')",
-        "data.train ('rows.jsonl', 'more.jsonl')",
-        "lora.r (4, 8)",
-        "training.seed (1, None)",
-        "training.max_steps (None, 3)",
-    ]
 
 
 def test_methods_by_name_or_all():

@@ -111,9 +111,9 @@ def test_quality_beside_the_twin(report):
     assert (quality["adapter"], quality["twin"]) == ({"exact_match": 0}, {"exact_match": 25})
     assert quality["differences"] == {"exact_match": -25}
     assert tasks["second"]["quality"] is None
-    assert quality["twin_unlike"] == ["run.yaml is missing, so nothing is known"]
+    assert quality["twin_unlike"] == ["trained on data that are not told", "settings that are not told"]
     page = (output / "report.html").read_text()
-    assert "run.yaml is missing, so nothing is known" in page
+    assert "trained on data that are not told" in page
     assert "the same training, data and seed" not in page
 
 

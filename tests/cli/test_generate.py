@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from fake_adapted import fake_adapted, save_bundle
 from tiny_base import rows, save_rows, save_tiny_base
 
+from ssft.cli import generate
 from ssft.cli.main import cli
 from ssft.recipes.data import load_rows
 from ssft.runtime import loader
@@ -54,6 +55,40 @@ def test_streams_plain_and_a_tree_give_the_same_text(adapter, base):
     assert streamed["completion"] == plain["completion"] == chain["completion"]
     assert plain["calls"] == plain["tokens"]
     assert streamed["calls"] < plain["calls"]
+
+
+def test_the_text_of_a_prompt_is_shown_piece_by_piece(adapter, base, monkeypatch):
+    pieces, real = [], generate.click.echo
+
+    def echo(message="", **options):
+        if options.get("nl") is False:
+            pieces.append(message)
+        real(message, **options)
+
+    monkeypatch.setattr(generate.click, "echo", echo)
+    result = run(adapter, "--base", base, "--prompt", "say 1:")
+    facts = json.loads(run(adapter, "--base", base, "--prompt", "say 1:", "--json").stdout)
+    assert "".join(pieces) == facts["completion"]
+    assert 1 < len(pieces) <= facts["calls"]
+    assert "tokens per second" in result.stderr
+
+
+def test_a_stop_text_ends_every_answer_before_it(adapter, base, tmp_path):
+    whole = json.loads(run(adapter, "--base", base, "--prompt", "say 1:", "--json").stdout)["completion"]
+    stop = whole[len(whole) // 2 :][:2]
+    expected = whole[: whole.index(stop)]
+    shown = run(adapter, "--base", base, "--prompt", "say 1:", "--stop", stop)
+    assert shown.stdout == expected + "\n"
+    assert "finished by stop" in shown.stderr
+    data = save_rows(tmp_path / "rows.jsonl", [{"prompt": "say 1:", "completion": "x"}])
+    (record,) = read(run(adapter, "--base", base, "--data", data, "--stop", "never said", "--stop", stop).stdout)
+    assert (record["completion"], record["finish_reason"]) == (expected, "stop")
+
+
+def test_an_empty_stop_text_is_refused(adapter, base):
+    result = run(adapter, "--base", base, "--prompt", "say 1:", "--stop", "")
+    assert result.exit_code == 2
+    assert "stop strings [''] hold an empty one" in result.stderr
 
 
 def test_the_bare_base_decodes_plainly(base):

@@ -1,12 +1,9 @@
-"""`TreeCache` against one list of keys per row: writing at ragged lengths, keeping a path, dropping rows."""
+"""`TreeCache` against one list of keys per row: writing at ragged lengths, keeping a path, dropping and taking rows."""
 
 import pytest
 import torch
 
 from ssft.decoding.cache import TreeCache
-from ssft.streams.config import StreamConfig
-from ssft.streams.modules import StreamModules
-from ssft.streams.plan import StreamPlan
 
 LAYERS, BATCH, HEADS, SIZE, WIDTH = 2, 3, 2, 20, 4
 
@@ -15,7 +12,7 @@ def make_cache(batch=BATCH, lengths=None, dtype=torch.float32):
     cache = TreeCache(LAYERS, batch, HEADS, SIZE, WIDTH, torch.zeros((), dtype=dtype))
     generator = torch.Generator().manual_seed(0)
     cache.store.copy_(torch.randn(cache.store.shape, generator=generator))
-    cache.lengths = list(lengths or [0] * batch)
+    cache.set_lengths(list(lengths or [0] * batch))
     return cache
 
 
@@ -26,7 +23,6 @@ def states(rows, seed=1, batch=BATCH):
 
 def write(cache, rows, seed=1):
     """One pass of `rows` rows through every layer; returns what was written, [layer][key or value]."""
-    cache.begin(None, rows)
     written = []
     for layer in range(LAYERS):
         keys, values = states(rows, seed + layer, cache.store.shape[2])
@@ -51,7 +47,6 @@ def test_rows_are_written_behind_their_own_length_and_nothing_else_changes(lengt
 @pytest.mark.parametrize("lengths", [[4, 4, 4], [4, 0, 7]])
 def test_update_returns_all_slots_up_to_the_longest_row(lengths):
     cache = make_cache(lengths=lengths)
-    cache.begin(None, 5)
     keys, values = cache.update(*states(5), 1)
     assert keys.shape == values.shape == (BATCH, HEADS, max(lengths) + 5, WIDTH)
     assert torch.equal(keys, cache.store[1, 0, :, :, : max(lengths) + 5])
@@ -68,7 +63,6 @@ def test_ragged_write_equals_a_cache_per_row():
         cache.select([row])
     written = write(together, 3)
     for row, cache in enumerate(alone):
-        cache.begin(None, 3)
         for layer, (keys, values) in enumerate(written):
             cache.update(keys[row : row + 1], values[row : row + 1], layer)
         assert torch.equal(cache.store[:, :, 0], together.store[:, :, row])
@@ -76,7 +70,6 @@ def test_ragged_write_equals_a_cache_per_row():
 
 def test_layers_of_one_pass_may_write_different_numbers_of_rows():
     cache = make_cache(lengths=[4, 0, 7])
-    cache.begin(None, 2)
     cache.update(*states(2), 0)
     keys, _ = states(6)
     cache.update(keys, keys, 1)
@@ -123,20 +116,24 @@ def test_select_keeps_rows_with_their_lengths(rows):
     assert torch.equal(cache.store, before[:, :, rows])
 
 
-@pytest.mark.parametrize("lengths", [[3, 3, 3], [1, 4, 2]])
-@pytest.mark.parametrize("masked", [True, False])
-def test_values_of_streams_are_rotated_where_the_plan_has_a_mask(lengths, masked):
-    modules = StreamModules(StreamConfig(num_streams=2, identifier="rotation"), 8)
-    plan = StreamPlan(modules, torch.zeros(BATCH, 1, dtype=torch.long), 2, torch.zeros(1) if masked else None)
-    cache = make_cache(lengths=lengths)
-    keys, values = states(5)
-    cache.begin(plan, 3)
-    cache.update(keys, values, 0)
-    expected = torch.cat((values[:, :, :3], modules.rotate_values(values[:, :, 3:], 2)), dim=2) if masked else values
-    assert torch.equal(expected, values) != masked
-    for row, length in enumerate(lengths):
-        assert torch.equal(cache.store[0, 0, row, :, length : length + 5], keys[row])
-        assert torch.equal(cache.store[0, 1, row, :, length : length + 5], expected[row])
+@pytest.mark.parametrize(("sizes", "size"), [((20, 20), 20), ((20, 11), 20), ((9, 20), 20), ((9, 11), 30)])
+def test_joined_rows_keep_their_tokens_and_have_the_room_that_was_asked_for(sizes, size):
+    caches = []
+    for seed, (slots, lengths) in enumerate(zip(sizes, ([4, 0, 7], [2, 8]), strict=True)):
+        cache = TreeCache(LAYERS, len(lengths), HEADS, slots, WIDTH, torch.zeros(()))
+        cache.store.copy_(torch.randn(cache.store.shape, generator=torch.Generator().manual_seed(seed)))
+        cache.set_lengths(lengths)
+        caches.append(cache)
+    first, second = caches
+    alone = [cache.store[:, :, b, :, :length] for cache in caches for b, length in enumerate(cache.lengths)]
+    first.join(second, size)
+    assert first.lengths == [4, 0, 7, 2, 8]
+    assert first.store.shape == (LAYERS, 2, 5, HEADS, size, WIDTH)
+    for b, kept in enumerate(alone):
+        assert torch.equal(first.store[:, :, b, :, : kept.shape[3]], kept)
+    written = write(first, 1)
+    for b, length in enumerate(first.lengths):
+        assert torch.equal(first.store[1, 0, b, :, length], written[1][0][b, :, 0])
 
 
 def test_store_has_the_dtype_of_the_model():

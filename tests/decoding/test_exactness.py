@@ -11,11 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY, VOCABULARY, random_ids, tiny_mistral, with_adapter
+from conftest import ARCHITECTURES, TINY, VOCABULARY, random_ids, tiny_mistral, with_adapter
+from covering import covering, over_architectures
+from decoder import Decoder
 
 from ssft.decoding.config import TREE_KINDS, TreeConfig
-from ssft.decoding.engine import StreamDecoder
-from ssft.decoding.tree import grow_tree
+from ssft.decoding.draft.drafter import Guesses
+from ssft.decoding.draft.streams import StreamDrafter
+from ssft.decoding.step import Step
 from ssft.errors import GenerationError
 from ssft.streams.config import StreamConfig
 from ssft.streams.insertion import StreamHooks
@@ -27,19 +30,9 @@ ALL = [0, 1, 2]
 PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (9, 4, 15)]
 
 
-@pytest.fixture(params=TREE_KINDS)
-def kind(request):
-    return request.param
-
-
-@pytest.fixture(params=["never", "sometimes", "always"])
-def drafts(request):
-    return request.param
-
-
-@pytest.fixture(params=[[1], ALL], ids=["batch1", "batch3"])
-def rows(request):
-    return request.param
+DRAFTS = ["never", "sometimes", "always"]
+ROWS = {"batch1": [1], "batch3": ALL}
+ENDINGS = ["budget", "eos"]
 
 
 # --- references ---
@@ -107,28 +100,42 @@ def is_right(drafts, row, at, stream):
     return drafts == "always"
 
 
-class Oracle(StreamDecoder):
-    """Draws drafts from the known continuation; wherever the real decoder has no draft, this one has none."""
+class OracleDrafter(StreamDrafter):
+    """Draws drafts from the known continuation; wherever the real streams propose nothing, it proposes nothing."""
 
-    def __init__(self, subject, tree, drafts, rows):
-        super().__init__(subject.hooks, subject.streams, tree)
-        self.drafts, self.rows, self.texts = drafts, rows, subject.texts
+    group = property(lambda self: self)
+
+    def __init__(self, streams, propose):
+        super().__init__(streams)
+        self.candidates = propose
         self.widths = []
 
-    def _draft(self, rows, active, states, paths, issued):
-        super()._draft(rows, active, states, paths, issued)
+    def propose(self, stops, states, step):
         self.widths.append(max(len(sources) for sources in states.sources))
-        for b in active:
-            if len(rows[b].tree) == 1:
-                continue
-            at = len(rows[b].result.token_ids)
-            depth = rows[b].request.depth
-            guesses = [self._candidates(self.rows[rows[b].index], at, stream) for stream in range(depth)]
-            scores = [[math.log(0.6), math.log(0.3)]] * depth
-            rows[b].tree = grow_tree(issued[b], guesses, scores, self.tree, max_depth=rows[b].budget - at - 1)
+        real = super().propose(stops, states, step)
+        return [None if guesses is None else self.draw(stop) for stop, guesses in zip(stops, real, strict=True)]
 
-    def _candidates(self, row, at, stream):
+    def draw(self, stop):
+        at, depth = len(stop.row.result.token_ids), stop.row.request.depth
+        tokens = [self.candidates(stop.row, at, stream) for stream in range(depth)]
+        return Guesses(tokens, [[math.log(0.6), math.log(0.3)]] * depth)
+
+
+class Oracle(Decoder):
+    """A decoder whose drafts are never, sometimes or always right."""
+
+    def __init__(self, subject, tree, drafts, rows):
+        self.drafts, self.texts = drafts, subject.texts
+        self.numbers = {tuple(PROMPTS[row]): row for row in rows}
+        super().__init__(subject.hooks, None, tree, OracleDrafter(subject.streams, self._candidates))
+
+    @property
+    def widths(self):
+        return self.drafter.widths
+
+    def _candidates(self, of_batch, at, stream):
         """The right token stands first in a chain, and alternates between the ranks in a tree: paths then have gaps."""
+        row = self.numbers[tuple(of_batch.request.prompt)]
         right = self.texts[row][at + stream]
         guesses = [(right + 1 + i) % VOCABULARY for i in range(TOP_K)]
         if is_right(self.drafts, row, at, stream):
@@ -184,7 +191,7 @@ def test_reference_with_eos_is_the_cut_reference(subject):
 # --- the heart ---
 
 
-@pytest.mark.parametrize("ending", ["budget", "eos"])
+@over_architectures(kind=TREE_KINDS, drafts=DRAFTS, rows=ROWS, ending=ENDINGS)
 def test_any_drafts_give_the_plain_text(subject, kind, drafts, rows, ending):
     eos = late_eos(subject) if ending == "eos" else set()
     oracle = Oracle(subject, TreeConfig(kind, 16, TOP_K), drafts, rows)
@@ -207,43 +214,47 @@ def test_any_drafts_give_the_plain_text(subject, kind, drafts, rows, ending):
         assert len(rows) == 1 or len({len(result.token_ids) for result in results}) > 1
 
 
-@pytest.mark.parametrize("ending", ["budget", "eos"])
+@over_architectures(rows=ROWS, ending=ENDINGS)
 def test_plain_mode_gives_the_plain_text(subject, rows, ending):
     eos = late_eos(subject) if ending == "eos" else set()
-    for row, result in zip(rows, decode(StreamDecoder(subject.hooks, None), rows, eos=eos), strict=True):
+    for row, result in zip(rows, decode(Decoder(subject.hooks, None), rows, eos=eos), strict=True):
         assert (result.token_ids, result.finish_reason) == cut(subject.texts[row], TOKENS, eos)
         assert result.calls == len(result.token_ids)
         assert result.accepted == [len(result.token_ids) - 1]
 
 
-@pytest.mark.parametrize("top_k", [4, VOCABULARY + 1])
+@over_architectures(kind=TREE_KINDS, rows=ROWS, top_k=[4, VOCABULARY + 1])
 def test_real_streams_give_the_plain_text(subject, kind, rows, top_k):
-    decoder = StreamDecoder(subject.hooks, subject.streams, TreeConfig(kind, 24, top_k))
+    decoder = Decoder(subject.hooks, subject.streams, TreeConfig(kind, 24, top_k))
     for row, result in zip(rows, decode(decoder, rows), strict=True):
         assert result.token_ids == subject.texts[row][:TOKENS]
         assert_accounts(result)
 
 
+@over_architectures(rows=ROWS)
 def test_some_draft_of_the_real_streams_is_right(subject, rows):
     # Random streams are poor guessers, but with this many candidates per pass not all of them can be wrong.
-    decoder = StreamDecoder(subject.hooks, subject.streams, TreeConfig("best_first", 64, 16))
+    decoder = Decoder(subject.hooks, subject.streams, TreeConfig("best_first", 64, 16))
     results = decode(decoder, rows)
     assert [r.token_ids for r in results] == [subject.texts[row][:TOKENS] for row in rows]
     assert sum(r.calls for r in results) < len(rows) * TOKENS
 
 
-@pytest.mark.parametrize(
-    "config",
-    [StreamConfig(1, 3, "embedding", 2), StreamConfig(6, 1, "rotation", 0), StreamConfig(2, 3, "rotation", 2)],
-    ids=["one_projected", "six_rotated", "two_rotated_projected"],
-)
+FORMS = {
+    "one_projected": StreamConfig(1, 3, "embedding", 2),
+    "six_rotated": StreamConfig(6, 1, "rotation", 0),
+    "two_rotated_projected": StreamConfig(2, 3, "rotation", 2),
+}
+
+
+@over_architectures(config=FORMS)
 def test_every_form_of_streams_gives_the_plain_text(architecture, config):
     subject = adapted(TINY[architecture](), texts=shared(architecture).texts, config=config)
-    decoder = StreamDecoder(subject.hooks, subject.streams, TreeConfig("best_first", 32, 8))
+    decoder = Decoder(subject.hooks, subject.streams, TreeConfig("best_first", 32, 8))
     assert [r.token_ids for r in decode(decoder, ALL)] == [text[:TOKENS] for text in subject.texts]
 
 
-@pytest.mark.parametrize("window", [2, 6])
+@covering(kind=TREE_KINDS, drafts=DRAFTS, window=[2, 6])
 def test_sliding_window_gives_the_plain_text(kind, drafts, window):
     subject = windowed(window)
     assert subject.texts != shared("mistral").texts
@@ -255,7 +266,7 @@ def test_sliding_window_gives_the_plain_text(kind, drafts, window):
 # --- where a text ends ---
 
 
-@pytest.mark.parametrize("place", range(GAMMA + 1))
+@over_architectures(pairs=False, kind=TREE_KINDS, place=range(GAMMA + 1))
 def test_eos_inside_an_accepted_run_ends_the_text(subject, kind, place):
     """`place`: how many tokens of the run come before the EOS."""
     text = subject.texts[0]
@@ -268,31 +279,33 @@ def test_eos_inside_an_accepted_run_ends_the_text(subject, kind, place):
 
 
 def test_first_token_may_be_the_eos(subject):
-    decoder = StreamDecoder(subject.hooks, subject.streams)
+    decoder = Decoder(subject.hooks, subject.streams)
     (result,) = decode(decoder, [0], eos={subject.texts[0][0]})
     assert (result.token_ids, result.finish_reason, result.calls) == (subject.texts[0][:1], "eos", 1)
 
 
+@covering(architecture=ARCHITECTURES, kind=TREE_KINDS, rows=ROWS)
 def test_one_token_takes_one_call(subject, kind, rows):
     for row, result in zip(rows, decode(Oracle(subject, TreeConfig(kind), "always", rows), rows, 1), strict=True):
         assert result.token_ids == subject.texts[row][:1]
         assert (result.calls, result.accepted, result.finish_reason) == (1, [], "length")
 
 
-@pytest.mark.parametrize(
-    ("tokens", "accepted"), [(2, [1]), (3, [0, 1]), (5, [0, 0, 0, 1]), (6, [1, 0, 0, 1]), (7, [0, 1, 0, 1])]
-)
-def test_budget_inside_an_accepted_run_ends_the_text(subject, kind, tokens, accepted):
+ACCEPTED = {2: [1], 3: [0, 1], 5: [0, 0, 0, 1], 6: [1, 0, 0, 1], 7: [0, 1, 0, 1]}
+
+
+@over_architectures(pairs=False, kind=TREE_KINDS, tokens=list(ACCEPTED))
+def test_budget_inside_an_accepted_run_ends_the_text(subject, kind, tokens):
     (result,) = decode(Oracle(subject, TreeConfig(kind, 16, TOP_K), "always", [0]), [0], tokens)
     assert (result.token_ids, result.finish_reason) == (subject.texts[0][:tokens], "length")
-    assert result.accepted == accepted
+    assert result.accepted == ACCEPTED[tokens]
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 5])
 def test_more_streams_than_tokens_left(architecture, tokens):
     texts = shared(architecture).texts
     subject = adapted(TINY[architecture](), texts=texts, config=StreamConfig(8, 2))
-    decoder = StreamDecoder(subject.hooks, subject.streams, TreeConfig("best_first", 32, 8))
+    decoder = Decoder(subject.hooks, subject.streams, TreeConfig("best_first", 32, 8))
     for text, result in zip(subject.texts, decode(decoder, ALL, tokens), strict=True):
         assert result.token_ids == text[:tokens]
         assert_accounts(result)
@@ -312,10 +325,10 @@ def short_context(architecture):
     return StreamHooks(model), streams_of(model), prompts, texts
 
 
-@pytest.mark.parametrize("chosen", [[0], [1], [2], ALL])
+@over_architectures(pairs=False, kind=TREE_KINDS, chosen=[[0], [1], [2], ALL])
 def test_text_ends_with_the_context(architecture, kind, chosen):
     hooks, streams, prompts, texts = short_context(architecture)
-    decoder = StreamDecoder(hooks, streams, TreeConfig(kind, 64, 4))
+    decoder = Decoder(hooks, streams, TreeConfig(kind, 64, 4))
     results = decoder.generate([prompts[i] for i in chosen], 100)
     for i, result in zip(chosen, results, strict=True):
         assert len(texts[i]) == CONTEXT - len(prompts[i])
@@ -328,25 +341,24 @@ def test_prompt_without_room_for_an_answer_is_refused(architecture, length):
     hooks, streams, prompts, _ = short_context(architecture)
     message = f"a prompt has {length} tokens, but the model's context holds {CONTEXT}.*shorten the prompt"
     with pytest.raises(GenerationError, match=message):
-        StreamDecoder(hooks, streams).generate([prompts[2], [5] * length], 4)
+        Decoder(hooks, streams).generate([prompts[2], [5] * length], 4)
 
 
 def test_empty_prompt_is_refused(subject):
     with pytest.raises(GenerationError, match="a prompt has no tokens"):
-        StreamDecoder(subject.hooks, subject.streams).generate([PROMPTS[0], []], 4)
+        Decoder(subject.hooks, subject.streams).generate([PROMPTS[0], []], 4)
 
 
 @pytest.mark.parametrize("tokens", [0, -1])
 def test_nothing_asked_is_refused(subject, tokens):
     with pytest.raises(GenerationError, match=f"max_new_tokens={tokens}: at least one"):
-        StreamDecoder(subject.hooks, subject.streams).generate([PROMPTS[0]], tokens)
+        Decoder(subject.hooks, subject.streams).generate([PROMPTS[0]], tokens)
 
 
 # --- settings of the tree ---
 
 
-@pytest.mark.parametrize("drafts", ["sometimes", "always"])
-@pytest.mark.parametrize("most", [1, 2])
+@over_architectures(pairs=False, kind=TREE_KINDS, most=[1, 2], drafts=["sometimes", "always"])
 def test_fewer_nodes_with_streams_cost_calls_but_no_token(subject, kind, drafts, most):
     everywhere = decode(Oracle(subject, TreeConfig(kind, 16, TOP_K), drafts, ALL), ALL)
     oracle = Oracle(subject, TreeConfig(kind, 16, TOP_K, max_stream_nodes=most), drafts, ALL)
@@ -360,7 +372,7 @@ def test_fewer_nodes_with_streams_cost_calls_but_no_token(subject, kind, drafts,
         assert sum(r.calls for r in results) > sum(r.calls for r in everywhere)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 9])
+@over_architectures(pairs=False, kind=TREE_KINDS, depth=[1, 2, 9])
 def test_no_draft_is_deeper_than_max_depth(subject, kind, depth):
     results = decode(Oracle(subject, TreeConfig(kind, 16, TOP_K, max_depth=depth), "always", ALL), ALL)
     reach = min(depth, GAMMA)
@@ -370,18 +382,18 @@ def test_no_draft_is_deeper_than_max_depth(subject, kind, depth):
         assert len(result.accepted) <= reach + 1
 
 
-@pytest.mark.parametrize("together", [3, 9, 14])
+@over_architectures(pairs=False, kind=TREE_KINDS, together=[3, 9, 14])
 def test_a_budget_for_the_batch_is_shared_and_costs_no_token(subject, kind, together, monkeypatch):
     sizes = []
     tree = TreeConfig(kind, 16, 8, max_batch_nodes=together)
-    decoder = StreamDecoder(subject.hooks, subject.streams, tree)
-    real = StreamDecoder._tree_pass
+    decoder = Decoder(subject.hooks, subject.streams, tree)
+    real = Step.trees
 
-    def tree_pass(self, rows, cache):
+    def trees(self, rows, sources, cache):
         sizes.append((len(rows), max(len(row.tree) for row in rows)))
-        return real(self, rows, cache)
+        return real(self, rows, sources, cache)
 
-    monkeypatch.setattr(StreamDecoder, "_tree_pass", tree_pass)
+    monkeypatch.setattr(Step, "trees", trees)
     eos = late_eos(subject)
     for row, result in zip(ALL, decode(decoder, ALL, eos=eos), strict=True):
         assert (result.token_ids, result.finish_reason) == cut(subject.texts[row], TOKENS, eos)
@@ -389,7 +401,7 @@ def test_a_budget_for_the_batch_is_shared_and_costs_no_token(subject, kind, toge
     assert len({count for count, _ in sizes}) > 1, "no row ended early, so the budget was never shared anew"
 
 
-@pytest.mark.parametrize("max_nodes", [1, 2, 5])
+@over_architectures(pairs=False, kind=TREE_KINDS, max_nodes=[1, 2, 5])
 def test_small_budgets_give_the_plain_text(subject, kind, max_nodes):
     results = decode(Oracle(subject, TreeConfig(kind, max_nodes, TOP_K), "sometimes", ALL), ALL)
     for row, result in zip(ALL, results, strict=True):
@@ -401,7 +413,7 @@ def test_small_budgets_give_the_plain_text(subject, kind, max_nodes):
 # --- neighbours ---
 
 
-@pytest.mark.parametrize("drafts", ["sometimes", "always"])
+@over_architectures(pairs=False, kind=TREE_KINDS, drafts=["sometimes", "always"])
 def test_rows_do_not_depend_on_their_neighbours(subject, kind, drafts):
     eos = late_eos(subject)
     tree = TreeConfig(kind, 16, TOP_K)
@@ -412,13 +424,14 @@ def test_rows_do_not_depend_on_their_neighbours(subject, kind, drafts):
 
 
 def test_equal_prompts_have_equal_results_in_any_order(subject):
-    decoder = StreamDecoder(subject.hooks, subject.streams, TreeConfig("best_first", 32, 8))
+    decoder = Decoder(subject.hooks, subject.streams, TreeConfig("best_first", 32, 8))
     results = decode(decoder, [2, 0, 2, 1])
     assert [r.token_ids for r in results] == [subject.texts[row][:TOKENS] for row in (2, 0, 2, 1)]
     assert results[0].accepted == results[2].accepted
 
 
+@over_architectures(pairs=False, rows=ROWS)
 def test_decoding_twice_gives_the_same(subject, rows):
-    decoder = StreamDecoder(subject.hooks, subject.streams)
+    decoder = Decoder(subject.hooks, subject.streams)
     first, second = decode(decoder, rows), decode(decoder, rows)
     assert [(r.token_ids, r.calls, r.accepted) for r in first] == [(r.token_ids, r.calls, r.accepted) for r in second]

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from covering import covering
 
 from ssft.decoding.config import MAX_NODES, TREE_KINDS, TreeConfig
 from ssft.decoding.tree import DraftTree, ancestor_mask, grow_tree, stop_order
@@ -44,9 +45,7 @@ def all_paths(seed=0, top_k=WIDTH, depth=GAMMA):
 # --- what holds for every kind ---
 
 
-@pytest.mark.parametrize("kind", TREE_KINDS)
-@pytest.mark.parametrize("max_nodes", [1, 2, 5, 16, 500])
-@pytest.mark.parametrize("top_k", [1, 2, 3])
+@covering(max_nodes=[1, 2, 5, 16, 500], kind=TREE_KINDS, top_k=[1, 2, 3])
 def test_every_tree_is_well_formed(kind, max_nodes, top_k):
     tree = grow(kind, max_nodes, top_k)
     assert 1 <= len(tree) <= max_nodes
@@ -61,14 +60,13 @@ def test_every_tree_is_well_formed(kind, max_nodes, top_k):
         assert tree.scores[node] == pytest.approx(known[path])
 
 
-@pytest.mark.parametrize("kind", TREE_KINDS)
 @pytest.mark.parametrize(
     ("max_depth", "limit", "deepest"), [(0, 4, 4), (2, 4, 2), (0, 2, 2), (3, 1, 1), (9, 9, 4), (0, 0, 0), (2, -1, 0)]
 )
-def test_depth_is_the_least_of_setting_limit_and_streams(kind, max_depth, limit, deepest):
-    tree = grow(kind, 500, max_depth=max_depth, limit=limit)
-    assert max(tree.depths) == deepest
-    assert (len(tree) == 1) == (deepest == 0)
+def test_depth_is_the_least_of_setting_limit_and_streams(max_depth, limit, deepest):
+    trees = {kind: grow(kind, 500, max_depth=max_depth, limit=limit) for kind in TREE_KINDS}
+    assert {kind: max(tree.depths) for kind, tree in trees.items()} == dict.fromkeys(TREE_KINDS, deepest)
+    assert {len(tree) == 1 for tree in trees.values()} == {deepest == 0}
 
 
 # --- chain ---
@@ -86,11 +84,11 @@ def test_chain_holds_the_best_token_of_each_stream(max_nodes, size):
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_k_ary_tree_is_complete(top_k, depth):
-    tree = grow("k_ary", 500, top_k, depth)
-    assert [tree.depths.count(d) for d in range(depth + 1)] == [top_k**d for d in range(depth + 1)]
-    assert {path_of(tree, n) for n in range(1, len(tree))} == set(all_paths(top_k=top_k, depth=depth))
+def test_k_ary_tree_is_complete(top_k):
+    for depth in (1, 2, 3, 4):
+        tree = grow("k_ary", 500, top_k, depth)
+        assert [tree.depths.count(d) for d in range(depth + 1)] == [top_k**d for d in range(depth + 1)]
+        assert {path_of(tree, n) for n in range(1, len(tree))} == set(all_paths(top_k=top_k, depth=depth))
 
 
 def test_k_ary_budget_cuts_level_by_level():
@@ -102,15 +100,14 @@ def test_k_ary_budget_cuts_level_by_level():
 # --- best first ---
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("max_nodes", [2, 7, 16, 64])
 @pytest.mark.parametrize(("top_k", "depth"), [(3, 4), (2, 4), (3, 2), (1, 4)])
-def test_best_first_takes_the_likeliest_paths_of_all(seed, max_nodes, top_k, depth):
-    tree = grow("best_first", max_nodes, top_k, depth, seed=seed)
-    ranked = sorted(all_paths(seed, top_k, depth).items(), key=lambda item: -item[1])
-    best = ranked[: max_nodes - 1]
-    assert [path_of(tree, n) for n in range(1, len(tree))] == [path for path, _ in best]
-    assert tree.scores[1:] == pytest.approx([score for _, score in best])
+def test_best_first_takes_the_likeliest_paths_of_all(top_k, depth):
+    for seed, max_nodes in itertools.product(range(5), [2, 7, 16, 64]):
+        tree = grow("best_first", max_nodes, top_k, depth, seed=seed)
+        ranked = sorted(all_paths(seed, top_k, depth).items(), key=lambda item: -item[1])
+        best = ranked[: max_nodes - 1]
+        assert [path_of(tree, n) for n in range(1, len(tree))] == [path for path, _ in best], (seed, max_nodes)
+        assert tree.scores[1:] == pytest.approx([score for _, score in best]), (seed, max_nodes)
 
 
 def test_best_first_copes_with_fewer_guesses_than_top_k():

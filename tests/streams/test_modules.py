@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from ssft.errors import ConfigError
 from ssft.streams.config import MAX_STREAMS, StreamConfig
 from ssft.streams.modules import CONTAINER, StreamModules, attach_streams, streams_of
+from ssft.streams.plan import StreamPlan
 
 FULL = StreamConfig(num_streams=3, num_msa_layers=2, projection_rank=2)
 
@@ -94,8 +95,21 @@ def test_first_streams_alone_turn_by_the_same_angles():
     assert torch.equal(modules.rotate_values(values[:, :, :2], 2), modules.rotate_values(values, 3)[:, :, :2])
 
 
-def test_embeddings_rotate_nothing():
-    assert StreamModules(FULL, 8).rotate_values(torch.randn(1, 1, 3, 4), 3) is None
+@pytest.mark.parametrize("identifier", ["embedding", "rotation"])
+@pytest.mark.parametrize("slots", [None, [[3, 4], [5, 6], [0, 1]]])
+def test_a_plan_turns_the_values_of_streams_alone(identifier, slots):
+    modules = StreamModules(StreamConfig(num_streams=2, identifier=identifier), 8)
+    plan = StreamPlan(modules, torch.zeros(3, 1, dtype=torch.long), 2, num_main=5)
+    plan.slots = None if slots is None else torch.tensor(slots)
+    values = torch.randn(3, 2, 7, 4)
+    turned = plan.with_rotated_values(values)
+    for row in range(3):
+        of_streams = [5, 6] if slots is None else slots[row]
+        expected = values[row].clone()
+        if identifier == "rotation":
+            expected[:, of_streams] = modules.rotate_values(values[row : row + 1, :, of_streams], 2)[0]
+            assert not torch.equal(expected, values[row])
+        assert torch.equal(turned[row], expected)
 
 
 # --- on a PEFT model ---

@@ -9,6 +9,7 @@ from ssft.streams import attention
 from ssft.streams.config import StreamConfig
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import streams_of
+from ssft.streams.passes import Pass, announced
 from ssft.streams.plan import StreamPlan
 from ssft.training import loss as losses
 
@@ -40,7 +41,7 @@ def step(hooks, completion):
     sources, targets = losses.stream_targets(labels, GAMMA)
     assert sources.shape == (1, completion)
     plan = StreamPlan(modules, sources, GAMMA)
-    with hooks.use(plan):
+    with announced(Pass(plan)):
         model(input_ids=ids, use_cache=False, logits_to_keep=1)
     finish = hooks.backbone.finish
     main, streams = finish(plan.main[0, sources[0]]), finish(plan.streams[0].unflatten(0, (-1, GAMMA)))

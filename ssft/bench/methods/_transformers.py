@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from ssft.bench.batching import length_batches
 from ssft.bench.methods import Setting, _budget
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
+from ssft.runtime.batching import length_batches
 
 
 def truncate(ids: list[int], budget: int, eos: set[int]) -> tuple[list[int], str]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ssft.bench.methods import Setting, _peers, plain
-from ssft.training.medusa import CONFIG, WEIGHTS, load_medusa
+from ssft.runs.medusa_folder import CONFIG, WEIGHTS, load_medusa
 from ssft.training.medusa_decoder import MedusaDecoder
 
 NAME = "medusa"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ssft.bench.batching import length_batches
 from ssft.bench.methods import Setting
 from ssft.decoding.request import Generation
+from ssft.runtime.batching import length_batches
 
 NAME = "plain"
 DESCRIPTION = "greedy decoding, one token per pass, in the engine that also decodes with streams"

@@ -1,0 +1,1 @@
+"""Who decides which nodes of a draft are the text: the main stream, greedily."""

@@ -1,0 +1,1 @@
+"""How much a pass may carry: nodes of each row's tree, and nodes that carry streams."""

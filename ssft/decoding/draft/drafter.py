@@ -1,0 +1,61 @@
+"""`Drafter`: who proposes the tokens after the one that the main stream issued last."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ssft.decoding.row import Row
+from ssft.streams.modules import StreamModules
+
+if TYPE_CHECKING:
+    from ssft.decoding.step import States, Step
+
+
+@dataclass
+class Stop:
+    """Where verification stopped in one row of a pass: row number b, the node, and the token issued after it."""
+
+    row: Row
+    b: int
+    node: int
+    issued: int
+
+
+@dataclass
+class Guesses:
+    """Proposed tokens [g][k] for the g places after the issued one, best first, with their log-probabilities."""
+
+    tokens: list[list[int]]
+    scores: list[list[float]]
+
+
+class Drafter(ABC):
+    """One way to draft. `reach` is how many tokens it proposes ahead; `streams` are the stream parameters that the
+    pass must carry for it, None where a pass needs nothing beside the nodes."""
+
+    reach: int
+    streams: StreamModules | None = None
+
+    @property
+    def group(self) -> object:
+        """Rows whose drafters have one group get their drafts together, from any one of these drafters."""
+        return self
+
+    @abstractmethod
+    def propose(self, stops: Sequence[Stop], states: "States", step: "Step") -> list[Guesses | None]:
+        """What may follow in each row; None where nothing is known, so that the next pass has no draft."""
+
+
+def most_likely(logits: Tensor, stops: Sequence[Stop]) -> list[Guesses | None]:
+    """The best tokens of logits [d, g, V] (float32), as many as each of d rows uses."""
+    width = max(stop.row.request.tree.top_k for stop in stops)
+    best, tokens = logits.topk(min(width, logits.shape[-1]), dim=-1)
+    best = best - logits.logsumexp(dim=-1, keepdim=True)
+    depths = [stop.row.request.depth for stop in stops]
+    return [
+        Guesses(guessed[:depth], scores[:depth])
+        for depth, guessed, scores in zip(depths, tokens.tolist(), best.tolist(), strict=True)
+    ]

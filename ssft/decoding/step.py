@@ -1,0 +1,133 @@
+"""`Step`: one forward of the model over a batch's prompts, or over its draft trees (paper §3.2.2, appendix A.1)."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssft.decoding.cache import TreeCache
+from ssft.decoding.masks import tree_masks
+from ssft.decoding.row import Row
+from ssft.streams.insertion import StreamHooks
+from ssft.streams.mixed import streams_of_rows
+from ssft.streams.passes import Pass, announced
+from ssft.streams.plan import StreamPlan
+
+PROMPT, MASKS, LAYERS, HEAD = "prompt passes", "masks (Python)", "layers", "head"
+"""Parts of a pass that a step times, if it is given a timer."""
+
+Timer = Callable[[str], AbstractContextManager[None]]
+"""A part's name -> a context that measures what happens inside."""
+
+
+@dataclass
+class States:
+    """What a pass leaves: main [B, n, h] as the head reads it, streams [B, m, g, h] raw, sources [B][m] their nodes."""
+
+    main: Tensor
+    streams: Tensor | None
+    sources: list[list[int]]
+
+
+class Step:
+    """Passes of one model, whose stream hooks are `hooks`; it keeps nothing between them."""
+
+    def __init__(self, hooks: StreamHooks, timer: Timer | None = None) -> None:
+        """`timer` measures the parts of a pass; without one nothing is measured."""
+        self.hooks = hooks
+        self.backbone = hooks.backbone
+        self.timer: Timer = timer or (lambda _part: nullcontext())
+
+    def prompts(self, rows: list[Row]) -> tuple[States, TreeCache]:
+        """All prompts at once, padded on the right, where causal rows do not see it; streams beside the last token.
+
+        The cache is new and holds the prompts.
+        """
+        with self.timer(PROMPT):
+            cache = self._new_cache(rows)
+            device = cache.store.device
+            lengths = torch.tensor([len(row.request.prompt) for row in rows], device=device)
+            ids = _padded([row.request.prompt for row in rows], device)
+            positions = torch.arange(ids.shape[1], device=device).expand(len(rows), -1)
+            last = (lengths - 1).unsqueeze(1)
+            plan = self._plan(rows, last)
+            hidden, streams = self._forward(Pass(plan, _adapters(rows), ids, positions), cache)
+            # The streams' slots and the padding lie behind the lengths set here: the next pass overwrites them.
+            cache.set_lengths(lengths.tolist())
+            main = hidden.gather(1, last.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+            return States(main, streams, [[0]] * len(rows)), cache
+
+    def trees(self, rows: list[Row], sources: list[list[int]], cache: TreeCache) -> States:
+        """One forward over every row's tree: [B, n] nodes, then g streams beside the m nodes `sources` [B][m]."""
+        trees = [row.tree for row in rows]
+        device = cache.store.device
+        with self.timer(MASKS):
+            ids = _padded([tree.tokens for tree in trees], device)
+            nodes = ids.shape[1]
+            # A draft may point past the context's end; such nodes are never reached, but learned positions stop there.
+            limit = self.backbone.context_length - 1
+            places = zip(trees, cache.lengths, strict=True)
+            positions = _padded([[min(length + d, limit) for d in tree.depths] for tree, length in places], device)
+            depth = max(row.request.stream_depth for row in rows)
+            lower, upper = tree_masks(trees, cache.lengths, nodes, sources, depth, self._like(), self.backbone.window)
+        plan = None
+        if upper is not None:
+            plan = self._plan(rows, torch.tensor(sources, device=device))
+        if plan is not None:
+            plan.mask, plan.slots = upper, cache.slots(nodes + len(sources[0]) * depth)[:, nodes:]
+        hidden, streams = self._forward(Pass(plan, _adapters(rows), ids, positions, lower), cache)
+        return States(hidden, streams, sources)
+
+    def logits(self, rows: Sequence[Row], hidden: Tensor) -> Tensor:
+        """Finished states [B, .., h] of these rows -> logits [B, .., V]; the head, too, may carry a LoRA."""
+        with self.timer(HEAD), announced(Pass(adapters=_adapters(rows))):
+            return self.backbone.logits(hidden)
+
+    def slots_needed(self, rows: Sequence[Row]) -> int:
+        """Room for the longest row to its end and, behind it, one pass of tree nodes and their streams."""
+        longest = max(len(row.request.prompt) + row.budget for row in rows)
+        nodes = max(row.request.tree.max_nodes for row in rows)
+        return longest + nodes * (1 + max(row.request.stream_depth for row in rows))
+
+    def _forward(self, now: Pass, cache: TreeCache) -> tuple[Tensor, Tensor | None]:
+        """The decoder on a pass: what the head reads of the main rows [B, R, h], and streams [B, m, g, h] raw."""
+        with self.timer(LAYERS), announced(now):
+            hidden = self.backbone.decoder(
+                input_ids=now.ids,
+                position_ids=now.positions,
+                attention_mask=now.mask,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+        if now.plan is None or now.plan.streams is None:
+            return hidden, None
+        return hidden, now.plan.streams.unflatten(1, (-1, now.plan.num_streams))
+
+    def _plan(self, rows: list[Row], sources: Tensor) -> StreamPlan | None:
+        """As many streams beside each of sources [B, m] as the row with most of them uses; None if no row has any."""
+        # A tree of depth 0 uses no stream of its adapter.
+        modules = streams_of_rows([row.request.streams if row.request.stream_depth else None for row in rows])
+        depth = max(row.request.stream_depth for row in rows)
+        return None if modules is None else StreamPlan(modules, sources, depth)
+
+    def _new_cache(self, rows: list[Row]) -> TreeCache:
+        config = self.backbone.config
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        return TreeCache(self.backbone.num_layers, len(rows), heads, self.slots_needed(rows), width, self._like())
+
+    def _like(self) -> Tensor:
+        """A tensor of the dtype and device that keys, values and masks have."""
+        return self.backbone.model.get_input_embeddings().weight
+
+
+def _adapters(rows: Sequence[Row]) -> list[object]:
+    return [row.request.adapter for row in rows]
+
+
+def _padded(lists: list[list[int]], device: torch.device) -> Tensor:
+    """[B][..] -> [B, longest], shorter ones filled with 0 on the right."""
+    width = max(map(len, lists))
+    return torch.tensor([values + [0] * (width - len(values)) for values in lists], device=device)

@@ -1,0 +1,92 @@
+"""What a recipe's `method` trains: every file here is one value, found by its name, and holds a `class Method`."""
+
+import importlib
+from abc import ABC, abstractmethod
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ssft.base.backbone import family_of
+from ssft.base.fingerprint import base_fingerprint
+from ssft.base.load import load_base
+from ssft.errors import UnsupportedArchitectureError
+from ssft.recipes.recipe import Recipe
+from ssft.runs.run import Loaded, PreparedRun
+from ssft.runs.start import read_start
+from ssft.training.estimate import StepCost
+
+
+class TrainingMethod(ABC):
+    """One value of `method`: which model is loaded, which trainer trains it, what is written."""
+
+    product: ClassVar[str]
+    """What a run writes, in a word."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def default_output(self, recipe: Recipe, source: Path | None) -> Path:
+        """Where a run of `recipe` writes to; `source` is the file that the recipe comes from."""
+
+    def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
+        """Load and check what the run trains; by default the base itself, and the adapter to begin from if any."""
+        loaded = load_checked(recipe, base_dtype(recipe, args), device)
+        if recipe.adapter:
+            loaded.start = read_start(recipe.adapter, loaded.model, loaded.fingerprint)
+            loaded.adapter_sha256 = loaded.start.weights_sha256
+        return loaded
+
+    @abstractmethod
+    def build_trainer(self, run: PreparedRun, **data: Any) -> Any:
+        """The trainer of a run; `data` are the keywords of `SFTTrainer` for the rows and the tokenizer."""
+
+    @abstractmethod
+    def may_replace(self, output: Path) -> bool:
+        """Whether the folder `output` is an earlier result of the same method, which a new one replaces."""
+
+    @abstractmethod
+    def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
+        """Write the result; the folder appears whole or not at all."""
+
+    @abstractmethod
+    def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
+        """Parameters by what they belong to."""
+
+    @abstractmethod
+    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
+        """What one micro-batch costs."""
+
+
+def method_names() -> list[str]:
+    """The values of `method`, as the files of this folder say."""
+    return sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py"))
+
+
+@cache
+def training_method(name: str) -> TrainingMethod:
+    """The method of a checked recipe, whose `method` is one of `method_names`."""
+    return importlib.import_module(f"{__name__}.{name}").Method(name)
+
+
+def load_checked(recipe: Recipe, dtype: str, device: str | None) -> Loaded:
+    """The base of a recipe; raises `UnsupportedArchitectureError` if streams cannot run in it."""
+    model, tokenizer = load_base(recipe.base, dtype=dtype, quantization=recipe.quantization, device=device)
+    try:
+        family_of(model)
+    except UnsupportedArchitectureError as error:
+        raise UnsupportedArchitectureError(f"base {recipe.base!r}: {error}") from error
+    return Loaded(model, tokenizer, base_fingerprint(model, tokenizer, recipe.base))
+
+
+def base_dtype(recipe: Recipe, args: Any) -> str:
+    """Type of a frozen base; what is trained over it is float32, and autocast computes in args.bf16/fp16."""
+    if recipe.dtype != "auto":
+        return recipe.dtype
+    return "bfloat16" if args.bf16 else "float32"
+
+
+def base_and_lora(model: Any) -> dict[str, int]:
+    """Parameters of a base, which are frozen, and of what is trained over it."""
+    lora = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"base": sum(p.numel() for p in model.parameters()) - lora, "lora": lora}

@@ -1,0 +1,39 @@
+"""What the methods have in common that train something to compare an adapter with."""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ssft.bundle.format import RUN, is_bundle
+from ssft.recipes.recipe import Recipe
+from ssft.runs.folder import result_folder
+from ssft.runs.methods import TrainingMethod
+from ssft.runs.provenance import made_by
+from ssft.runs.run import PreparedRun
+
+
+class Peer(TrainingMethod):
+    """A method whose result goes to `outputs/peers/<the adapter's folder>/<part>`, where comparisons look."""
+
+    part: ClassVar[str]
+
+    def default_output(self, recipe: Recipe, source: Path | None) -> Path:
+        """A run.yaml says by where it lies which adapter this is a peer of; any other recipe is a peer of the adapter
+        that has its name."""
+        name = recipe.name
+        if source is not None and source.name == RUN:
+            folder = source.resolve().parent
+            again = folder.name == self.part and self.may_replace(folder)  # an earlier result's own run.yaml
+            name = folder.parent.name if again else folder.name if is_bundle(folder) else name
+        return Path("outputs") / "peers" / name / self.part
+
+    def may_replace(self, output: Path) -> bool:
+        return made_by(output) == self.name
+
+    def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
+        with result_folder(output, run.run_yaml, {**provenance, "base": run.fingerprint}, self.may_replace) as folder:
+            self.fill(folder, run, trainer)
+
+    @abstractmethod
+    def fill(self, folder: Path, run: PreparedRun, trainer: Any) -> None:
+        """Write what was trained into a new folder, beside `run.yaml` and `provenance.json`, and check it."""

@@ -1,0 +1,56 @@
+"""method=medusa: Medusa heads over the base with a trained adapter, both frozen."""
+
+from pathlib import Path
+from typing import Any
+
+from ssft.base.fingerprint import base_fingerprint
+from ssft.recipes.recipe import Recipe
+from ssft.runs.medusa_folder import check_adapter, lora_sha256, write_heads
+from ssft.runs.methods import base_dtype
+from ssft.runs.methods._peer import Peer
+from ssft.runs.run import Loaded, PreparedRun
+from ssft.runtime.loader import load_adapted
+from ssft.training.estimate import StepCost, medusa_cost
+from ssft.training.medusa import MedusaTrainer
+
+
+class Method(Peer):
+    """Heads that guess from the state under the LoRA; the run needs the adapter that the recipe names."""
+
+    product = "medusa"
+    part = "medusa"
+
+    def default_output(self, recipe: Recipe, source: Path | None) -> Path:
+        # As `load_adapted` names the adapter.
+        return Path("outputs") / "peers" / Path(recipe.adapter).resolve().name / self.part
+
+    def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
+        adapted = load_adapted(
+            recipe.adapter,
+            recipe.base,
+            dtype=base_dtype(recipe, args),
+            quantization=recipe.quantization,
+            device=device,
+        )
+        check_adapter(adapted)
+        fingerprint = base_fingerprint(adapted.model, adapted.tokenizer, recipe.base)
+        return Loaded(adapted.model, adapted.tokenizer, fingerprint, adapted, lora_sha256(adapted))
+
+    def build_trainer(self, run: PreparedRun, **data: Any) -> MedusaTrainer:
+        return MedusaTrainer(run.adapted, run.recipe.medusa, run.args, **data)
+
+    def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
+        made_for = {"name": run.adapted.active.name, "weights_sha256": run.adapted.active.bundle.weights_sha256}
+        super().write(run, trainer, {**provenance, "adapter": made_for}, output)
+
+    def fill(self, folder: Path, run: PreparedRun, trainer: Any) -> None:
+        write_heads(folder, trainer.heads, run.adapted, run.adapter_sha256)
+
+    def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
+        base = sum(p.numel() for p in run.model.parameters())
+        lora = run.adapted.active.bundle.loras[0].parameters
+        return {"base": base, "lora": lora, "heads": trainer.heads.count()}
+
+    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
+        heads = trainer.heads
+        return medusa_cost(run.model, batch, heads.config.num_heads, heads.count())

@@ -1,0 +1,66 @@
+"""method=streams: a LoRA and its speculative streams, written as an adapter bundle with its card."""
+
+from pathlib import Path
+from typing import Any
+
+from ssft.bundle.format import is_bundle
+from ssft.bundle.write import check_bundle_target, write_bundle
+from ssft.card.write import write_card
+from ssft.recipes.recipe import Recipe
+from ssft.runs.methods import TrainingMethod, base_and_lora
+from ssft.runs.run import Loaded, PreparedRun
+from ssft.runs.start import hold
+from ssft.training.estimate import StepCost, stream_cost
+from ssft.training.lossless import restrict_to_stream_layers
+from ssft.training.trainer import StreamSFTTrainer
+
+
+class Method(TrainingMethod):
+    """The adapter itself, over a LoRA that is held where `mode` is lossless and an adapter was given."""
+
+    product = "adapter"
+
+    def default_output(self, recipe: Recipe, source: Path | None) -> Path:
+        return Path("outputs") / recipe.name
+
+    def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
+        loaded = super().load(recipe, args, device)
+        args.check_streams(loaded.model.config.num_hidden_layers)
+        if loaded.start is not None and args.mode == "lossless":
+            hold(loaded.model, loaded.start)
+            loaded.held = True
+        return loaded
+
+    def build_trainer(self, run: PreparedRun, **data: Any) -> StreamSFTTrainer:
+        lora = run.recipe.lora
+        if run.args.mode == "lossless":
+            lora = restrict_to_stream_layers(lora, run.model, run.args.num_msa_layers)
+        return StreamSFTTrainer(run.model, run.args, peft_config=lora, **data)
+
+    def may_replace(self, output: Path) -> bool:
+        if not is_bundle(output):
+            return False
+        # What an adapter's folder holds beside its own files would be lost: said before hours are spent.
+        check_bundle_target(output)
+        return True
+
+    def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
+        bundle = write_bundle(
+            output,
+            trainer.accelerator.unwrap_model(trainer.model),
+            tree=run.recipe.tree,
+            base=run.fingerprint,
+            run_yaml=run.run_yaml,
+            provenance=provenance,
+            text_lora=run.start.text_lora if run.start is not None and run.held else None,
+            save_dtype=run.recipe.torch_save_dtype(),
+        )
+        write_card(bundle)
+
+    def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
+        counts = base_and_lora(trainer.model)
+        streams = sum(p.numel() for p in trainer.streams.parameters())
+        return {**counts, "lora": counts["lora"] - streams, "streams": streams}
+
+    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
+        return stream_cost(trainer.hooks.backbone, batch, trainer.args)

@@ -1,0 +1,35 @@
+"""From a recipe to a prepared run: data, base and settings are loaded and checked before any training."""
+
+from pathlib import Path
+
+from ssft.base.backbone import Backbone
+from ssft.errors import ConfigError
+from ssft.recipes.data import check_lengths, load_dataset_pair
+from ssft.recipes.recipe import Recipe, dump_recipe
+from ssft.runs.methods import training_method
+from ssft.runs.run import PreparedRun, run_folder
+
+
+def default_output(recipe: Recipe, source: Path | None = None) -> Path:
+    """Where a run writes unless it is told; `source` is the file of the recipe."""
+    return training_method(recipe.method).default_output(recipe, source)
+
+
+def prepare(recipe: Recipe, output: Path, device: str | None = None) -> PreparedRun:
+    """Resolve and check a recipe without training: data, base, lengths, arguments.
+
+    Raises an `SSFTError` for anything that would stop the run later.
+    """
+    recipe.check()
+    # Taken before peft resolves "all-linear" in place.
+    run_yaml = dump_recipe(recipe)
+    args = recipe.build_training_args(run_folder(output), device)
+    train, validation = load_dataset_pair(recipe.data, args.seed)
+    if args.eval_strategy != "no" and not len(validation):
+        raise ConfigError("eval_strategy is set, but there are no validation rows; set data.validation")
+    loaded = training_method(recipe.method).load(recipe, args, device)
+    context = Backbone(loaded.model).context_length
+    limit = min(context, args.max_length or context)
+    for rows in (train, validation):
+        check_lengths(rows, loaded.tokenizer, limit)
+    return PreparedRun(**vars(loaded), recipe=recipe, args=args, train=train, validation=validation, run_yaml=run_yaml)

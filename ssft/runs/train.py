@@ -1,0 +1,136 @@
+"""Training a prepared run: begin or resume, write the result, remove the checkpoints."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+
+from ssft.bundle.format import RUN
+from ssft.errors import ConfigError
+from ssft.runs.folder import may_write
+from ssft.runs.methods import training_method
+from ssft.runs.provenance import provenance
+from ssft.runs.run import PreparedRun, Trained, run_folder
+from ssft.runs.start import begin_from
+from ssft.training.callbacks import last_complete_checkpoint, mark_complete_checkpoints
+
+ADAPTER = "adapter.sha256"
+"""In a run's folder: hash of the adapter that is trained over."""
+
+
+def build_trainer(run: PreparedRun) -> Any:
+    """The trainer of a prepared run."""
+    trainer = training_method(run.recipe.method).build_trainer(
+        run,
+        train_dataset=_trl_columns(run.train),
+        eval_dataset=_trl_columns(run.validation) if len(run.validation) else None,
+        processing_class=run.tokenizer,
+    )
+    if run.start is not None and not run.held:
+        begin_from(trainer.model, run.start)
+    trainer.add_callback(mark_complete_checkpoints())
+    return trainer
+
+
+def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | None:
+    """Train and write the result to `output`; only the main process of several returns it.
+
+    Raises:
+        ConfigError: `output` holds something else, or an interrupted run that `resume` was not asked to go on with.
+    """
+    folder = run_folder(output)
+    check_output(run, output)
+    checkpoint = last_complete_checkpoint(folder)
+    if checkpoint is not None:
+        _check_may_resume(run, checkpoint, resume)
+    trainer = build_trainer(run)
+    if trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RUN).write_text(run.run_yaml, encoding="utf-8")
+        if run.adapter_sha256:
+            (folder / ADAPTER).write_text(run.adapter_sha256, encoding="utf-8")
+    begin = time.time()
+    if checkpoint is None or not _load_if_finished(trainer, checkpoint):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    seconds = time.time() - begin
+    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    trained = _write(run, trainer, metrics, seconds, output) if trainer.is_world_process_zero() else None
+    # A launcher ends all processes when one of them is gone: none leaves before the result is whole.
+    trainer.accelerator.wait_for_everyone()
+    return trained
+
+
+def check_output(run: PreparedRun, output: Path) -> None:
+    """Raise `ConfigError` unless `output` is free, empty, or an earlier result of the same method."""
+    name = run.recipe.method
+    method = training_method(name)
+    if not may_write(output, method.may_replace):
+        product = f"no {method.product}" if name == "streams" else f"no {method.product} that method={name} wrote"
+        raise ConfigError(f"--output {output} exists and is {product}; choose another folder, nothing was changed")
+
+
+def leave_process_group() -> None:
+    """End this process's part of a run of several; exiting inside the group may abort in the group's own threads."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _trl_columns(rows: Dataset) -> Dataset:
+    """TRL trains on the completion alone of prompt/completion rows; a chat row becomes one of those."""
+    if "messages" not in rows.column_names:
+        return rows.select_columns(["prompt", "completion"])
+    return rows.map(
+        lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]},
+        remove_columns=rows.column_names,
+    )
+
+
+def _check_may_resume(run: PreparedRun, checkpoint: Path, asked: bool) -> None:
+    """A resumed run must be the same run: other settings, or another adapter, would silently change its losses."""
+    folder = checkpoint.parent
+    if not asked:
+        raise ConfigError(
+            f"{folder} holds the checkpoint {checkpoint.name} of an interrupted run; go on with it by --resume, or "
+            "remove that folder to start anew"
+        )
+    before = folder / RUN
+    if before.exists() and before.read_text(encoding="utf-8") != run.run_yaml:
+        raise ConfigError(
+            f"{before} differs from the settings given now; resume with the same recipe and overrides, or remove "
+            f"{folder} to start anew"
+        )
+    adapter, now = folder / ADAPTER, run.adapter_sha256
+    if now and (not adapter.exists() or adapter.read_text(encoding="utf-8") != now):
+        raise ConfigError(
+            f"{adapter}: the run began over another adapter than what adapter={run.recipe.adapter} holds now; put the "
+            f"old one back, or remove {folder} to start anew"
+        )
+
+
+def _load_if_finished(trainer: Any, checkpoint: Path) -> bool:
+    """Load a checkpoint of the run's last step; False for any other. The trainer itself would take one step more."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if state.global_step < state.max_steps:
+        return False
+    trainer._load_from_checkpoint(str(checkpoint))  # transformers has no public call that loads and does not train
+    trainer.state = state
+    return True
+
+
+def _write(run: PreparedRun, trainer: Any, metrics: dict[str, float], seconds: float, output: Path) -> Trained:
+    """Write the result, then remove the checkpoints."""
+    rows = {"train": len(run.train), "validation": len(run.validation)}
+    facts = provenance(run.recipe, trainer, metrics, seconds, rows)
+    if run.start is not None:
+        facts["adapter"] = {"name": run.start.path.name, "weights_sha256": run.start.weights_sha256}
+    method = training_method(run.recipe.method)
+    method.write(run, trainer, facts, output)
+    # The result is whole: the checkpoints have done their work.
+    shutil.rmtree(run_folder(output))
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    return Trained(output, method.product, size, facts)
