@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ssft.bench.batching import length_batches
+from ssft.bench.answers import length_batches
 from ssft.bench.measure import versions
 from ssft.bench.paired import Batch, PairedRunner, compare
 from ssft.bench.result import PASSES, AdapterMemory, AdaptersResult, BatchResult, MemoryResult, MixedResult

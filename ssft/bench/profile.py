@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 
-from ssft.bench.batching import length_batches
+from ssft.bench.answers import length_batches
 from ssft.bench.result import Part, Profile
 from ssft.decoding import engine
 from ssft.decoding.cache import TreeCache

@@ -62,9 +62,7 @@ def command(
     margin, the lead of the plain model's best over its second-best logit, is then near 0. Exit 0: all are the same,
     1: some differ.
     """
-    from tqdm import tqdm
-
-    from ssft.bench.batching import length_batches
+    from ssft.bench.answers import run_in_batches
     from ssft.bench.identity import differences_with_margins
     from ssft.bench.methods import Setting, build_methods
     from ssft.files import check_target, write_json
@@ -75,17 +73,10 @@ def command(
     need_streams(adapted, "verify")
     prompts = load_prompts(adapted, adapter, data, limit)
     methods = build_methods([against, "streaming"], Setting(adapted, max_new_tokens, batch_size))
-    outputs: dict[str, dict[int, list[int]]] = {name: {} for name in methods}
-    calls = 0
-    with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:
-        for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
-            for name, method in methods.items():
-                for index, result in zip(batch, method.run([prompts[index] for index in batch]), strict=True):
-                    outputs[name][index] = result.token_ids
-                    calls += result.calls if name == "streaming" else 0
-            bar.update(len(batch))
-    expected, got = ([outputs[name][index] for index in range(len(prompts))] for name in (against, "streaming"))
-    differences = differences_with_margins(adapted, prompts, expected, got)
+    expected, streamed = (run_in_batches(prompts, batch_size, method.run, True) for method in methods.values())
+    got = [result.token_ids for result in streamed]
+    calls = sum(result.calls for result in streamed)
+    differences = differences_with_margins(adapted, prompts, [result.token_ids for result in expected], got)
     identical = len(prompts) - len(differences)
     tokens = sum(map(len, got))
     facts = {
