@@ -93,6 +93,11 @@ class Scripted:
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11]]
 
 
+def margin(adapted, ids):
+    with adapted.applied():
+        return top_margin(adapted.hooks.backbone, ids)
+
+
 @pytest.fixture(scope="module")
 def adapted():
     return fake_adapted()
@@ -238,7 +243,7 @@ def test_a_planted_token_in_any_round_is_found(adapted):
     assert (result.methods["plain"].identical, result.methods["other"].identical) == (3, 2)
     assert result.methods["plain"].differences == []
     assert result.methods["other"].differences == [
-        Difference(row=1, position=1, expected=7, got=9, margin=top_margin(adapted, [*PROMPTS[1], 6]))
+        Difference(row=1, position=1, expected=7, got=9, margin=margin(adapted, [*PROMPTS[1], 6]))
     ]
 
 
