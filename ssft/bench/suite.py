@@ -19,9 +19,9 @@ from ssft.bench.answers import encode_rows
 from ssft.bench.measure import measure
 from ssft.bench.methods import Setting
 from ssft.bench.peers import ready_methods
+from ssft.bench.quality import Questions, quality_result, questions_of, score_answers
 from ssft.bench.result import SuiteResult, TaskResult
-from ssft.bench.spec_bench import task_categories
-from ssft.bench.twin import Questions, quality_result, questions_of, score_answers
+from ssft.bench.spec_bench import row_categories
 from ssft.errors import ConfigError, DataError
 
 
@@ -180,11 +180,3 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def row_categories(rows: Sequence[dict[str, Any]]) -> list[str] | None:
-    """Each row's category as Spec-Bench groups them (`task_categories`), "other" for a row without; None if no row has
-    one."""
-    if not any(row.get("category") for row in rows):
-        return None
-    return task_categories([row.get("category") or "other" for row in rows])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssft.bench.quality import METRICS
+from ssft.bench.metrics import AUTO, metric_module, metric_names
 from ssft.cli._adapted import Opening, adapted_options, tree_option
 from ssft.cli._options import (
     batch_size_option,
@@ -30,18 +30,23 @@ DATA_HELP = (
     "JSONL or .jsonl.gz file with `prompt` or `messages`, and `completion` (the assistant's message) or a list of "
     "`references`, which then counts instead."
 )
+METRICS = metric_names()
 METRIC_HELP = (
-    "exact: the text equals a reference; where all references are SQL, also up to spacing, case, kind of quotes and "
-    "order of AND-ed conditions. rouge: ROUGE-1, 2, L and Lsum F-measures, of the best reference. auto: exact for "
-    "SQL and for labels (three words at most) with one reference each, else rouge."
+    f"{AUTO}: sql for SQL and exact for labels (three words at most) with one reference each, else rouge. "
+    + ". ".join(f"{name}: {metric_module(name).DESCRIPTION}" for name in METRICS)
+    + "."
 )
+
+
+REASONS = {"sql": "SQL, one each", "exact": "labels, one each", "rouge": "texts"}
+"""Why `auto` chose a metric."""
 
 
 @click.command()
 @click.argument("adapter", required=False)
 @data_option(required=True, help=DATA_HELP)
 @limit_option()
-@click.option("--metric", type=click.Choice(METRICS), default="auto", show_default=True, help=METRIC_HELP)
+@click.option("--metric", type=click.Choice([AUTO, *METRICS]), default=AUTO, show_default=True, help=METRIC_HELP)
 @click.option(
     "--output",
     metavar="FILE",
@@ -84,7 +89,8 @@ def command(
     if adapter is None and opening.base is None:
         raise click.UsageError("no model: give an adapter folder, or --base NAME for the bare base")
     from ssft.bench.answers import decode_prompts, encode_rows
-    from ssft.bench.quality import choose_metric, is_sql, row_references, summarise
+    from ssft.bench.metrics import choose_metric
+    from ssft.bench.quality import row_references, score_texts, summarise
     from ssft.files import check_target, write_json
     from ssft.recipes.data import load_rows
 
@@ -94,11 +100,10 @@ def command(
     rows = load_rows(data, limit, need_completion=False)
     references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
     chosen = choose_metric(metric, references)
-    sql = chosen == "exact" and all(is_sql(text) for texts in references for text in texts)
     adapted = opening.open(adapter, tree)
     results = decode_prompts(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
     texts = [adapted.decode(result.token_ids) for result in results]
-    scores = _score(texts, references, chosen, sql)
+    scores = score_texts(texts, references, chosen)
     if output is not None:
         _write(output, adapted, rows, references, results, texts, scores)
     metrics, intervals = summarise(scores)
@@ -125,7 +130,8 @@ def command(
     if as_json:
         print_json(result)
         return
-    click.echo(f"{adapted.name}: {len(rows):,} rows, {_title(metric, chosen)}, {adapted.precision} on {adapted.device}")
+    why = f" (auto: the references are {REASONS[chosen]})" if metric == AUTO else ""
+    click.echo(f"{adapted.name}: {len(rows):,} rows, metric {chosen}{why}, {adapted.precision} on {adapted.device}")
     table(
         [[name, f"{metrics[name]:.2f}", "{:.2f} - {:.2f}".format(*intervals[name])] for name in metrics],
         ["metric", "%", "95 % interval"],
@@ -136,26 +142,6 @@ def command(
             f"{cut_off:,} of {len(rows):,} completions were cut off at their longest; raise --max-new-tokens "
             f"({max_new_tokens}) if the task needs more"
         )
-
-
-def _title(metric: str, chosen: str) -> str:
-    """Which metric it is, and where `auto` chose it, why."""
-    if metric != "auto":
-        return f"metric {chosen}"
-    if chosen == "rouge":
-        return "metric rouge (auto: the references are texts)"
-    return "metric exact (auto: the references are SQL or labels, one each; --metric rouge compares texts)"
-
-
-def _score(texts: list[str], references: list[list[str]], metric: str, sql: bool) -> list[dict[str, float]]:
-    """Metrics of every row."""
-    from tqdm import tqdm
-
-    from ssft.bench.quality import score_row
-
-    pairs = zip(texts, references, strict=True)
-    bar = tqdm(pairs, total=len(texts), desc="scoring", unit="row", delay=2, disable=None, leave=False)
-    return [score_row(text, expected, metric, sql) for text, expected in bar]
 
 
 def _write(
