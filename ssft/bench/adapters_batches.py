@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ssft.bench.answers import length_batches
 from ssft.bench.identity import compare_outputs, top_margin
 from ssft.bench.result import PASSES, TOKENS, BatchResult, Comparison, MixedResult, RowDifference
 from ssft.bench.rounds import Timed, Way, timed_rounds
 from ssft.bench.statistics import bootstrap_interval, round_ratios, speedup, spread
+from ssft.runtime.batching import length_batches
 
 ROWS = 8
 """Rows of a batch where batches are mixed."""

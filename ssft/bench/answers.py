@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ssft.errors import DataError
+from ssft.runtime.batching import length_batches
 
 if TYPE_CHECKING:
     from ssft.decoding.request import Generation
     from ssft.runtime.loader import AdaptedModel
-
-
-def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices of rows of `lengths` tokens in batches, sorted by length so that little is padded; ties keep their order.
-
-    Every index occurs once; the last batch may be smaller.
-    """
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def run_in_batches(

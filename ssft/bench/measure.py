@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ssft._version import __version__
-from ssft.bench.answers import length_batches, weights_sha256
+from ssft.bench.answers import weights_sha256
 from ssft.bench.identity import add_margins
 from ssft.bench.methods import REFERENCE
 from ssft.bench.peak_memory import peak_bytes
@@ -21,6 +21,7 @@ from ssft.bench.result import BenchResult
 from ssft.bench.rounds import Rounds, Way
 from ssft.bench.summary import YARDSTICK, Record, summarise, traits
 from ssft.errors import ConfigError, SSFTError
+from ssft.runtime.batching import length_batches
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 WARM_UP_ERRORS = (SSFTError, RuntimeError, ValueError, torch.OutOfMemoryError)
@@ -109,7 +110,7 @@ def measure(
     plain = records[REFERENCE].ids()[: len(prompts)]
     compared = [record for record in records.values() if record.kind != YARDSTICK]
     for record in compared:
-        record.compare(plain)
+        record.find_differences(plain)
     try:
         for record in compared if not interrupted else ():
             add_margins(adapted, prompts, plain, record.differences.values())

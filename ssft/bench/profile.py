@@ -6,18 +6,18 @@ a part of their own and not in the milliseconds per pass.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
-from ssft.bench.answers import length_batches
 from ssft.bench.result import Part, Profile
 from ssft.bench.rounds import Way, timed_rounds
 from ssft.decoding import engine
 from ssft.decoding.cache import TreeCache
+from ssft.runtime.batching import length_batches
 
 PROMPT, BELOW, STREAMS, HEAD = "prompt passes", "layers below the streams", "layers with streams", "head"
 TREE, MASKS, CACHE, REST = "draft tree (Python)", "masks (Python)", "cache compaction", "the rest"
@@ -158,3 +158,14 @@ def _result(clock: Clock, tokens: int, rows: int, batches: int) -> Profile:
             for part in PARTS
         },
     )
+
+
+def table_rows(profiles: Mapping[str, Profile]) -> list[list[str]]:
+    """One row per part of a pass, then the whole: for every way of decoding milliseconds and share."""
+    ways = profiles.values()
+    rows = [
+        [part, *(cell for way in ways for cell in (f"{way.parts[part].ms:.3f}", f"{way.parts[part].share:.0%}"))]
+        for part in PARTS
+    ]
+    totals = (("whole pass", "ms_per_pass"), ("per token", "ms_per_token"), ("prompts' pass", "prompt_ms"))
+    return rows + [[title, *(c for way in ways for c in (f"{getattr(way, key):.3f}", ""))] for title, key in totals]

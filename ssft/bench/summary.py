@@ -82,8 +82,8 @@ class Record:
         """Token ids of `outputs`."""
         return [None if output is None else output.token_ids for output in self.outputs(number)]
 
-    def compare(self, expected: Sequence[list[int] | None]) -> None:
-        """Find the differences from plain's `ids`, without margins."""
+    def find_differences(self, expected: Sequence[list[int] | None]) -> None:
+        """Fill in the differences from plain's `ids`, without margins."""
         for number in range(len(self._rounds)):
             for difference in compare_outputs(expected, self.ids(number)):
                 self.differences.setdefault(difference.row, difference)

@@ -136,6 +136,15 @@ def compare_steps(
     )
 
 
+def heading(result: StepResult) -> str:
+    """One line: what was measured, on what."""
+    return (
+        f"{result.recipe}: γ={result.num_streams}, N_s={result.num_msa_layers}, {result.batches} batches of "
+        f"{result.batch_size} ({result.tokens:.0f} tokens, {result.completion_tokens:.0f} with loss), "
+        f"{result.rounds} rounds, {result.precision} on {result.device}"
+    )
+
+
 def table_rows(result: StepResult) -> list[list[Any]]:
     """One row per trainer, under the headers trainer, ms per step, ratio, peak memory."""
     interval = "" if result.ratio_interval is None else " ({:.2f} - {:.2f})".format(*result.ratio_interval)

@@ -16,13 +16,12 @@ from ssft.cli._options import (
     json_option,
     limit_option,
     max_new_tokens_option,
-    print_json,
     table,
 )
-from ssft.cli._result import result_facts
+from ssft.cli._result import deliver, file_option, result_facts
+from ssft.files import write_bytes
 
 if TYPE_CHECKING:
-    from ssft.decoding.request import Generation
     from ssft.runtime.loader import AdaptedModel
 
 
@@ -47,20 +46,8 @@ REASONS = {"sql": "SQL, one each", "exact": "labels, one each", "rouge": "texts"
 @data_option(required=True, help=DATA_HELP)
 @limit_option()
 @click.option("--metric", type=click.Choice([AUTO, *METRICS]), default=AUTO, show_default=True, help=METRIC_HELP)
-@click.option(
-    "--output",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="Also write JSONL, a row per prompt with its metrics, to FILE; the file appears when all is done.",
-)
-@click.option(
-    "--facts",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="Also write what --json prints to FILE; `ssft card` shows it.",
-)
+@file_option(help="Also write JSONL, a row per prompt with its metrics, to FILE; the file appears when all is done.")
+@file_option("--facts", "Also write what --json prints to FILE; `ssft card` shows it.")
 @click.option("--plain", is_flag=True, help="Decode without streams; the text is the same.")
 @max_new_tokens_option()
 @batch_size_option()
@@ -88,15 +75,12 @@ def command(
     """
     if adapter is None and opening.base is None:
         raise click.UsageError("no model: give an adapter folder, or --base NAME for the bare base")
+    from ssft.base.chat import render_prompt
     from ssft.bench.answers import decode_prompts, encode_rows
     from ssft.bench.metrics import choose_metric
     from ssft.bench.quality import row_references, score_texts, summarise
-    from ssft.files import check_target, write_json
     from ssft.recipes.data import load_rows
 
-    for path, option in ((output, "--output"), (facts, "--facts")):
-        if path is not None:
-            check_target(path, option)
     rows = load_rows(data, limit, need_completion=False)
     references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
     chosen = choose_metric(metric, references)
@@ -105,11 +89,23 @@ def command(
     texts = [adapted.decode(result.token_ids) for result in results]
     scores = score_texts(texts, references, chosen)
     if output is not None:
-        _write(output, adapted, rows, references, results, texts, scores)
+        lines = []
+        for row, expected, result, text, score in zip(rows, references, results, texts, scores, strict=True):
+            record = {
+                "prompt": render_prompt(row, adapted.tokenizer),
+                "completion": text,
+                "references": expected,
+                "metrics": {name: round(value, 4) for name, value in score.items()},
+                "tokens": len(result.token_ids),
+                "calls": result.calls,
+                "finish_reason": result.finish_reason,
+            }
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        write_bytes(output, "".join(lines).encode())
     metrics, intervals = summarise(scores)
     tokens, calls = sum(len(result.token_ids) for result in results), sum(result.calls for result in results)
     cut_off = sum(result.finish_reason == "length" for result in results)
-    result = {
+    found = {
         **result_facts("eval", adapted, data),
         "adapter": adapted.name if adapter is not None else None,
         "rows": len(rows),
@@ -125,48 +121,25 @@ def command(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
     }
-    if facts is not None:
-        write_json(facts, result)
-    if as_json:
-        print_json(result)
-        return
-    why = f" (auto: the references are {REASONS[chosen]})" if metric == AUTO else ""
-    click.echo(f"{adapted.name}: {len(rows):,} rows, metric {chosen}{why}, {adapted.precision} on {adapted.device}")
+    deliver(found, facts, as_json, lambda: _show(adapted, found, metric))
+
+
+def _show(adapted: AdaptedModel, result: dict[str, Any], asked: str) -> None:
+    """The facts for people; `asked`: the metric that was asked for."""
+    metric, rows, tokens, calls = (result[key] for key in ("metric", "rows", "tokens", "calls"))
+    why = f" (auto: the references are {REASONS[metric]})" if asked == AUTO else ""
+    click.echo(f"{adapted.name}: {rows:,} rows, metric {metric}{why}, {adapted.precision} on {adapted.device}")
+    intervals = result["intervals"]
     table(
-        [[name, f"{metrics[name]:.2f}", "{:.2f} - {:.2f}".format(*intervals[name])] for name in metrics],
+        [
+            [name, f"{value:.2f}", "{:.2f} - {:.2f}".format(*intervals[name])]
+            for name, value in result["metrics"].items()
+        ],
         ["metric", "%", "95 % interval"],
     )
     click.echo(f"{tokens:,} tokens in {calls:,} calls, {tokens / calls:.2f} tokens per call")
-    if cut_off:
+    if result["cut_off"]:
         click.echo(
-            f"{cut_off:,} of {len(rows):,} completions were cut off at their longest; raise --max-new-tokens "
-            f"({max_new_tokens}) if the task needs more"
+            f"{result['cut_off']:,} of {rows:,} completions were cut off at their longest; raise --max-new-tokens "
+            f"({result['max_new_tokens']}) if the task needs more"
         )
-
-
-def _write(
-    output: Path,
-    adapted: AdaptedModel,
-    rows: list[dict[str, Any]],
-    references: list[list[str]],
-    results: list[Generation],
-    texts: list[str],
-    scores: list[dict[str, float]],
-) -> None:
-    """The per-row file, whole or not at all."""
-    from ssft.base.chat import render_prompt
-    from ssft.files import write_bytes
-
-    lines = []
-    for row, expected, result, text, score in zip(rows, references, results, texts, scores, strict=True):
-        record = {
-            "prompt": render_prompt(row, adapted.tokenizer),
-            "completion": text,
-            "references": expected,
-            "metrics": {name: round(value, 4) for name, value in score.items()},
-            "tokens": len(result.token_ids),
-            "calls": result.calls,
-            "finish_reason": result.finish_reason,
-        }
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    write_bytes(output, "".join(lines).encode())

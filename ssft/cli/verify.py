@@ -13,10 +13,9 @@ from ssft.cli._options import (
     json_option,
     limit_option,
     max_new_tokens_option,
-    print_json,
     table,
 )
-from ssft.cli._result import result_facts
+from ssft.cli._result import deliver, file_option, result_facts
 
 
 @click.command()
@@ -34,13 +33,7 @@ from ssft.cli._result import result_facts
 )
 @tree_option()
 @adapted_options
-@click.option(
-    "--output",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="Write the result to FILE as JSON; `ssft card` shows it.",
-)
+@file_option(help="Write the result to FILE as JSON; `ssft card` shows it.")
 @json_option()
 @click.pass_context
 def command(
@@ -65,10 +58,7 @@ def command(
     from ssft.bench.answers import run_in_batches
     from ssft.bench.identity import differences_with_margins
     from ssft.bench.methods import Setting, build_methods
-    from ssft.files import check_target, write_json
 
-    if output is not None:
-        check_target(output)
     adapted = opening.open(adapter, tree)
     need_streams(adapted, "verify")
     prompts = load_prompts(adapted, adapter, data, limit)
@@ -90,11 +80,8 @@ def command(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
     }
-    if output is not None:
-        write_json(output, facts)
-    if as_json:
-        print_json(facts)
-    else:
+
+    def show() -> None:
         click.echo(
             f"{identical} of {len(prompts)} outputs are the same as {against}'s, {tokens:,} tokens in {calls:,} passes "
             f"({tokens / calls:.2f} per pass), {adapted.precision} on {adapted.device}"
@@ -102,5 +89,7 @@ def command(
         if differences:
             rows = [[d.row, d.position, d.margin, d.expected, d.got] for d in differences]
             table(rows, ["row", "position", "margin", f"{against}'s token", "streams' token"])
+
+    deliver(facts, output, as_json, show)
     if differences:
         ctx.exit(1)
