@@ -26,6 +26,8 @@ from ssft.errors import ConfigError, GenerationError
 REFERENCE = "plain"
 """The method whose text is the reference, and which always runs."""
 
+ALL = "all"
+"""In place of methods' names: every method that can run."""
 KINDS = ("plain", "speculative", "yardstick")
 
 
@@ -105,9 +107,13 @@ def method_module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def parse_methods(text: str) -> list[str]:
-    """`"generate,streaming"` -> checked names without repetition, the baseline always first."""
+def parse_methods(text: str) -> list[str] | None:
+    """`"generate,streaming"` -> checked names without repetition, the reference always first; `"all"` -> None."""
     given = [name.strip() for name in text.split(",") if name.strip()]
+    if given == [ALL]:
+        return None
+    if ALL in given:
+        raise ConfigError(f"--methods {text}: all stands alone; leave it out, or the other names")
     if not given:
         raise ConfigError(f"no method was named; give some of {', '.join(method_names())}, separated by commas")
     for name in given:

@@ -2,8 +2,6 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -140,24 +138,14 @@ class DraftingMethod(GenerateMethod):
 
     def _batch(self, prompts: list[list[int]], budget: int) -> list[Generation]:
         """The one prompt; `accepted` holds its passes after the first by how many tokens of their draft they kept."""
-        with self._counted() as calls:
+        calls: list[None] = []  # forwards of the adapted model; a draft model's are its own
+        handle = self.backbone.decoder.register_forward_hook(lambda *_: calls.append(None))
+        try:
             (row,), watch, seconds = self._search(prompts, budget)
+        finally:
+            handle.remove()
         ids, reason = truncate(row, budget, self.adapted.eos_token_ids)
         depths = [after - before - 1 for before, after in pairwise(watch.lengths)]
         accepted = [depths.count(depth) for depth in range(max(depths, default=-1) + 1)]
         first = min(watch.lengths[0] - len(prompts[0]), len(ids))
-        return [Generation(ids, calls[0], accepted, reason, seconds, watch.first, first)]
-
-    @contextmanager
-    def _counted(self) -> Iterator[list[int]]:
-        """A list whose one element counts the forwards of the adapted model inside; a draft model's are its own."""
-        calls = [0]
-
-        def count(*_: Any) -> None:
-            calls[0] += 1
-
-        handle = self.backbone.decoder.register_forward_hook(count)
-        try:
-            yield calls
-        finally:
-            handle.remove()
+        return [Generation(ids, len(calls), accepted, reason, seconds, watch.first, first)]
