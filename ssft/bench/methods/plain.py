@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ssft.bench.methods import Setting
+from ssft.bench.answers import run_in_batches
+from ssft.bench.methods import DecodingMethod, Setting
 from ssft.decoding.request import Generation
-from ssft.runtime.batching import length_batches
 
 NAME = "plain"
 DESCRIPTION = "greedy decoding, one token per pass, in the engine that also decodes with streams"
@@ -12,35 +12,19 @@ KIND = "plain"
 LOSSLESS = True
 
 
-class Method:
+class Method(DecodingMethod):
     """One token per pass of the adapted model."""
 
     streaming = False
 
     def __init__(self, setting: Setting) -> None:
-        self.adapted = setting.adapted
-        self.max_new_tokens = setting.max_new_tokens
-        self.batch_size = setting.batch_size
-        self.decoder = self.adapted.decoder(streaming=self.streaming, tree=self.adapted.tree)
+        super().__init__(setting)
+        self.decoder: Any = self.adapted.decoder(streaming=self.streaming, tree=self.adapted.tree)
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
         """Greedy continuation of each prompt, in order."""
-        results: dict[int, Generation] = {}
-        for batch in length_batches([len(prompt) for prompt in prompts], self.batch_size):
-            done = self.decoder.generate(
-                [prompts[index] for index in batch], self.max_new_tokens, self.adapted.eos_token_ids
-            )
-            results.update(zip(batch, done, strict=True))
-        return [results[index] for index in range(len(prompts))]
+        return run_in_batches(prompts, self.batch_size, self._decode)
 
-    def extra_parameters(self) -> int:
-        """None."""
-        return 0
-
-    def extra_bytes(self) -> int:
-        """None."""
-        return 0
-
-    def training(self) -> dict[str, Any]:
-        """None."""
-        return {}
+    def _decode(self, prompts: list[list[int]]) -> list[Generation]:
+        results: list[Generation] = self.decoder.generate(prompts, self.max_new_tokens, self.adapted.eos_token_ids)
+        return results
