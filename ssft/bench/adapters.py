@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import torch
 
 from ssft.bench.batching import length_batches
 from ssft.bench.measure import versions
-from ssft.bench.paired import PASSES, Batch, Comparison, PairedRunner, RowDifference, compare
-from ssft.bench.shelf_account import Account, Growth, LoadTime, SwitchTime, measure_account, measure_shelf
+from ssft.bench.paired import Batch, PairedRunner, compare
+from ssft.bench.result import PASSES, AdapterMemory, AdaptersResult, BatchResult, MemoryResult, MixedResult
+from ssft.bench.shelf_account import measure_account, measure_shelf
 from ssft.environment import describe_device
 from ssft.errors import ConfigError
 
@@ -23,77 +23,6 @@ COPIES = 4
 SIZES = (1, 2, 4, 8)
 SECTIONS = ("load", "account", "mixed", "batches")
 """What can be left out; `load` stands for the switch and the growth of the process too."""
-
-
-@dataclass
-class AdapterMemory:
-    """Bytes of one adapter on the device, bytes of its safetensors files, and the first over the second."""
-
-    bytes: int
-    file_bytes: int
-    ratio: float
-
-
-@dataclass
-class MemoryResult:
-    """base: bytes of the base's weights; adapters: by name; growth: of the process over many loads."""
-
-    base: int
-    adapters: dict[str, AdapterMemory]
-    growth: Growth | None = None
-
-
-@dataclass
-class MixedResult:
-    """Batches of `ROWS` rows.
-
-    routing: the first adapter on all rows against four copies of it, with tensors of their own, in turn; what is left
-    is the cost of telling rows apart. low_rank: bare rows against the first adapter's, one token per pass and no row
-    ending early. tasks: batches of one adapter each against the same rows in batches of all adapters, which also pays
-    for prompts and answers of unequal length; None for a single adapter. identical of `rows`: rows of those last
-    batches that equal what the row gives alone, decoded without speculation; differences: the others.
-    """
-
-    routing: Comparison
-    low_rank: Comparison
-    tasks: Comparison | None
-    rows: int
-    identical: int
-    differences: list[RowDifference] = field(default_factory=list)
-
-
-@dataclass
-class BatchResult:
-    """The first adapter's prompts in batches of `batch_size`; the comparison is of plain decoding and streaming."""
-
-    batch_size: int
-    tokens_per_call: float
-    comparison: Comparison
-
-
-@dataclass
-class AdaptersResult:
-    """All sections with what they depend on; its fields are the keys of `ssft bench adapters --json`.
-
-    A section that was left out is None.
-    """
-
-    base: str
-    device: str
-    precision: str
-    threads: int
-    adapters: dict[str, dict[str, Any]]
-    max_new_tokens: int
-    rounds: int
-    seed: int
-    versions: dict[str, str]
-    memory: MemoryResult
-    switch: list[SwitchTime] | None = None
-    load: LoadTime | None = None
-    account: Account | None = None
-    mixed: MixedResult | None = None
-    batches: list[BatchResult] | None = None
-    interrupted: bool = False
 
 
 def measure_adapters(

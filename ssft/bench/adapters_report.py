@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from ssft.bench.adapters import AdaptersResult, MixedResult
-from ssft.bench.paired import PASSES, Comparison
-from ssft.bench.shelf_account import Account
+from ssft.bench.result import PASSES, Account, AdaptersResult, Comparison, MixedResult
 
 Table = tuple[str, list[str], list[list[Any]]]
 """Title, headers, rows."""

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssft.bench.compare import Difference, compare_outputs
 from ssft.bench.findings import count, overlap
+from ssft.bench.identity import compare_outputs
 from ssft.bench.report import interval, ratio
-from ssft.bench.result import BenchResult, SuiteResult
+from ssft.bench.result import BenchResult, Difference, SuiteResult
 from ssft.errors import ConfigError
 
 HEADERS = [

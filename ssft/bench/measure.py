@@ -21,9 +21,9 @@ from tqdm import tqdm
 from ssft._version import __version__
 from ssft.bench.answers import weights_sha256
 from ssft.bench.batching import length_batches
-from ssft.bench.compare import add_margins
-from ssft.bench.memory import peak_bytes
-from ssft.bench.methods import BASELINE
+from ssft.bench.identity import add_margins
+from ssft.bench.methods import REFERENCE
+from ssft.bench.peak_memory import peak_bytes
 from ssft.bench.result import BenchResult
 from ssft.bench.summary import Candidate, Round, candidate, find_differences, summarise
 from ssft.decoding.request import Generation
@@ -73,8 +73,10 @@ def measure(
 
     A Ctrl-C after at least one finished round returns what is there, with `interrupted` set.
     """
-    if BASELINE not in methods:
-        raise ConfigError(f"speed-up is measured against {BASELINE!r}, which is not among {', '.join(methods)}; add it")
+    if REFERENCE not in methods:
+        raise ConfigError(
+            f"speed-up is measured against {REFERENCE!r}, which is not among {', '.join(methods)}; add it"
+        )
     if not prompts or rounds < 1:
         raise ConfigError(f"{len(prompts)} prompts, {rounds} rounds: a measurement needs at least one of each")
     if categories is not None and len(categories) != len(prompts):
@@ -92,7 +94,7 @@ def measure(
 
     def leave(name: str, error: Exception) -> None:
         """Go on without the method, if that is allowed."""
-        if left_out is None or name == BASELINE:
+        if left_out is None or name == REFERENCE:
             raise error
         out[name] = str(error) if isinstance(error, SSFTError) else f"{type(error).__name__}: {error}"
         del candidates[name]
@@ -131,7 +133,7 @@ def measure(
         interrupted = True
     finally:
         bar.close()
-    plain = candidates[BASELINE].record
+    plain = candidates[REFERENCE].record
     find_differences(candidates)
     try:
         for entry in candidates.values() if not interrupted else ():

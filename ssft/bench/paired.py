@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ssft.bench.compare import Difference, first_difference, top_margin
+from ssft.bench.identity import first_difference, top_margin
+from ssft.bench.result import TOKENS, Comparison, RowDifference
 from ssft.bench.statistics import bootstrap_interval, round_ratios, speedup, spread
 
 Batch = tuple[list[list[int]], list[str | None]]
@@ -22,33 +23,6 @@ Batch = tuple[list[list[int]], list[str | None]]
 Outputs = list[list[dict[str, Any]]]
 """[batch][row] what `MultiAdapterModel.generate` returns of a row."""
 Way = Callable[[], Outputs]
-
-TOKENS, PASSES = "tokens/s", "seconds/pass"
-
-
-@dataclass
-class Comparison:
-    """Two ways, by name in `values`, of running `rows` rows; see the module for `ratio`.
-
-    unit: of the values, which are medians over the rounds. interval: bootstrap 95 % interval of the ratio over the
-    rounds, None for a single round; spread: standard deviation of the rounds' ratios. identical: rows with the same
-    tokens both ways in every round; None where rows are meant to differ or stand in another order.
-    """
-
-    rows: int
-    unit: str
-    values: dict[str, float]
-    ratio: float
-    interval: tuple[float, float] | None
-    spread: float
-    identical: int | None
-
-
-@dataclass
-class RowDifference(Difference):
-    """A `Difference` with the adapter of its row; `row` counts that adapter's prompts."""
-
-    adapter: str | None = None
 
 
 @dataclass

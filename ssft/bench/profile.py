@@ -8,39 +8,19 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
 from ssft.bench.batching import length_batches
+from ssft.bench.result import Part, Profile
 from ssft.decoding import engine
 from ssft.decoding.cache import TreeCache
 
 PROMPT, BELOW, STREAMS, HEAD = "prompt passes", "layers below the streams", "layers with streams", "head"
 TREE, MASKS, CACHE, REST = "draft tree (Python)", "masks (Python)", "cache compaction", "the rest"
 PARTS = (BELOW, STREAMS, HEAD, TREE, MASKS, CACHE, REST)
-
-
-@dataclass
-class Part:
-    """One part of a pass: milliseconds per pass, and its share of the pass."""
-
-    ms: float
-    share: float
-
-
-@dataclass
-class Profile:
-    """One way of decoding: passes after the prompts', tokens per row and pass, ms per pass, and its parts."""
-
-    passes: int
-    tokens: int
-    ms_per_pass: float
-    ms_per_token: float
-    prompt_ms: float
-    parts: dict[str, Part]
 
 
 class Clock:

@@ -20,7 +20,7 @@ from ssft.bench.measure import measure
 from ssft.bench.methods import Setting
 from ssft.bench.peers import ready_methods
 from ssft.bench.result import SuiteResult, TaskResult
-from ssft.bench.rows import task_categories
+from ssft.bench.spec_bench import task_categories
 from ssft.bench.twin import Questions, quality_result, questions_of, score_answers
 from ssft.errors import ConfigError, DataError
 

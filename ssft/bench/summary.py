@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ssft.bench.compare import Difference, compare_outputs
-from ssft.bench.methods import BASELINE, KINDS, method_module, method_names
-from ssft.bench.result import CategoryResult, MethodResult
+from ssft.bench.identity import compare_outputs
+from ssft.bench.methods import KINDS, REFERENCE, method_module, method_names
+from ssft.bench.result import CategoryResult, Difference, MethodResult
 from ssft.bench.statistics import add_histograms, bootstrap_interval, round_ratios, speedup, spread
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
@@ -136,7 +136,7 @@ def candidate(name: str, method: Any) -> Candidate:
 
 def find_differences(candidates: Mapping[str, Candidate]) -> None:
     """Fill in the differences of all methods, yardsticks aside, without margins; each has a finished round."""
-    expected = candidates[BASELINE].record.ids
+    expected = candidates[REFERENCE].record.ids
     for entry in candidates.values():
         if entry.kind == "yardstick":
             continue
@@ -160,7 +160,7 @@ def summarise(
     """
     records = {name: entry.record for name, entry in candidates.items()}
     # A method that lost outputs may be fast for that reason. Plain itself stands in if none is whole.
-    plain = [n for n, entry in candidates.items() if entry.kind == "plain" and entry.record.complete] or [BASELINE]
+    plain = [n for n, entry in candidates.items() if entry.kind == "plain" and entry.record.complete] or [REFERENCE]
 
     def fastest(columns: Sequence[int]) -> str:
         return min(plain, key=lambda name: _seconds_per_token(records[name], columns))

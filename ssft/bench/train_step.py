@@ -9,7 +9,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from trl import SFTTrainer
 
 from ssft.bench.measure import versions
+from ssft.bench.result import StepResult
 from ssft.bench.statistics import bootstrap_interval, round_ratios, spread
 from ssft.environment import describe_device
 from ssft.errors import DataError
@@ -26,34 +27,6 @@ from ssft.runs.run import build_trainer, prepare
 from ssft.training.trainer import keep_gradients_on_cpu
 
 PLAIN, STREAMING = "plain", "streaming"
-
-
-@dataclass
-class StepResult:
-    """Cost of a stream training step.
-
-    seconds: per step, median over rounds and batches. ratio: median over the rounds of streaming seconds / plain
-    seconds; ratio_interval: its bootstrap 95 % interval, None with one round or one batch. tokens: mean tokens of a
-    batch, completion_tokens those that the loss counts. peak_bytes: of the GPU, None elsewhere.
-    """
-
-    recipe: str
-    device: str
-    precision: str
-    threads: int
-    num_streams: int
-    num_msa_layers: int
-    batch_size: int
-    batches: int
-    rounds: int
-    tokens: float
-    completion_tokens: float
-    seconds: dict[str, float]
-    ratio: float
-    ratio_interval: tuple[float, float] | None
-    ratio_spread: float
-    peak_bytes: dict[str, int] | None
-    versions: dict[str, str]
 
 
 def measure_recipe(

@@ -117,7 +117,7 @@ def compare_command(
     from ssft.bench.measure import measure
     from ssft.bench.methods import Setting
     from ssft.bench.peers import methods_from, peers_folder, ready_methods
-    from ssft.bench.rows import spec_bench_rows
+    from ssft.bench.spec_bench import spec_bench_rows
     from ssft.bench.suite import row_categories
     from ssft.files import check_target, write_json
 

@@ -65,7 +65,7 @@ def command(
     from tqdm import tqdm
 
     from ssft.bench.batching import length_batches
-    from ssft.bench.compare import differences_with_margins
+    from ssft.bench.identity import differences_with_margins
     from ssft.bench.methods import Setting, build_methods
     from ssft.files import check_target, write_json
 

@@ -14,7 +14,8 @@ from ssft.bench import adapters as bench
 from ssft.bench import shelf_account
 from ssft.bench.adapters import ROWS, measure_adapters, measure_mixed
 from ssft.bench.adapters_report import heading, tables
-from ssft.bench.paired import PASSES, PairedRunner, Timed, compare
+from ssft.bench.paired import PairedRunner, Timed, compare
+from ssft.bench.result import PASSES
 from ssft.errors import BundleError, ConfigError
 from ssft.runtime.model import MultiAdapterModel
 

@@ -3,7 +3,6 @@
 import pytest
 from sample_results import SQL, sample_bench, sample_suite
 
-from ssft.bench.compare import Difference
 from ssft.bench.difference import (
     ABSENT,
     FASTER,
@@ -16,6 +15,7 @@ from ssft.bench.difference import (
     compare_results,
     table_rows,
 )
+from ssft.bench.result import Difference
 from ssft.errors import ConfigError
 
 

@@ -8,10 +8,10 @@ from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench import measure as measure_module
 from ssft.bench import report
-from ssft.bench.compare import Difference, top_margin
+from ssft.bench.identity import top_margin
 from ssft.bench.measure import category_batches, measure
 from ssft.bench.methods import Setting, build_methods
-from ssft.bench.result import MethodResult
+from ssft.bench.result import Difference, MethodResult
 from ssft.bench.summary import Candidate, Record, Round, summarise
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, GenerationError

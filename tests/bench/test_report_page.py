@@ -6,9 +6,8 @@ from html.parser import HTMLParser
 import pytest
 from sample_results import sample_suite
 
-from ssft.bench.compare import Difference
 from ssft.bench.html import html_report
-from ssft.bench.result import TaskResult
+from ssft.bench.result import Difference, TaskResult
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = "<script>alert('&\"')</script>"

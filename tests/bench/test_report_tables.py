@@ -3,9 +3,9 @@
 import pytest
 from sample_results import E2E, ROWS, SQL, sample_bench, sample_suite
 
-from ssft.bench.compare import Difference
 from ssft.bench.findings import broken, find, ranked
 from ssft.bench.report import HEADERS, heading, histogram_lines, human_bytes, remarks, table_rows, tables
+from ssft.bench.result import Difference
 
 
 def cells(result, method):

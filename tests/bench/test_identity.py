@@ -4,8 +4,9 @@ import pytest
 import torch
 from fake_adapted import fake_adapted, random_prompts
 
-from ssft.bench.compare import Difference, compare_outputs, differences_with_margins, first_difference, top_margin
+from ssft.bench.identity import compare_outputs, differences_with_margins, first_difference, top_margin
 from ssft.bench.methods import Setting, method_module
+from ssft.bench.result import Difference
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,12 @@
 """Do two ways of decoding give the same tokens, and where they do not, how close was the decision?"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 import torch
 
-
-@dataclass
-class Difference:
-    """First place where two outputs for one prompt part.
-
-    row: 0-based prompt. position: 0-based place in the output. expected, got: the tokens there; None where an output
-    has ended already. margin: the reference's lead of its best over its second-best logit at that place; near 0 it is
-    a tie that rounding decides. None where the reference has ended, or where nobody asked.
-    """
-
-    row: int
-    position: int
-    expected: int | None
-    got: int | None
-    margin: float | None = None
+from ssft.bench.result import Difference
 
 
 def first_difference(expected: Sequence[int], got: Sequence[int]) -> int | None:
