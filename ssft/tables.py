@@ -52,7 +52,7 @@ class Table:
     them, separated by spaces: what to stress (the classes of the row in HTML)."""
 
     title: str
-    columns: Sequence[Column | str]
+    columns: Sequence[Any]
     rows: list[list[Any]]
     notes: list[str] = field(default_factory=list)
     keys: int = 1
@@ -124,30 +124,36 @@ def terminal(table: Table, width: int) -> "Group":
     names = [terminal_text(column.name) for column in table.head]
     rows = [[terminal_text(cell) for cell in row] for row in table.texts()]
 
-    def least(place: int) -> int:
-        """Characters that a column needs at least: its numbers stay whole, its text may be wrapped."""
-        shown = [
-            line[place][:LEAST_TEXT] if isinstance(row[place], str) else line[place]
-            for line, row in zip(rows, table.rows, strict=True)
-        ]
-        return max(map(cells.cell_len, [*names[place].split(), *shown]), default=0)
+    whole = [max(map(cells.cell_len, column)) for column in zip(names, *rows, strict=True)]
 
-    def taken(block: list[int]) -> int:
-        return sum(least(place) + GAP for place in block) - GAP
+    def shortest(place: int) -> int:
+        """Characters that a column needs: headings wrap between words, text beyond `LEAST_TEXT`, numbers never."""
+        texts = [isinstance(row[place], str) for row in table.rows]
+        shown = [line[place][: LEAST_TEXT if wraps else None] for line, wraps in zip(rows, texts, strict=True)]
+        return max(map(cells.cell_len, ["", *names[place].split(), *shown]))
+
+    least = [shortest(place) for place in range(len(names))]
+
+    def room(block: list[int], widths: list[int]) -> int:
+        """Characters that are left beside the columns of a block; negative where they do not fit."""
+        return width + GAP - sum(widths[place] + GAP for place in block)
 
     keys = list(range(table.keys))
     blocks = [keys]
     for place in range(table.keys, len(names)):
-        if blocks[-1] == keys or taken([*blocks[-1], place]) <= width:
+        if blocks[-1] == keys or room([*blocks[-1], place], least) >= 0:
             blocks[-1] = [*blocks[-1], place]
         else:
             blocks.append([*keys, place])
     parts: list[Any] = [text.Text(terminal_text(table.title))] if table.title else []
     for number, block in enumerate(blocks):
+        widths = list(whole)
+        for floor in (least, [1] * len(names)):
+            for place in sorted(block, key=lambda place: least[place] - whole[place]):
+                widths[place] = max(min(widths[place], floor[place]), widths[place] + min(0, room(block, widths)))
         grid = Grid(box=None, pad_edge=False, header_style="bold")
-        fits = taken(block) <= width
         for place in block:
-            grid.add_column(text.Text(names[place]), overflow="fold", min_width=least(place) if fits else None)
+            grid.add_column(text.Text(names[place]), overflow="fold", width=widths[place])
             grid.columns[-1].justify = "right" if table.head[place].right else "left"
         for row, line in enumerate(rows):
             marks = table.marked(row)

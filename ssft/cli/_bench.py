@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ssft.cli._options import table
+from ssft.cli._options import print_table
 
 COMPARE = "compare"
 DIFFERENCE = "difference"
@@ -63,7 +63,7 @@ def peers_option() -> Any:
 
 def exit_code(result: Any) -> int:
     """Of a finished command: 130 after an interruption, 1 where a method in float32 broke its promise, else 0."""
-    from ssft.bench.findings import differing
+    from ssft.bench.report.findings import differing
     from ssft.bench.result import SuiteResult
 
     if result.interrupted:
@@ -73,17 +73,19 @@ def exit_code(result: Any) -> int:
 
 
 def print_tables(result: Any) -> None:
-    """A `BenchResult` or `SuiteResult`: what was measured, its tables, remarks."""
-    from ssft.bench.report import heading, remarks, tables
+    """A `BenchResult` or `SuiteResult`: what was measured, its tables, what follows from them."""
+    from ssft.bench.report.findings import find
+    from ssft.bench.report.tables import heading, tables
     from ssft.bench.result import SuiteResult
+    from ssft.tables import terminal_text
 
-    click.echo(heading(result))
-    for title, headers, rows in tables(result):
-        click.echo(f"\n{title}")
-        table(rows, headers)
-    benches = {name: task.bench for name, task in result.tasks.items()} if isinstance(result, SuiteResult) else {}
+    click.echo(terminal_text(heading(result)))
+    for table in tables(result):
+        click.echo()
+        print_table(table)
     click.echo()
-    for name, bench in benches.items() or [("", result)]:
-        for line in remarks(bench):
-            # The bars of a histogram stand under their line.
-            click.echo(f"{name}: {line}" if name and not line.startswith(" ") else line)
+    benches = [task.bench for task in result.tasks.values()] if isinstance(result, SuiteResult) else [result]
+    for bench in benches:
+        finding = find(bench)
+        for line in (finding.headline, *finding.details):
+            click.echo(terminal_text(f"{bench.adapter}: {line}"))

@@ -17,10 +17,10 @@ from ssft.cli._options import (
     limit_option,
     max_new_tokens_option,
     print_json,
+    print_table,
     quantization_option,
     seed_option,
     set_threads,
-    table,
     threads_option,
 )
 from ssft.cli._shelf import adapter_names, adapter_rows, encode_prompts, shared_base
@@ -95,7 +95,7 @@ def adapters_command(
     """
     paths = adapter_names(adapters)
     from ssft.bench.adapters import measure_adapters
-    from ssft.bench.adapters_report import heading, tables
+    from ssft.bench.report.adapters import heading, tables
     from ssft.files import check_target, write_json
     from ssft.runtime.model import MultiAdapterModel
 
@@ -123,6 +123,6 @@ def adapters_command(
         print_json(result)
         return
     click.echo(heading(result))
-    for title, headers, lines in tables(result):
-        click.echo(f"\n{title}")
-        table(lines, headers)
+    for table in tables(result):
+        click.echo()
+        print_table(table)

@@ -93,7 +93,7 @@ def tasks_command(
     files = task_files(list(paths), data)
     from ssft.bench.card_rows import describe_data
     from ssft.bench.peers import methods_from
-    from ssft.bench.report import write_report
+    from ssft.bench.report.write import write_report
     from ssft.bench.suite import SuiteSettings, Task, run_suite
     from ssft.files import check_target
 
