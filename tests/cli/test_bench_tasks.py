@@ -160,8 +160,6 @@ def test_a_broken_promise_fails_after_the_report(tmp_path, monkeypatch):
     assert result.exit_code == 1, (result.output, result.exception)
     broken = "first: streaming does not keep its promise: its text differs from plain's on 2 of 2 prompts"
     assert broken in result.stdout
-        "first: streaming does not keep its promise: its text differs from plain's on 2 of 2 prompts" in result.stdout
-    )
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
