@@ -32,8 +32,12 @@ def read_result(path: Path) -> BenchResult | SuiteResult:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give a result's JSON file") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no whole JSON ({error}); the file is cut off or of another kind") from error
-    kind = _kind(value)
-    if kind is None:
+    facts = value if isinstance(value, dict) else {}
+    if "tasks" in facts:
+        kind: Any = SuiteResult
+    elif "adapter" in facts and isinstance(facts.get("methods"), dict):
+        kind = BenchResult
+    else:
         raise ConfigError(
             f"{path}: no result of a comparison; give a file that `ssft bench --output` or `ssft bench tasks` wrote"
         )
@@ -52,15 +56,6 @@ def read_result(path: Path) -> BenchResult | SuiteResult:
     if fault:
         raise ConfigError(f"{path}: {fault}; another version of ssft wrote it, or it was changed by hand")
     return result
-
-
-def _kind(value: Any) -> Any:
-    """The result's class by its tell-tale keys; None for anything else."""
-    if not isinstance(value, dict):
-        return None
-    if "tasks" in value:
-        return SuiteResult
-    return BenchResult if {"adapter", "methods"} <= set(value) and isinstance(value["methods"], dict) else None
 
 
 def _unknown(given: Any, read: Any, where: str = "") -> str:

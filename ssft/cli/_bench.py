@@ -63,20 +63,17 @@ def peers_option() -> Any:
 
 def exit_code(result: Any) -> int:
     """Of a finished command: 130 after an interruption, 1 where a method in float32 broke its promise, else 0."""
-    from ssft.bench.report.findings import differing
-    from ssft.bench.result import SuiteResult
+    from ssft.bench.report.findings import benches, broken
 
     if result.interrupted:
         return 130
-    benches = [task.bench for task in result.tasks.values()] if isinstance(result, SuiteResult) else [result]
-    return int(any(bench.precision == "float32" and differing(bench) for bench in benches))
+    return int(any(bench.precision == "float32" and broken(bench) for bench in benches(result).values()))
 
 
 def print_tables(result: Any) -> None:
     """A `BenchResult` or `SuiteResult`: what was measured, its tables, what follows from them."""
-    from ssft.bench.report.findings import find
+    from ssft.bench.report.findings import benches, find
     from ssft.bench.report.tables import heading, tables
-    from ssft.bench.result import SuiteResult
     from ssft.tables import terminal_text
 
     click.echo(terminal_text(heading(result)))
@@ -84,8 +81,7 @@ def print_tables(result: Any) -> None:
         click.echo()
         print_table(table)
     click.echo()
-    benches = [task.bench for task in result.tasks.values()] if isinstance(result, SuiteResult) else [result]
-    for bench in benches:
+    for name, bench in benches(result).items():
         finding = find(bench)
         for line in (finding.headline, *finding.details):
-            click.echo(terminal_text(f"{bench.adapter}: {line}"))
+            click.echo(terminal_text(f"{name}: {line}"))

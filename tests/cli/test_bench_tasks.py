@@ -114,7 +114,6 @@ def test_quality_beside_the_twin(report):
     assert quality["twin_unlike"] == ["run.yaml is missing, so nothing is known"]
     page = (output / "report.html").read_text()
     assert "run.yaml is missing, so nothing is known" in page
-    assert "the same training, data and seed" not in page
 
 
 def test_what_it_tells_on_the_way_and_what_made_it(report, place):

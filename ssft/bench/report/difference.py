@@ -1,9 +1,10 @@
 """Two results side by side: what became faster or slower, whether texts changed, and what else was not the same."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ssft.bench.identity import compare_outputs
-from ssft.bench.report.findings import count, overlap
+from ssft.bench.report.findings import benches, count, overlap
 from ssft.bench.result import BenchResult, Difference, SuiteResult
 from ssft.errors import ConfigError
 from ssft.tables import Column, Estimate, Table
@@ -16,32 +17,24 @@ _COMPARABLE = ("baseline", "prompts_sha256", "precision", "batch_size")
 _SETTINGS = ("adapter_sha256", "device", "threads", "rows", "max_new_tokens", "rounds", "seed", "tree", "versions")
 
 
-@dataclass
-class Side:
-    """One method in one result; the fields mean what they mean in `MethodResult`, rows are the task's."""
-
-    speedup: float | None
-    speedup_interval: tuple[float, float] | None
-    tokens_per_second: float
-    tokens_per_call: float
-    identical: int | None
-    rows: int
+_SIDE = ("speedup", "speedup_interval", "tokens_per_second", "tokens_per_call", "identical")
 
 
 @dataclass
 class MethodDifference:
-    """One method of one task in both results; a side is None where the method did not run.
+    """One method of one task in both results.
 
-    ratio: speed-up B over speed-up A. verdict: `FASTER` or `SLOWER` if the two intervals have no point in common,
-    else, and without intervals, `UNCLEAR`; `ONLY_A`, `ONLY_B` where one side is missing, `ABSENT` without speed-ups (a
-    yardstick), `INCOMPARABLE` (and no ratio) where they were measured on other prompts, against another baseline, in
-    another precision or batch size, which the remarks tell.
+    a, b: `_SIDE` of the `MethodResult` and the task's `rows`; None where the method did not run. ratio: speed-up B over
+    speed-up A. verdict: `FASTER` or `SLOWER` if the two intervals have no point in common, else, and without intervals,
+    `UNCLEAR`; `ONLY_A`, `ONLY_B` where one side is missing, `ABSENT` without speed-ups (a yardstick), `INCOMPARABLE`
+    (and no ratio) where they were measured on other prompts, against another baseline, in another precision or batch
+    size, which the remarks tell.
     """
 
     task: str
     method: str
-    a: Side | None
-    b: Side | None
+    a: dict[str, Any] | None
+    b: dict[str, Any] | None
     ratio: float | None
     verdict: str
 
@@ -71,7 +64,7 @@ def compare_results(a: BenchResult | SuiteResult, b: BenchResult | SuiteResult) 
     Raises:
         ConfigError: they have no task in common.
     """
-    left, right = _benches(a), _benches(b)
+    left, right = benches(a), benches(b)
     if not set(left) & set(right):
         raise ConfigError(
             f"A measured {', '.join(left) or 'no task'}, B {', '.join(right) or 'no task'}: no task in common, so "
@@ -80,10 +73,9 @@ def compare_results(a: BenchResult | SuiteResult, b: BenchResult | SuiteResult) 
     found = ResultDifference()
     for task in dict.fromkeys([*left, *right]):
         one, other = left.get(task), right.get(task)
-        sides = _sides(one), _sides(other)
         unlike = [key for key in _COMPARABLE if one and other and getattr(one, key) != getattr(other, key)]
-        for name in dict.fromkeys([*sides[0], *sides[1]]):
-            found.methods.append(_method(task, name, sides[0].get(name), sides[1].get(name), bool(unlike)))
+        names = dict.fromkeys(name for side in (one, other) if side is not None for name in side.methods)
+        found.methods += [_method(task, name, _side(one, name), _side(other, name), bool(unlike)) for name in names]
         if one is None or other is None:
             found.remarks.append(f"{task}: {ONLY_B if one is None else ONLY_A}")
             continue
@@ -91,8 +83,7 @@ def compare_results(a: BenchResult | SuiteResult, b: BenchResult | SuiteResult) 
         if unlike:
             verb = "differs" if len(unlike) == 1 else "differ"
             lines.append(f"speed-ups are not comparable, since {' and '.join(unlike)} {verb}")
-        reason = _no_texts(one, other)
-        if reason:
+        if reason := _no_texts(one, other):
             lines.append(f"{reason}, so texts were not compared")
         else:
             found.texts[task] = compare_outputs(one.outputs, other.outputs)
@@ -105,7 +96,7 @@ def difference_table(found: ResultDifference) -> Table:
     """One row per task and method, and the remarks."""
     columns: list[Column | str] = ["task", "method", *(Column(f"speed-up {side}", ".2f", "×") for side in "AB")]
     columns += [Column("B / A", ".2f"), "verdict"]
-    for name, form in (("tokens/s", ",.1f"), ("tokens/call", ".2f"), ("same as plain", "")):
+    for name, form in (("tokens/s", ",.1f"), ("tokens/call", ".2f"), ("same text", "")):
         columns += [Column(f"{name} {side}", form, right=True) for side in "AB"]
     rows = []
     for entry in found.methods:
@@ -115,53 +106,35 @@ def difference_table(found: ResultDifference) -> Table:
     return Table("", columns, rows, found.remarks, keys=2)
 
 
-def _benches(result: BenchResult | SuiteResult) -> dict[str, BenchResult]:
-    if isinstance(result, BenchResult):
-        return {result.adapter: result}
-    return {name: task.bench for name, task in result.tasks.items()}
+def _side(result: BenchResult | None, name: str) -> dict[str, Any] | None:
+    if result is None or name not in result.methods:
+        return None
+    return {**{key: getattr(result.methods[name], key) for key in _SIDE}, "rows": result.rows}
 
 
-def _sides(result: BenchResult | None) -> dict[str, Side]:
-    return (
-        {}
-        if result is None
-        else {
-            name: Side(
-                method.speedup,
-                method.speedup_interval,
-                method.tokens_per_second,
-                method.tokens_per_call,
-                method.identical,
-                result.rows,
-            )
-            for name, method in result.methods.items()
-        }
-    )
-
-
-def _method(task: str, name: str, a: Side | None, b: Side | None, unlike: bool) -> MethodDifference:
+def _method(task: str, name: str, a: Any, b: Any, unlike: bool) -> MethodDifference:
     ratio = None
     if a is None or b is None:
         verdict = ONLY_B if a is None else ONLY_A
-    elif not a.speedup or not b.speedup:
+    elif not a["speedup"] or not b["speedup"]:
         verdict = ABSENT
     elif unlike:
         verdict = INCOMPARABLE
     else:
-        ratio, one, other = b.speedup / a.speedup, a.speedup_interval, b.speedup_interval
+        ratio, one, other = b["speedup"] / a["speedup"], a["speedup_interval"], b["speedup_interval"]
         verdict = UNCLEAR
         if one is not None and other is not None and not overlap(one, other):
             verdict = FASTER if other[0] > one[1] else SLOWER
     return MethodDifference(task, name, a, b, ratio, verdict)
 
 
-def _cells(side: Side | None) -> list[Estimate | float | str | None]:
+def _cells(side: dict[str, Any] | None) -> list[Any]:
     """Speed-up, tokens per second, tokens per call, rows with plain's text."""
     if side is None:
         return [None] * 4
-    speedup = None if side.speedup is None else Estimate(side.speedup, side.speedup_interval)
-    same = None if side.identical is None else f"{side.identical}/{side.rows}"
-    return [speedup, side.tokens_per_second, side.tokens_per_call, same]
+    speedup = None if side["speedup"] is None else Estimate(side["speedup"], side["speedup_interval"])
+    same = None if side["identical"] is None else f"{side['identical']}/{side['rows']}"
+    return [speedup, side["tokens_per_second"], side["tokens_per_call"], same]
 
 
 def _settings(a: BenchResult, b: BenchResult) -> list[str]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ssft.bench.result import BenchResult, MethodResult
+from ssft.bench.result import BenchResult, MethodResult, SuiteResult
 
 OURS = "streaming"
 """The method that this project is about; a task's sentences say where it stands, first or not."""
@@ -28,6 +28,13 @@ class Finding:
     clear: bool = False
 
 
+def benches(result: BenchResult | SuiteResult) -> dict[str, BenchResult]:
+    """The comparisons in a result, by the name of the task."""
+    if isinstance(result, BenchResult):
+        return {result.adapter: result}
+    return {name: task.bench for name, task in result.tasks.items()}
+
+
 def contenders(result: BenchResult) -> dict[str, MethodResult]:
     """Methods that are measured against the baseline, fastest first."""
     others = {name: method for name, method in result.methods.items() if name != result.baseline}
@@ -51,33 +58,20 @@ def overlap(left: tuple[float, float], right: tuple[float, float]) -> bool:
     return left[0] <= right[1] and right[0] <= left[1]
 
 
-def checked(result: BenchResult) -> dict[str, MethodResult]:
-    """Methods whose text was compared with plain's, without plain itself."""
-    return {name: method for name, method in result.methods.items() if name != "plain" and method.identical is not None}
+def broken(result: BenchResult, tied: bool = False) -> dict[str, int]:
+    """Method -> prompts whose text is not plain's, for those that promise plain's text and break the promise.
 
-
-def differing(result: BenchResult) -> dict[str, int]:
-    """Method -> prompts whose text is not plain's, for those that promise it and break the promise."""
-    found = {name: result.rows - (method.identical or 0) for name, method in checked(result).items() if method.lossless}
-    return {name: rows for name, rows in found.items() if rows}
-
-
-def ties(result: BenchResult) -> dict[str, int]:
-    """The methods of `differing` whose texts all part where rounding decides, which is no broken promise."""
-
-    def tied(name: str, rows: int) -> bool:
-        margins = [difference.margin for difference in result.methods[name].differences]
+    tied: instead those whose texts all part where rounding in low precision decides, which breaks no promise.
+    """
+    found = {}
+    for name, method in result.methods.items():
+        rows = result.rows - method.identical if method.lossless and method.identical is not None else 0
+        margins = [difference.margin for difference in method.differences]
         # A difference without a place (or beyond plain's end) cannot be shown to be a tie.
-        return len(margins) >= rows and all(margin is not None and margin <= TIE for margin in margins)
-
-    low = result.precision in LOW_PRECISION
-    return {name: rows for name, rows in differing(result).items() if low and tied(name, rows)}
-
-
-def broken(result: BenchResult) -> dict[str, int]:
-    """The methods of `differing` without `ties`."""
-    tied = ties(result)
-    return {name: rows for name, rows in differing(result).items() if name not in tied}
+        ties = len(margins) >= rows and all(margin is not None and margin <= TIE for margin in margins)
+        if rows and name != "plain" and tied == (ties and result.precision in LOW_PRECISION):
+            found[name] = rows
+    return found
 
 
 def count(number: int, noun: str) -> str:
@@ -132,20 +126,19 @@ def _runner_up(places: dict[str, MethodResult]) -> list[str]:
 
 def _texts(result: BenchResult) -> list[str]:
     """Whose text is plain's."""
-    compared, wrong, tied = checked(result), broken(result), ties(result)
-    lines = []
+    compared = {n: m for n, m in result.methods.items() if n != "plain" and m.identical is not None}
+    wrong, tied, lines = broken(result), broken(result, tied=True), []
     for name, rows in wrong.items():
-        text = f"its text differs from plain's on {rows:,} of {count(result.rows, 'prompt')}"
+        part = f"its text differs from plain's on {rows:,} of {count(result.rows, 'prompt')}"
         placed = name in contenders(result)
         place = f"; at {times(compared[name])} as fast as {result.baseline} it is not ranked" if placed else ""
-        lines.append(f"{name} does not keep its promise: {text}{place}.")
+        lines.append(f"{name} does not keep its promise: {part}{place}.")
     for name, rows in tied.items():
         lines.append(
             f"{name}: {rows:,} of {count(result.rows, 'text')} part at ties, where plain leads by at most {TIE:g} "
             f"logits and rounding in {result.precision} decides."
         )
-    same = [name for name, method in compared.items() if method.lossless and name not in {**wrong, **tied}]
-    if same:
+    if same := [name for name, method in compared.items() if method.lossless and name not in {**wrong, **tied}]:
         everywhere = "the one prompt" if result.rows == 1 else f"all {result.rows:,} prompts"
         lines.append(f"The same text as plain's, token for token, on {everywhere}: {', '.join(same)}.")
     for name, method in compared.items():

@@ -8,40 +8,21 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from ssft.bench.report import style
 from ssft.bench.report.findings import OURS, YARDSTICK, broken, contenders, fastest, ranked
-from ssft.bench.report.style import (
-    BEHIND,
-    COLUMNS,
-    GREYS,
-    INK,
-    MARKERS,
-    MUTED,
-    OKABE_ITO,
-    OUR_COLOUR,
-    PAPER,
-    WIDTHS,
-    Canvas,
-    beside,
-    estimate,
-    face,
-    label,
-    legend,
-    panels_of,
-    report_style,
-)
 from ssft.bench.result import BenchResult, MethodResult, QualityResult, SuiteResult
 
-Draw = Callable[[Canvas, SuiteResult], None]
+Draw = Callable[[style.Canvas, SuiteResult], None]
 """Draws one plot of a result into a figure or a part of one."""
-PNG_DPI = 160
 
 
-def speedup_figure(canvas: Canvas, result: SuiteResult) -> None:
+def speedup_figure(canvas: style.Canvas, result: SuiteResult) -> None:
     """Speed-up of every method on every task, with its interval, and the baseline as a line at 1.
 
     The mark of a method that broke its promise of plain's text is hollow, and it is not the fastest.
@@ -50,24 +31,24 @@ def speedup_figure(canvas: Canvas, result: SuiteResult) -> None:
     everywhere = {name: contenders(bench) for name, bench in tasks.items()}
     names = _by_speed(tasks.values())
     highest = max((_span(method)[1] for found in everywhere.values() for method in found.values()), default=1.0)
-    for axes, (title, bench) in zip(panels_of(canvas, tasks, shared=True), tasks.items(), strict=True):
+    for axes, (title, bench) in zip(style.panels_of(canvas, tasks, shared=True), tasks.items(), strict=True):
         axes.grid(axis="y", visible=False)
-        axes.axvline(1, color=INK, linewidth=1.1, zorder=1)
+        axes.axvline(1, color=style.INK, linewidth=1.1, zorder=1)
         first, wrong = fastest(bench), broken(bench)
         for place, name in enumerate(names):
             method = everywhere[title].get(name)
             if method is None:
                 note = "the baseline" if name == bench.baseline else "not run"
-                beside(axes, (1, place), note, "data", color=MUTED, fontsize=8.5, style="italic")
+                style.beside(axes, (1, place), note, "data", color=style.MUTED, fontsize=8.5, style="italic")
                 continue
-            (colour, marker), value = looks[name], method.speedup or 0.0
-            axes.plot([1, value], [place, place], color=colour, alpha=0.22, linewidth=6, solid_capstyle="butt")
-            estimate(axes, place, value, _span(method), colour, marker, hollow=name in wrong)
+            value = method.speedup or 0.0
+            axes.plot([1, value], [place, place], color=looks[name][0], alpha=0.22, linewidth=6, solid_capstyle="butt")
+            style.estimate(axes, place, value, _span(method), looks[name], hollow=name in wrong)
             # In a column of their own, values can be read down like a table's.
             if name in wrong:
-                beside(axes, (1, place), f"{value:.2f}×, other text", color=MUTED, style="italic")
+                style.beside(axes, (1, place), f"{value:.2f}×, other text", color=style.MUTED, style="italic")
             else:
-                beside(axes, (1, place), f"{value:.2f}×", fontweight="bold" if name == first else "normal")
+                style.beside(axes, (1, place), f"{value:.2f}×", fontweight="bold" if name == first else "normal")
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.45, -0.55)
         axes.set_xlim(0, max(1.2, highest) * 1.02)
@@ -76,10 +57,10 @@ def speedup_figure(canvas: Canvas, result: SuiteResult) -> None:
         axes.spines["left"].set_visible(False)
         for tick in axes.get_yticklabels():
             tick.set_fontweight("bold" if tick.get_text() == OURS else "normal")
-        label(axes, x=f"times as fast as {bench.baseline}")
+        style.label(axes, x=f"times as fast as {bench.baseline}")
 
 
-def cost_figure(canvas: Canvas, result: SuiteResult) -> None:
+def cost_figure(canvas: style.Canvas, result: SuiteResult) -> None:
     """Tokens per pass against the cost of a pass, with lines of equal speed-up of decoding (see `cost_points`)."""
     benches, looks = _benches(result), method_looks(result)
     tasks = {name: points for name, bench in benches.items() if (points := cost_points(bench))}
@@ -87,7 +68,7 @@ def cost_figure(canvas: Canvas, result: SuiteResult) -> None:
     right = max((x for x, _ in every), default=1.0) * 1.12
     top = max(1.5, max((y for _, y in every), default=1.0) * 1.15)
     bottom = max(0.0, 0.5 * math.floor(2 * min((y for _, y in every), default=1.0) - 0.5))
-    for axes, (title, points) in zip(panels_of(canvas, tasks, shared=True, pad=18), tasks.items(), strict=True):
+    for axes, (title, points) in zip(style.panels_of(canvas, tasks, shared=True, pad=18), tasks.items(), strict=True):
         axes.grid(visible=False)
         axes.set_xlim(0.7, right)
         axes.set_ylim(bottom, top)
@@ -96,14 +77,16 @@ def cost_figure(canvas: Canvas, result: SuiteResult) -> None:
         wrong = broken(benches[title])
         for name, (x, y) in points.items():
             colour, marker = looks[name]
-            size, filled = 10 if name == OURS else 8, face(colour, name in wrong)
+            size, filled = 10 if name == OURS else 8, style.face(colour, name in wrong)
             axes.plot([x], [y], marker=marker, color=colour, markersize=size, linestyle="", **filled)
-        place = {"transform": axes.transAxes, "ha": "right", "bbox": BEHIND}
-        axes.text(0.97, 0.04, "faster ↘", color=MUTED, style="italic", **place)
+        place = {"transform": axes.transAxes, "ha": "right", "bbox": style.BEHIND}
+        axes.text(0.97, 0.04, "faster ↘", color=style.MUTED, style="italic", **place)
         # A plain pass over one row gives one token.
         unit = "" if benches[title].batch_size == 1 else " (baseline = 1)"
-        label(axes, x=f"tokens per pass{unit}", y="cost of a pass (baseline = 1)")
-    legend(canvas, {name: look for name, look in looks.items() if any(name in points for points in tasks.values())})
+        style.label(axes, x=f"tokens per pass{unit}", y="cost of a pass (baseline = 1)")
+    style.legend(
+        canvas, {name: look for name, look in looks.items() if any(name in points for points in tasks.values())}
+    )
 
 
 def cost_points(bench: BenchResult) -> dict[str, tuple[float, float]]:
@@ -131,21 +114,22 @@ def first_passes(bench: BenchResult) -> int:
     return sum(math.ceil(number / bench.batch_size) for number in rows.values() or [bench.rows])
 
 
-def acceptance_figure(canvas: Canvas, result: SuiteResult) -> None:
+def acceptance_figure(canvas: style.Canvas, result: SuiteResult) -> None:
     """Share of passes whose accepted draft reached each depth, for the methods that tell."""
     tasks = {name: found for name, bench in _benches(result).items() if (found := _drafting(bench))}
     looks = method_looks(result)
-    for axes, found in zip(panels_of(canvas, tasks, shared=True), tasks.values(), strict=True):
+    for axes, found in zip(style.panels_of(canvas, tasks, shared=True), tasks.values(), strict=True):
         for name, method in found.items():
             shares, (colour, marker) = reached(method.accepted), looks[name]
-            line = {"linewidth": 1.8, "markersize": 6.5, "markeredgecolor": PAPER}
+            line = {"linewidth": 1.8, "markersize": 6.5, "markeredgecolor": style.PAPER}
             axes.plot(range(1, len(shares) + 1), shares, color=colour, marker=marker, **line)
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="x", visible=False)
-        label(axes, x="depth of the draft", y="passes that accepted so deep")
-    legend(canvas, {name: look for name, look in looks.items() if any(name in found for found in tasks.values())})
+        style.label(axes, x="depth of the draft", y="passes that accepted so deep")
+    shown = {name for found in tasks.values() for name in found}
+    style.legend(canvas, {name: look for name, look in looks.items() if name in shown})
 
 
 def reached(accepted: Sequence[int]) -> list[float]:
@@ -154,38 +138,41 @@ def reached(accepted: Sequence[int]) -> list[float]:
     return [sum(accepted[depth:]) / total for depth in range(1, len(accepted))]
 
 
-def quality_figure(canvas: Canvas, result: SuiteResult) -> None:
+def quality_figure(canvas: style.Canvas, result: SuiteResult) -> None:
     """Every metric of the adapter and of its twin, with intervals."""
-    tasks = _qualities(result)
+    tasks, ours, plain = _qualities(result), (style.OUR_COLOUR, "o"), (style.GREYS[0], "D")
     titles = [f"{title}, {quality.rows} rows" for title, quality in tasks.items()]
-    for axes, quality in zip(panels_of(canvas, titles), tasks.values(), strict=True):
+    for axes, quality in zip(style.panels_of(canvas, titles), tasks.values(), strict=True):
         for place, (metric, value) in enumerate(quality.adapter.items()):
             own, twin = quality.adapter_intervals.get(metric), quality.twin_intervals.get(metric)
             shift = 0.13 if metric in quality.twin else 0.0
-            estimate(axes, place - shift, value, own, OUR_COLOUR, "o")
+            style.estimate(axes, place - shift, value, own, ours)
             if metric in quality.twin:
-                estimate(axes, place + shift, quality.twin[metric], twin, GREYS[0], "D", hollow=True)
+                style.estimate(axes, place + shift, quality.twin[metric], twin, plain, hollow=True)
             if metric in quality.differences:
                 end = max(value, *(own or ()), *(twin or ()))
                 gap = f"{quality.differences[metric]:+.1f}".replace("-", "−")
-                beside(axes, (end, place), gap, "data", color=MUTED, fontsize=8.5)
+                style.beside(axes, (end, place), gap, "data", color=style.MUTED, fontsize=8.5)
         axes.set_yticks(range(len(quality.adapter)), list(quality.adapter))
         axes.set_ylim(max(len(entry.adapter) for entry in tasks.values()) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
-        label(axes, x="percent, with 95 % interval")
-    legend(canvas, {"adapter with streams": (OUR_COLOUR, "o"), "its twin": (GREYS[0], "D")}, hollow={"its twin"})
+        style.label(axes, x="percent, with 95 % interval")
+    style.legend(
+        canvas,
+        {"adapter with streams": (style.OUR_COLOUR, "o"), "its twin": (style.GREYS[0], "D")},
+        hollow={"its twin"},
+    )
 
 
-def overview_figure(canvas: Canvas, result: SuiteResult) -> None:
+def overview_figure(canvas: style.Canvas, result: SuiteResult) -> None:
     """For a README: speed-ups above, tokens and cost of a pass below."""
     heights = [_height(speedup_figure, result), _height(cost_figure, result)]
     hint = " (grey lines: equal speed-up)" if len(_benches(result)) > 1 else ""  # one panel is too narrow for it
     titles = ("How fast: speed-up with 95 % interval", f"Why: what a pass gives, and what it costs{hint}")
     parts: Any = canvas.subfigures(2, 1, height_ratios=heights)
     for part, draw, title in zip(parts, (speedup_figure, cost_figure), titles, strict=True):
-        part.set_facecolor(PAPER)
         part.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
         draw(part, result)
 
@@ -207,7 +194,7 @@ def to_svg(draw: Draw, result: SuiteResult) -> str:
 
 def to_png(draw: Draw, result: SuiteResult) -> bytes:
     """The same drawing as pixels."""
-    return _drawn(draw, result, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return _drawn(draw, result, format="png", dpi=160, metadata={"Software": None})
 
 
 def drawings(result: SuiteResult) -> list[Draw]:
@@ -222,15 +209,15 @@ def drawings(result: SuiteResult) -> list[Draw]:
     return [draw for draw, something in found.items() if something]
 
 
-def method_looks(result: SuiteResult) -> dict[str, tuple[str, str]]:
+def method_looks(result: SuiteResult) -> dict[str, style.Look]:
     """Method -> colour and marker; by order of appearance within its kind, streaming always the same."""
     methods = {name: method for bench in _benches(result).values() for name, method in bench.methods.items()}
     names = [name for name, method in methods.items() if method.kind != YARDSTICK and name != OURS]
     plain = [name for name in names if methods[name].kind == "plain"]
     rest = [name for name in names if name not in plain]
-    looks = {name: (GREYS[place % len(GREYS)], "D") for place, name in enumerate(plain)}
-    looks |= {n: (OKABE_ITO[at % len(OKABE_ITO)], MARKERS[at % len(MARKERS)]) for at, n in enumerate(rest)}
-    looks[OURS] = OUR_COLOUR, "o"
+    looks = dict(zip(plain, cycle((grey, "D") for grey in style.GREYS), strict=False))
+    looks |= dict(zip(rest, cycle(zip(style.OKABE_ITO, style.MARKERS, strict=True)), strict=False))
+    looks[OURS] = style.OUR_COLOUR, "o"
     return {name: looks[name] for name in methods if name in looks}
 
 
@@ -266,8 +253,8 @@ def _drawn(draw: Draw, result: SuiteResult, **settings: Any) -> bytes:
     """The drawing in a file's bytes; `settings` of `savefig`."""
     panels = len(_qualities(result) if draw is quality_figure else _benches(result))
     buffer = io.BytesIO()
-    with report_style():
-        size = (WIDTHS[max(1, min(COLUMNS, panels))], _height(draw, result))
+    with style.report_style():
+        size = (style.WIDTHS[max(1, min(style.COLUMNS, panels))], _height(draw, result))
         figure = Figure(figsize=size, layout="constrained")
         engine: Any = figure.get_layout_engine()
         engine.set(w_pad=0.09, h_pad=0.05)
@@ -281,12 +268,12 @@ def _height(draw: Draw, result: SuiteResult) -> float:
     if draw is overview_figure:
         return _height(speedup_figure, result) + _height(cost_figure, result)
     benches, qualities = _benches(result).values(), _qualities(result).values()
-    rows = max(1, math.ceil(len(benches) / COLUMNS))
+    rows = max(1, math.ceil(len(benches) / style.COLUMNS))
     if draw is speedup_figure:
         return 0.3 + rows * (0.75 + 0.34 * max(len(_by_speed(benches)), 2))
     if draw is quality_figure:
         metrics = max((len(quality.adapter) for quality in qualities), default=1)
-        return 0.5 + math.ceil(len(qualities) / COLUMNS) * (0.9 + 0.45 * metrics)
+        return 0.5 + math.ceil(len(qualities) / style.COLUMNS) * (0.9 + 0.45 * metrics)
     return 0.6 + 2.9 * rows
 
 
@@ -297,7 +284,7 @@ def _equal_speedups(axes: Any, right: float, bottom: float, top: float) -> None:
         x, y = (right, right / value) if ends_right else (top * value, top)
         if x < 0.75 or y <= bottom:
             continue
-        colour, width, ink = (INK, 1.1, INK) if value == 1 else ("#c9cdd5", 0.9, MUTED)
+        colour, width, ink = (style.INK, 1.1, style.INK) if value == 1 else ("#c9cdd5", 0.9, style.MUTED)
         axes.plot([0, x], [0, y], color=colour, linewidth=width, zorder=0)
         shift, across, down = ((3, 0), "left", "center") if ends_right else ((0, 3), "center", "bottom")
         looks = {"color": ink, "fontsize": 8, "ha": across, "va": down, "annotation_clip": False}

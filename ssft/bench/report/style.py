@@ -11,6 +11,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 Canvas = Figure | SubFigure
+Look = tuple[str, str]
+"""Colour and marker."""
 
 INK, MUTED, GRID, PAPER = "#1f2430", "#6a7180", "#e6e8ec", "#ffffff"
 OUR_COLOUR = "#0072b2"
@@ -30,26 +32,16 @@ BEHIND = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#b9bec8",
-    "axes.facecolor": PAPER,
     "axes.grid": True,
     "axes.labelcolor": MUTED,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
-    "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
-    "figure.facecolor": PAPER,
     "font.size": 9,
     "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "legend.fontsize": 9,
     "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "savefig.facecolor": PAPER,
     # Ids are the same in every run.
     "svg.hashsalt": "ssft",
     # Text stays text: it can be searched and selected, and the page's own typeface shows it.
@@ -96,8 +88,8 @@ def label(axes: Any, x: str, y: str | None = None) -> None:
         axes.set_ylabel(y)
 
 
-def legend(canvas: Canvas, looks: dict[str, tuple[str, str]], hollow: Collection[str] = ()) -> None:
-    """Name -> colour and marker, below all panels."""
+def legend(canvas: Canvas, looks: dict[str, Look], hollow: Collection[str] = ()) -> None:
+    """Names and their looks, below all panels."""
     handles = [
         Line2D([], [], marker=marker, linestyle="", markersize=7, label=name, **face(colour, name in hollow))
         for name, (colour, marker) in looks.items()
@@ -119,16 +111,9 @@ def face(colour: str, hollow: bool) -> dict[str, Any]:
     return {"markerfacecolor": PAPER if hollow else colour, "markeredgecolor": colour if hollow else PAPER}
 
 
-def estimate(
-    axes: Any,
-    y: float,
-    value: float,
-    interval: tuple[float, float] | None,
-    colour: str,
-    marker: str,
-    hollow: bool = False,
-) -> None:
-    """A mark at a value, on the bar of its interval."""
+def estimate(axes: Any, y: float, value: float, interval: Any, look: Look, hollow: bool = False) -> None:
+    """A mark at a value, on the bar of its interval, a pair or None."""
+    colour, marker = look
     if interval is not None:
         axes.plot(interval, [y, y], color=colour, linewidth=1.6, solid_capstyle="round")
     axes.plot([value], [y], color=colour, marker=marker, markersize=7, **face(colour, hollow))

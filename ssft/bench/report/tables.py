@@ -12,6 +12,18 @@ DEEPEST = 8
 """Depths of a draft with a column of their own."""
 SHOWN = 3
 """Places where texts part, per method."""
+_FIELDS = {
+    "decode_speedup": Column("decoding", ".2f", "×"),
+    "tokens_per_second": Column("tokens/s", ",.1f"),
+    "tokens_per_call": Column("tokens/call", ".2f"),
+    "calls": Column("calls"),
+    "prompt_seconds": Column("prompts, s", ",.2f"),
+    "decode_seconds": Column("decoding, s", ",.2f"),
+    "extra_parameters": Column("extra parameters"),
+    "extra_bytes": Column("on disk", BYTES),
+    "peak_bytes": Column("peak memory", BYTES),
+}
+"""Fields of a `MethodResult` that are shown as they are."""
 
 
 def heading(result: BenchResult | SuiteResult) -> str:
@@ -54,37 +66,17 @@ def _bench(result: BenchResult, prefix: str) -> list[Table]:
 
 
 def _methods(result: BenchResult) -> Table:
-    columns = [
-        "method",
-        Column("speed-up (95 % interval)", ".2f", "×"),
-        Column("decoding", ".2f", "×"),
-        Column("tokens/s", ",.1f"),
-        Column("tokens/call", ".2f"),
-        "calls",
-        Column("prompts, s", ",.2f"),
-        Column("decoding, s", ",.2f"),
-        Column("same text", right=True),
-        "extra parameters",
-        Column("on disk", BYTES),
-        Column("peak memory", BYTES),
-    ]
     rows = [
         [
             name,
             _speedup(method, name == result.baseline),
-            method.decode_speedup,
-            method.tokens_per_second,
-            method.tokens_per_call,
-            method.calls,
-            method.prompt_seconds,
-            method.decode_seconds,
+            *(getattr(method, key) for key in _FIELDS),
             None if method.identical is None else f"{method.identical}/{result.rows}",
-            method.extra_parameters,
-            method.extra_bytes,
-            method.peak_bytes,
         ]
         for name, method in result.methods.items()
     ]
+    columns = ["method", Column("speed-up (95 % interval)", ".2f", "×"), *_FIELDS.values()]
+    columns.append(Column("same text", right=True))
     marked = (("best", [fastest(result)]), ("base", [result.baseline]), ("wrong", broken(result)))
     marks = {
         row: " ".join(mark for mark, names in marked if name in names)
@@ -120,7 +112,8 @@ def _depths(result: BenchResult) -> Table:
         parts = [sum(counts[depth : depth + 1]) for depth in depths]
         parts += [sum(counts[DEEPEST + 1 :])] if last > DEEPEST else []
         rows.append([name, *(part / sum(counts) for part in parts)])
-    return Table("share of passes by depth of the accepted draft", columns, rows)
+    notes = [f"draft tree: {', '.join(f'{key} {value}' for key, value in result.tree.items())}"]
+    return Table("share of passes by depth of the accepted draft", columns, rows, notes)
 
 
 def _categories(result: BenchResult) -> Table:
