@@ -36,13 +36,14 @@ def compare_outputs(expected: Sequence[Sequence[int] | None], got: Sequence[Sequ
 
 
 @torch.inference_mode()
-def top_margin(adapted: Any, ids: list[int]) -> float:
-    """Lead of the best over the second-best next token after `ids`, in logits: one plain forward, no cache."""
-    backbone = adapted.hooks.backbone
-    inputs = torch.tensor([ids], device=adapted.model.device)
-    with adapted.applied():
-        hidden = backbone.decoder(input_ids=inputs, use_cache=False).last_hidden_state
-        best = backbone.logits(hidden[:, -1]).float().topk(2).values[0]
+def top_margin(backbone: Any, ids: list[int]) -> float:
+    """Lead of the best over the second-best next token after `ids`, in logits: one plain forward, no cache.
+
+    backbone: a `Backbone`; a LoRA counts where the caller has put one in force.
+    """
+    inputs = torch.tensor([ids], device=backbone.model.device)
+    hidden = backbone.decoder(input_ids=inputs, use_cache=False).last_hidden_state
+    best = backbone.logits(hidden[:, -1]).float().topk(2).values[0]
     return float(best[0] - best[1])
 
 
@@ -65,4 +66,5 @@ def add_margins(
     for difference in differences:
         if difference.expected is not None:
             common = (expected[difference.row] or [])[: difference.position]
-            difference.margin = top_margin(adapted, [*prompts[difference.row], *common])
+            with adapted.applied():
+                difference.margin = top_margin(adapted.hooks.backbone, [*prompts[difference.row], *common])

@@ -210,7 +210,7 @@ def test_help_shows_the_options_of_the_comparison_and_the_commands():
     assert "13 categories" in " ".join(text.split())
     words = ("--rounds", "--methods", "--tree", "--spec-bench", "--peers", "train", "profile", "adapters", "tasks")
     assert all(word in text for word in (*words, "ADAPTER | COMMAND", "--compare A.json B.json"))
-    assert not any(hidden in text.partition("Commands")[2] for hidden in ("compare ", "difference "))
+    assert not any(hidden in text.partition("Commands")[2] for hidden in ("measure ", "compare "))
 
 
 @pytest.mark.parametrize(

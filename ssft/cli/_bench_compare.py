@@ -7,18 +7,18 @@ from pathlib import Path
 
 import click
 
-from ssft.cli._bench import DIFFERENCE
+from ssft.cli._bench import COMPARE
 from ssft.cli._options import json_option, print_json, print_table
 
 RESULT = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command(DIFFERENCE, hidden=True)
+@click.command(COMPARE, hidden=True)
 @click.argument("first", metavar="A.json", type=RESULT)
 @click.argument("second", metavar="B.json", type=RESULT)
 @json_option()
 @click.pass_context
-def difference_command(ctx: click.Context, first: Path, second: Path, as_json: bool) -> None:
+def compare_command(ctx: click.Context, first: Path, second: Path, as_json: bool) -> None:
     """Put two results of `ssft bench --output` or `ssft bench tasks` side by side, A before B.
 
     A speed-up has changed if its two intervals have no point in common; where baseline, prompts, precision or batch
