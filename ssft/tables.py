@@ -71,9 +71,6 @@ class Table:
         """[rows][columns] as text, without any escaping."""
         return [[cell_text(cell, column) for cell, column in zip(row, self.head, strict=True)] for row in self.rows]
 
-    def marked(self, row: int) -> set[str]:
-        return set(self.marks.get(row, "").split())
-
 
 def _aligned(column: Column | str, cells: Sequence[Any]) -> Column:
     column = Column(column) if isinstance(column, str) else column
@@ -123,7 +120,6 @@ def terminal(table: Table, width: int) -> "Group":
 
     names = [terminal_text(column.name) for column in table.head]
     rows = [[terminal_text(cell) for cell in row] for row in table.texts()]
-
     whole = [max(map(cells.cell_len, column)) for column in zip(names, *rows, strict=True)]
 
     def shortest(place: int) -> int:
@@ -156,7 +152,7 @@ def terminal(table: Table, width: int) -> "Group":
             grid.add_column(text.Text(names[place]), overflow="fold", width=widths[place])
             grid.columns[-1].justify = "right" if table.head[place].right else "left"
         for row, line in enumerate(rows):
-            marks = table.marked(row)
+            marks = table.marks.get(row, "")
             style = "red" if "wrong" in marks else "bold" if "best" in marks else ""
             grid.add_row(*(text.Text(line[place]) for place in block), style=style)
         parts += ["", grid] if number else [grid]
@@ -175,7 +171,7 @@ def markdown(table: Table) -> str:
     lines.append(["---:" if column.right else "---" for column in table.head])
     for row, texts in enumerate(table.texts()):
         line = [markdown_text(cell) for cell in texts]
-        lines.append([f"**{cell}**" for cell in line] if "best" in table.marked(row) else line)
+        lines.append([f"**{cell}**" for cell in line] if "best" in table.marks.get(row, "") else line)
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join([rows, *map(markdown_text, table.notes)])
 

@@ -120,8 +120,8 @@ def print_json(value: Any) -> None:
     click.echo(json_text(value))
 
 
-def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
-    """Print rows under headers on stdout; see `ssft.tables` for what cells may be."""
+def table(rows: Sequence[Sequence[Any]], headers: Sequence[Any]) -> None:
+    """Print rows under headers on stdout; cells and headers are those of `ssft.tables.Table`."""
     print_table(Table("", headers, [list(row) for row in rows]))
 
 
