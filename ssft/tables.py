@@ -182,21 +182,20 @@ def markdown_text(text: str) -> str:
 
 
 def html(table: Table) -> Markup:
-    """`<table>` and its notes as `<p>`; the title is left to the page. A row's marks are its classes."""
-    left = Markup(' class="text"')
-    sides = ["" if column.right else left for column in table.head]
-    names = [
-        Markup('<th scope="col"{}>{}</th>').format(side, column.name)
-        for side, column in zip(sides, table.head, strict=True)
-    ]
+    """`<table>` and its notes as `<p>`; the title is left to the page. A row's marks are its classes; cells to the left
+    have the class `left`, those of text, which may be wrapped, `text`."""
+
+    def cell(tag: str, column: Column, text: str, value: Any) -> Markup:
+        side = "" if column.right else f' class="{"text" if isinstance(value, str) else "left"}"'
+        return Markup(f"<{tag}{side}>{{}}</{tag[:2]}>").format(text)
+
     lines = []
-    for row, texts in enumerate(table.texts()):
-        cells = [
-            Markup('<th scope="row"{}>{}</th>' if place < table.keys else "<td{}>{}</td>").format(side, cell)
-            for place, (side, cell) in enumerate(zip(sides, texts, strict=True))
-        ]
+    for row, (values, texts) in enumerate(zip(table.rows, table.texts(), strict=True)):
         marks = Markup(' class="{}"').format(table.marks[row]) if row in table.marks else ""
+        tags = ['th scope="row"'] * table.keys + ["td"] * (len(texts) - table.keys)
+        cells = map(cell, tags, table.head, texts, values)
         lines.append(Markup("<tr{}>{}</tr>").format(marks, Markup("").join(cells)))
+    names = [cell('th scope="col"', column, column.name, column.name) for column in table.head]
     frame = '<div class="scroll"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody>\n</table></div>'
     whole = Markup(frame).format(Markup("").join(names), Markup("\n").join(lines))
     return whole + Markup("").join(Markup("\n<p>{}</p>").format(note) for note in table.notes)
