@@ -94,15 +94,15 @@ def compare_results(a: BenchResult | SuiteResult, b: BenchResult | SuiteResult) 
 
 def difference_table(found: ResultDifference) -> Table:
     """One row per task and method, and the remarks."""
-    columns: list[Column | str] = ["task", "method", *(Column(f"speed-up {side}", ".2f", "×") for side in "AB")]
-    columns += [Column("B / A", ".2f"), "verdict"]
+    columns: list[Column | str] = ["task", "method", "verdict"]
+    columns += [*(Column(f"speed-up {side}", ".2f", "×") for side in "AB"), Column("B / A", ".2f")]
     for name, form in (("tokens/s", ",.1f"), ("tokens/call", ".2f"), ("same text", "")):
         columns += [Column(f"{name} {side}", form, right=True) for side in "AB"]
     rows = []
     for entry in found.methods:
         a, b = _cells(entry.a), _cells(entry.b)
         rest = [cell for pair in zip(a[1:], b[1:], strict=True) for cell in pair]
-        rows.append([entry.task, entry.method, a[0], b[0], entry.ratio, entry.verdict, *rest])
+        rows.append([entry.task, entry.method, entry.verdict, a[0], b[0], entry.ratio, *rest])
     return Table("", columns, rows, found.remarks, keys=2)
 
 
