@@ -47,22 +47,14 @@ def top_margin(backbone: Any, ids: list[int]) -> float:
     return float(best[0] - best[1])
 
 
-def differences_with_margins(
-    adapted: Any, prompts: Sequence[list[int]], expected: Sequence[list[int]], got: Sequence[list[int] | None]
-) -> list[Difference]:
-    """As `compare_outputs`, each with the margin of the plain model after prompt + common beginning."""
-    differences = compare_outputs(expected, got)
-    add_margins(adapted, prompts, expected, differences)
-    return differences
-
-
 def add_margins(
     adapted: Any,
     prompts: Sequence[list[int]],
     expected: Sequence[list[int] | None],
     differences: Iterable[Difference],
 ) -> None:
-    """Fill in the margin of every difference whose reference has not ended: one forward each."""
+    """Fill in the margins of `compare_outputs`, where the reference has not ended: one plain forward each, after the
+    prompt and the common beginning."""
     for difference in differences:
         if difference.expected is not None:
             common = (expected[difference.row] or [])[: difference.position]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ssft.bench.answers import decode_prompts, encode_rows
 from ssft.bench.metrics import AUTO, choose_metric, metric_module
 from ssft.bench.result import QualityResult
-from ssft.bench.statistics import SAMPLES
+from ssft.bench.statistics import SAMPLES, TAILS
 from ssft.errors import DataError
 
 BATCH_SIZE = 8
@@ -103,18 +103,15 @@ def row_references(row: Mapping[str, Any], where: str) -> list[str]:
     return references
 
 
-def mean_interval(
-    values: Sequence[float] | np.ndarray, seed: int = 0, samples: int = SAMPLES, level: float = 0.95
-) -> tuple[float, float]:
-    """Bootstrap interval of the mean of `values`, drawn with replacement; a point where all are equal, so few rows
+def mean_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the mean of `values`, drawn with replacement; a point where all are equal, so few rows
     that are all right or all wrong say less than it looks."""
     if not len(values):
         raise ValueError("no values to average")
     array = np.asarray(values, dtype=float)
     random = np.random.default_rng(seed)
-    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(samples)]
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(SAMPLES)]
+    low, high = np.quantile(means, TAILS)
     return float(low), float(high)
 
 

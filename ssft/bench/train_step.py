@@ -29,18 +29,51 @@ PLAIN, STREAMING = "plain", "streaming"
 def measure_recipe(
     recipe: Any, *, batches: int = 4, rounds: int = 5, seed: int = 0, device: str | None = None, progress: bool = True
 ) -> StepResult:
-    """Build both trainers of a recipe, which puts two copies of the base into memory, and compare their steps."""
+    """Build both trainers of a recipe, which puts two copies of the base into memory, and time forward and backward of
+    both on the same `batches` batches."""
     with tempfile.TemporaryDirectory(prefix="ssft-bench-") as scratch:
         trainers = build_trainers(recipe, batches, Path(scratch), device)
-        result = compare_steps(trainers, batches, rounds, seed, progress)
-    result.recipe = recipe.name
-    base, args = trainers[PLAIN].model, trainers[PLAIN].args
-    result.device = describe_device(base.device)
-    result.precision = "4bit" if recipe.quantization == "4bit" else str(base.dtype).removeprefix("torch.")
-    autocast = "bfloat16" if args.bf16 else "float16" if args.fp16 else result.precision
-    if autocast != result.precision:
-        result.precision += f", computed in {autocast}"
-    return result
+        loader = trainers[PLAIN].get_train_dataloader()
+        # The data may hold fewer batches than were asked for.
+        data = [batch for batch, _ in zip(loader, range(batches), strict=False)]
+        base, args = trainers[PLAIN].model, trainers[STREAMING].args
+        cuda = base.device.type == "cuda"
+        peaks: dict[str, int] = {}
+
+        def way(name: str) -> Way:
+            def warm_up() -> None:  # kernels are chosen and memory is taken here
+                if cuda:
+                    torch.cuda.reset_peak_memory_stats()
+                for batch in data:
+                    _step(trainers[name], batch)
+                peaks[name] = torch.cuda.max_memory_allocated() if cuda else 0
+
+            return Way(partial(_step, trainers[name]), data, warm_up)
+
+        timed = timed_rounds({name: way(name) for name in trainers}, rounds, seed, progress)
+    times = {name: np.array(done.seconds) for name, done in timed.items()}
+    pair = times[STREAMING], times[PLAIN]
+    precision = "4bit" if recipe.quantization == "4bit" else str(base.dtype).removeprefix("torch.")
+    autocast = "bfloat16" if args.bf16 else "float16" if args.fp16 else precision
+    return StepResult(
+        recipe=recipe.name,
+        device=describe_device(base.device),
+        precision=precision if autocast == precision else f"{precision}, computed in {autocast}",
+        threads=torch.get_num_threads(),
+        num_streams=args.num_streams,
+        num_msa_layers=args.num_msa_layers,
+        batch_size=args.per_device_train_batch_size,
+        batches=len(data),
+        rounds=rounds,
+        tokens=float(np.mean([int(batch["attention_mask"].sum()) for batch in data])),
+        completion_tokens=float(np.mean([int((batch["labels"] != -100).sum()) for batch in data])),
+        seconds={name: float(np.median(values)) for name, values in times.items()},
+        ratio=speedup(*pair),
+        ratio_interval=bootstrap_interval(*pair, seed),
+        ratio_spread=spread(round_ratios(*pair)),
+        peak_bytes=peaks if cuda else None,
+        versions=versions(),
+    )
 
 
 def build_trainers(recipe: Any, batches: int, scratch: Path, device: str | None = None) -> dict[str, Any]:
@@ -89,51 +122,6 @@ def _make_ready(trainer: Any) -> None:
         trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings or None, **places)
     trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
     trainer.current_gradient_accumulation_steps = 1
-
-
-def compare_steps(
-    trainers: dict[str, Any], batches: int, rounds: int, seed: int = 0, progress: bool = True
-) -> StepResult:
-    """Time forward and backward of both trainers on the plain trainer's first batches."""
-    loader = trainers[PLAIN].get_train_dataloader()
-    # The data may hold fewer batches than were asked for.
-    data = [batch for batch, _ in zip(loader, range(batches), strict=False)]
-    args = trainers[STREAMING].args
-    cuda = trainers[PLAIN].model.device.type == "cuda"
-    peaks: dict[str, int] = {}
-
-    def way(name: str) -> Way:
-        def warm_up() -> None:  # kernels are chosen and memory is taken here
-            if cuda:
-                torch.cuda.reset_peak_memory_stats()
-            for batch in data:
-                _step(trainers[name], batch)
-            peaks[name] = torch.cuda.max_memory_allocated() if cuda else 0
-
-        return Way(partial(_step, trainers[name]), data, warm_up)
-
-    timed = timed_rounds({name: way(name) for name in trainers}, rounds, seed, progress)
-    times = {name: np.array(done.seconds) for name, done in timed.items()}
-    pair = times[STREAMING], times[PLAIN]
-    return StepResult(
-        recipe="",
-        device=str(trainers[PLAIN].model.device),
-        precision="",
-        threads=torch.get_num_threads(),
-        num_streams=args.num_streams,
-        num_msa_layers=args.num_msa_layers,
-        batch_size=args.per_device_train_batch_size,
-        batches=len(data),
-        rounds=rounds,
-        tokens=float(np.mean([int(batch["attention_mask"].sum()) for batch in data])),
-        completion_tokens=float(np.mean([int((batch["labels"] != -100).sum()) for batch in data])),
-        seconds={name: float(np.median(values)) for name, values in times.items()},
-        ratio=speedup(*pair),
-        ratio_interval=bootstrap_interval(*pair, seed),
-        ratio_spread=spread(round_ratios(*pair)),
-        peak_bytes=peaks if cuda else None,
-        versions=versions(),
-    )
 
 
 def heading(result: StepResult) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -51,44 +51,31 @@ class MeasureByDefault(click.Group):
         self.format_commands(ctx, formatter)
 
 
-@dataclass(frozen=True)
-class Measuring:
-    """How methods are measured: the options of `measuring_options`."""
-
-    limit: int | None
-    max_new_tokens: int
-    batch_size: int
-    rounds: int
-    seed: int
-    methods: str
-    peers: Path | None
-
-    def settings(self, quality_limit: int = 0) -> Any:
-        """The `SuiteSettings`; raises `ConfigError` for an unknown method."""
-        from ssft.bench.peers import methods_from
-        from ssft.bench.suite import SuiteSettings
-
-        names = methods_from(self.methods)
-        limit = self.limit or 0
-        return SuiteSettings(limit, quality_limit, self.max_new_tokens, self.batch_size, self.rounds, self.seed, names)
+def rounds_option(help: str, default: int = 3) -> Decorator:
+    """`--rounds`, parameter `rounds: int`."""
+    return click.option("--rounds", type=POSITIVE, default=default, show_default=True, help=help)
 
 
 def measuring_options(methods: str, limit: Decorator, max_new_tokens: int) -> Decorator:
-    """`--limit --max-new-tokens --batch-size --rounds --seed --methods --peers`, as the one parameter
-    `measuring: Measuring`; the values are defaults."""
+    """`--limit --max-new-tokens --batch-size --rounds --seed --methods` and what else `SuiteSettings` has, as the one
+    parameter `settings: SuiteSettings`, and `--peers`; the values are defaults."""
 
     def decorate(function: Any) -> Any:
         @functools.wraps(function)
-        def collected(*args: Any, **options: Any) -> Any:
-            measuring = Measuring(**{f.name: options.pop(f.name) for f in fields(Measuring)})
-            return function(*args, measuring=measuring, **options)
+        def collected(*args: Any, methods: str, **options: Any) -> Any:
+            from ssft.bench.methods import parse_methods
+            from ssft.bench.suite import SuiteSettings
+
+            names = parse_methods(methods)
+            given = {f.name: options.pop(f.name) for f in fields(SuiteSettings) if f.name in options}
+            return function(*args, settings=SuiteSettings(**given, methods=names), **options)
 
         folder = click.Path(path_type=Path)
         for option in (
             seed_option(help="Order of the methods in each round, and the bootstrap."),
             click.option("--peers", metavar="DIR", type=folder, default=None, help=PEERS_HELP),
             click.option("--methods", metavar="NAMES", default=methods, show_default=True, help=METHODS_HELP),
-            click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Times that every method runs."),
+            rounds_option("Times that every method runs."),
             batch_size_option(),
             max_new_tokens_option(default=max_new_tokens),
             limit,

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from ssft.cli._bench import rounds_option
 from ssft.cli._options import (
-    POSITIVE,
     base_option,
     data_option,
     device_option,
@@ -38,7 +38,7 @@ from ssft.cli._shelf import adapter_names, adapter_rows, encode_prompts, shared_
 )
 @limit_option(default=8, help="Prompts per adapter; repeated where they do not fill batches of 8.")
 @max_new_tokens_option(default=64)
-@click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Paired rounds of every comparison.")
+@rounds_option("Paired rounds of every comparison.")
 @click.option(
     "--adapters",
     "loads",

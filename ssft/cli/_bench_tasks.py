@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssft.cli._adapted import Opening, adapted_options, prompt_rows
-from ssft.cli._bench import Measuring, exit_code, measuring_options, print_tables
+from ssft.cli._bench import exit_code, measuring_options, print_tables
 from ssft.cli._command_line import command_line
 from ssft.cli._options import data_option, json_option, limit_option
 from ssft.cli._result import deliver
 from ssft.cli._shelf import adapter_names, data_files
 from ssft.errors import ConfigError
 from ssft.files import check_target
+
+if TYPE_CHECKING:
+    from ssft.bench.suite import SuiteSettings
 
 ADAPTERS = Path("adapters")
 """Where adapters are looked for if none is named."""
@@ -31,7 +34,6 @@ ADAPTERS = Path("adapters")
     help="Rows of an adapter, once per adapter in their order, or NAME=FILE for the adapter NAME; as JSONL or "
     ".jsonl.gz. Without it an adapter's own validation rows.",
 )
-@measuring_options("all", limit_option(default=10, help="Prompts per adapter that are timed."), max_new_tokens=96)
 @click.option(
     "--quality-limit",
     metavar="N",
@@ -40,6 +42,7 @@ ADAPTERS = Path("adapters")
     show_default=True,
     help="Rows per adapter whose answers are scored against their references, the twin's too; 0 for none.",
 )
+@measuring_options("all", limit_option(default=10, help="Prompts per adapter that are timed."), max_new_tokens=96)
 @adapted_options
 @click.option(
     "--output",
@@ -54,8 +57,8 @@ def tasks_command(
     ctx: click.Context,
     adapters: tuple[str, ...],
     data: tuple[str, ...],
-    measuring: Measuring,
-    quality_limit: int,
+    settings: SuiteSettings,
+    peers: Path | None,
     opening: Opening,
     output: Path,
     as_json: bool,
@@ -76,12 +79,11 @@ def tasks_command(
     from ssft.bench.report.write import write_report
     from ssft.bench.suite import Task, run_suite
 
-    settings = measuring.settings(quality_limit)
     check_target(output / "report.json")
-    rows = max(settings.limit, quality_limit)
+    rows = max(settings.limit or 0, settings.quality_limit)
     tasks = []
     for name, path in paths.items():
-        folder, load_twin, unlike = _peers(name, path, measuring.peers, opening)
+        folder, load_twin, unlike = _peers(name, path, peers, opening)
         own = prompt_rows(str(path), files.get(name), rows)
         load = partial(opening.open, str(path))
         tasks.append(Task(name, own, load, load_twin, folder, describe_data(files.get(name)), unlike))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,10 +19,10 @@ from ssft.cli._adapted import (
 from ssft.cli._bench import (
     MEASURE,
     MeasureByDefault,
-    Measuring,
     exit_code,
     measuring_options,
     print_tables,
+    rounds_option,
 )
 from ssft.cli._bench_adapters import adapters_command
 from ssft.cli._bench_compare import compare_command
@@ -41,6 +42,9 @@ from ssft.cli._options import (
     threads_option,
 )
 from ssft.cli._result import deliver, file_option
+
+if TYPE_CHECKING:
+    from ssft.bench.suite import SuiteSettings
 
 LIMIT = 20
 """Prompts of a comparison."""
@@ -85,7 +89,8 @@ def measure_command(
     adapter: str,
     data: Path | None,
     spec_bench: Path | None,
-    measuring: Measuring,
+    settings: SuiteSettings,
+    peers: Path | None,
     tree: tuple[str, ...],
     opening: Opening,
     output: Path | None,
@@ -98,19 +103,17 @@ def measure_command(
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
     from ssft.bench.card_rows import describe_data
-    from ssft.bench.peers import peers_folder, ready_methods
+    from ssft.bench.peers import peers_folder
     from ssft.bench.spec_bench import spec_bench_rows
-    from ssft.bench.suite import measure_rows
 
-    settings = measuring.settings()
-    folder = peers_folder(measuring.peers, Path(adapter).resolve().name)
+    folder = peers_folder(peers, Path(adapter).resolve().name)
     adapted = opening.open(adapter, tree)
-    ready = ready_methods(settings.methods, settings.setting(adapted, folder))
+    ready = settings.ready_methods(adapted, folder)
     if spec_bench is not None:
-        rows = spec_bench_rows(spec_bench, adapted, settings.max_new_tokens, measuring.limit)
+        rows = spec_bench_rows(spec_bench, adapted, settings.max_new_tokens, settings.limit)
     else:
-        rows = prompt_rows(adapter, data, measuring.limit or LIMIT)
-    result = measure_rows(adapted, rows, ready, settings)
+        rows = prompt_rows(adapter, data, settings.limit or LIMIT)
+    result = settings.measure(adapted, rows, ready)
     result.data, result.command = describe_data(spec_bench or data), command_line()
     deliver(result, output, as_json, lambda: print_tables(result))
     ctx.exit(exit_code(result))
@@ -120,7 +123,7 @@ def measure_command(
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--batches", type=POSITIVE, default=4, show_default=True, help="Different batches to time.")
-@click.option("--rounds", type=POSITIVE, default=5, show_default=True, help="Times that every batch is run.")
+@rounds_option("Times that every batch is run.", default=5)
 @seed_option(help="Order of the trainers, and the bootstrap.")
 @device_option()
 @threads_option()
@@ -129,13 +132,10 @@ def measure_command(
 def train_command(
     recipe: str,
     overrides: tuple[str, ...],
-    batches: int,
-    rounds: int,
-    seed: int,
-    device: str | None,
     threads: int | None,
     output: Path | None,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """Time a training step with streams against TRL's plain LoRA step, on the same batches of RECIPE.
 
@@ -147,7 +147,7 @@ def train_command(
     from ssft.bench.train_step import heading, measure_recipe, table_rows
 
     set_threads(threads)
-    result = measure_recipe(resolved, batches=batches, rounds=rounds, seed=seed, device=device)
+    result = measure_recipe(resolved, **settings)  # the options that are left, by their names
 
     def show() -> None:
         click.echo(heading(result))

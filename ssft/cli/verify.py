@@ -56,19 +56,19 @@ def command(
     1: some differ.
     """
     from ssft.bench.answers import run_in_batches
-    from ssft.bench.identity import differences_with_margins
+    from ssft.bench.identity import add_margins, compare_outputs
     from ssft.bench.methods import Setting, build_methods
 
     adapted = opening.open(adapter, tree)
     need_streams(adapted, "verify")
     prompts = load_prompts(adapted, adapter, data, limit)
     methods = build_methods([against, "streaming"], Setting(adapted, max_new_tokens, batch_size))
-    expected, streamed = (run_in_batches(prompts, batch_size, method.run, True) for method in methods.values())
-    got = [result.token_ids for result in streamed]
+    reference, streamed = (run_in_batches(prompts, batch_size, method.run, True) for method in methods.values())
+    expected, got = ([result.token_ids for result in results] for results in (reference, streamed))
+    differences = compare_outputs(expected, got)
+    add_margins(adapted, prompts, expected, differences)
+    identical, tokens = len(prompts) - len(differences), sum(map(len, got))
     calls = sum(result.calls for result in streamed)
-    differences = differences_with_margins(adapted, prompts, [result.token_ids for result in expected], got)
-    identical = len(prompts) - len(differences)
-    tokens = sum(map(len, got))
     facts = {
         **result_facts("verify", adapted, data),
         "rows": len(prompts),

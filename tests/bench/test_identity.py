@@ -4,9 +4,15 @@ import pytest
 import torch
 from fake_adapted import fake_adapted, random_prompts
 
-from ssft.bench.identity import compare_outputs, differences_with_margins, first_difference, top_margin
+from ssft.bench.identity import add_margins, compare_outputs, first_difference, top_margin
 from ssft.bench.methods import Setting, method_module
 from ssft.bench.result import Difference
+
+
+def differences_with_margins(adapted, prompts, expected, got):
+    differences = compare_outputs(expected, got)
+    add_margins(adapted, prompts, expected, differences)
+    return differences
 
 
 def margin(adapted, ids):

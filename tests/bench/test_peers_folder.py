@@ -4,7 +4,7 @@ import pytest
 from fake_adapted import fake_adapted
 
 from ssft.bench.methods import Setting
-from ssft.bench.peers import methods_from, peers_folder, ready_methods, twin_command, twin_differences, twin_folder
+from ssft.bench.peers import peers_folder, ready_methods, twin_command, twin_differences, twin_folder
 from ssft.errors import ConfigError, SSFTError
 
 RUN = """
@@ -78,13 +78,6 @@ def test_what_a_twin_may_differ_in(tmp_path):
         "training.seed (1, None)",
         "training.max_steps (None, 3)",
     ]
-
-
-def test_methods_by_name_or_all():
-    assert methods_from(" all ") is None
-    assert methods_from("streaming") == ["plain", "streaming"]
-    with pytest.raises(ConfigError, match="--methods plain,all: all stands alone"):
-        methods_from("plain,all")
 
 
 def test_named_methods_must_run_and_plain_always(monkeypatch):
