@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ssft.cli._options import POSITIVE, Decorator, batch_size_option, max_new_tokens_option, seed_option, table
+from ssft.cli._options import POSITIVE, Decorator, batch_size_option, max_new_tokens_option, print_table, seed_option
 
 MEASURE = "measure"
 COMPARE = "compare"
@@ -88,27 +88,25 @@ def measuring_options(methods: str, limit: Decorator, max_new_tokens: int) -> De
 
 def exit_code(result: Any) -> int:
     """Of a finished command: 130 after an interruption, 1 where a method in float32 broke its promise, else 0."""
-    from ssft.bench.findings import differing
-    from ssft.bench.result import SuiteResult
+    from ssft.bench.report.findings import benches, broken
 
     if result.interrupted:
         return 130
-    benches = [task.bench for task in result.tasks.values()] if isinstance(result, SuiteResult) else [result]
-    return int(any(bench.precision == "float32" and differing(bench) for bench in benches))
+    return int(any(bench.precision == "float32" and broken(bench) for bench in benches(result).values()))
 
 
 def print_tables(result: Any) -> None:
-    """A `BenchResult` or `SuiteResult`: what was measured, its tables, remarks."""
-    from ssft.bench.report import heading, remarks, tables
-    from ssft.bench.result import SuiteResult
+    """A `BenchResult` or `SuiteResult`: what was measured, its tables, what follows from them."""
+    from ssft.bench.report.findings import benches, find
+    from ssft.bench.report.tables import heading, tables
+    from ssft.tables import terminal_text
 
-    click.echo(heading(result))
-    for title, headers, rows in tables(result):
-        click.echo(f"\n{title}")
-        table(rows, headers)
-    benches = {name: task.bench for name, task in result.tasks.items()} if isinstance(result, SuiteResult) else {}
+    click.echo(terminal_text(heading(result)))
+    for table in tables(result):
+        click.echo()
+        print_table(table)
     click.echo()
-    for name, bench in benches.items() or [("", result)]:
-        for line in remarks(bench):
-            # The bars of a histogram stand under their line.
-            click.echo(f"{name}: {line}" if name and not line.startswith(" ") else line)
+    for name, bench in benches(result).items():
+        finding = find(bench)
+        for line in (finding.headline, *finding.details):
+            click.echo(terminal_text(f"{name}: {line}"))

@@ -16,10 +16,10 @@ from ssft.cli._options import (
     json_option,
     limit_option,
     max_new_tokens_option,
+    print_table,
     quantization_option,
     seed_option,
     set_threads,
-    table,
     threads_option,
 )
 from ssft.cli._result import deliver, file_option
@@ -90,8 +90,9 @@ def adapters_command(
     """
     paths = adapter_names(adapters)
     from ssft.bench.adapters import measure_adapters
-    from ssft.bench.adapters_report import heading, tables
+    from ssft.bench.report.adapters import heading, tables
     from ssft.runtime.model import MultiAdapterModel
+    from ssft.tables import terminal_text
 
     name = shared_base(paths, base)
     rows = adapter_rows(paths, data, limit)
@@ -106,9 +107,9 @@ def adapters_command(
     )
 
     def show() -> None:
-        click.echo(heading(result))
-        for title, headers, lines in tables(result):
-            click.echo(f"\n{title}")
-            table(lines, headers)
+        click.echo(terminal_text(heading(result)))
+        for table in tables(result):
+            click.echo()
+            print_table(table)
 
     deliver(result, output, as_json, show)

@@ -14,7 +14,7 @@ from ssft.bench import adapters as bench
 from ssft.bench import adapters_shelf
 from ssft.bench.adapters import measure_adapters
 from ssft.bench.adapters_batches import ROWS, BatchRunner, compare, filled, loaded, measure_mixed
-from ssft.bench.adapters_report import heading, tables
+from ssft.bench.report.adapters import heading, tables
 from ssft.bench.result import PASSES
 from ssft.bench.rounds import Timed
 from ssft.errors import BundleError, ConfigError
@@ -290,7 +290,7 @@ def test_rows_that_differ_are_counted_and_named(model, shelf):
     for difference in result.mixed.differences:
         assert difference.got == (difference.expected + 1) % 97
         assert difference.margin > 0
-    shown = {title: rows for title, _, rows in tables(result)}
+    shown = {table.title: table.rows for table in tables(result)}
     assert "Mixed batches: 14 of 16 rows are what the row gives alone, without speculation" in shown
     assert shown["Differences; near-zero margins are ties that rounding decides"][0][:3] == ["projected", 0, 2]
 
@@ -350,18 +350,16 @@ def test_sections_can_be_left_out(model, shelf):
     result = measure(model, shelf, *bench.SECTIONS)
     assert [result.switch, result.load, result.account, result.mixed, result.batches] == [None] * 5
     assert result.memory.growth is None
-    assert [title for title, _, _ in tables(result)] == ["Memory"]
+    assert [table.title for table in tables(result)] == ["Memory"]
 
 
 def test_every_section_has_its_table(result):
-    found = {title.split()[0]: (headers, rows) for title, headers, rows in tables(result)}
+    found = {table.title.split()[0]: table.texts() for table in tables(result)}
     assert list(found) == ["Switching", "Loading", "Memory", "Account", "Mixed", "Batches"]
-    for headers, rows in found.values():
-        assert {len(row) for row in rows} == {len(headers)}
-    assert [row[0] for row in found["Memory"][1]] == ["base", *NAMES, "process, by 6 adapters"]
-    assert [row[0] for row in found["Account"][1]] == ["1", "6", "12", "growth", "growth per round"]
-    assert [row[-1] for row in found["Mixed"][1]] == ["8/8", "-", "-"]
-    assert [row[-1] for row in found["Batches"][1]] == ["8/8"] * 4
+    assert [row[0] for row in found["Memory"]] == ["base", *NAMES, "process, by 6 adapters"]
+    assert [row[0] for row in found["Account"]] == ["1", "6", "12", "growth", "growth per round"]
+    assert [row[-1] for row in found["Mixed"]] == ["8/8", "–", "–"]
+    assert [row[-1] for row in found["Batches"]] == ["8/8"] * 4
     assert heading(result).startswith("deep (8 prompts), projected (3 prompts) over base: at most 4 tokens, 1 rounds")
 
 

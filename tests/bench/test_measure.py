@@ -7,7 +7,6 @@ import torch
 from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench import measure as measure_module
-from ssft.bench import report
 from ssft.bench.identity import top_margin
 from ssft.bench.measure import category_batches, measure
 from ssft.bench.methods import Setting, build_methods
@@ -16,6 +15,7 @@ from ssft.bench.rounds import Timed
 from ssft.bench.summary import Record, summarise
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, GenerationError
+from ssft.files import write_json
 
 METHODS = ["plain", "generate", "streaming"]
 DESIGN_KEYS = {
@@ -147,7 +147,7 @@ def test_three_methods_agree_and_count(adapted):
 def test_the_json_has_the_names_that_others_build_on(adapted, tmp_path):
     _, methods = scripted()
     result = measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=2, progress=False)
-    report.write_json(tmp_path / "deep" / "result.json", result)
+    write_json(tmp_path / "deep" / "result.json", result)
     facts = json.loads((tmp_path / "deep" / "result.json").read_text())
     assert {"device", "precision", "threads", "rows", "methods", "batch_size", "max_new_tokens", "rounds"} <= set(facts)
     assert {"adapter", "versions", "tree"} <= set(facts)

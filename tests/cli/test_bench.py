@@ -136,7 +136,7 @@ def test_a_broken_promise_fails_in_float32_only(adapted, data, monkeypatch):
     options = ["--data", data, "--methods", "streaming", "--max-new-tokens", 4, "--rounds", 1]
     result = run("any", *options)
     assert result.exit_code == 1, (result.output, result.exception)
-    remark = "streaming: 4 of 4 outputs differ from plain's"
+    remark = "streaming does not keep its promise: its text differs from plain's on 4 of 4 prompts"
     assert remark in result.stdout
     assert run("any", *options, "--json").exit_code == 1
     adapted.precision = "bfloat16"
