@@ -9,7 +9,8 @@ from ssft.base.backbone import family_of
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
 from ssft.bundle.read import RUN, Bundle, is_bundle
-from ssft.bundle.write import check_bundle_target, write_bundle
+from ssft.bundle.write import check_replaceable, write_bundle
+from ssft.card.notes import carried_over
 from ssft.card.write import write_card
 from ssft.errors import UnsupportedArchitectureError
 from ssft.recipes.recipe import Recipe
@@ -131,7 +132,8 @@ class Streams(TrainingMethod):
         if not is_bundle(output):
             return False
         # What an adapter's folder holds beside its own files would be lost: said before hours are spent.
-        check_bundle_target(output)
+        check_replaceable(output)
+        carried_over(output)
         return True
 
     def write(self, run: "PreparedRun", trainer: Any, provenance: dict[str, Any], output: Path) -> None:
@@ -142,6 +144,7 @@ class Streams(TrainingMethod):
             base=run.fingerprint,
             run_yaml=run.run_yaml,
             provenance=provenance,
+            keep=carried_over(output),
             text_lora=run.loaded.start.text_lora if run.loaded.start is not None and run.loaded.held else None,
             save_dtype=run.recipe.torch_save_dtype(),
         )

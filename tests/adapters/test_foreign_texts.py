@@ -11,7 +11,7 @@ from shelf import shared_shelf
 
 from ssft.bundle.folder import MAX_JSON, AdapterFiles
 from ssft.bundle.read import read_bundle
-from ssft.bundle.results import read_results
+from ssft.card.results import read_results
 from ssft.card.write import write_card
 from ssft.errors import BundleError, SSFTError
 from ssft.recipes.recipe import load_recipe

@@ -11,7 +11,7 @@ from shelf import PLAIN, shared_shelf
 from ssft import hub as hub_module
 from ssft.bundle.hub import pull, resolve_adapter
 from ssft.bundle.read import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, read_bundle
-from ssft.bundle.results import About, Results, read_results, write_results
+from ssft.card.results import About, Results, read_results, write_results
 from ssft.errors import BundleError, ConfigError, HubError
 from ssft.files import replace_folder
 from ssft.hub import push

@@ -12,7 +12,7 @@ from examples import switch_tasks
 from ssft.bundle import shipped
 from ssft.bundle.hub import pull, resolve_adapter
 from ssft.bundle.read import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, read_bundle
-from ssft.bundle.results import read_results
+from ssft.card.results import read_results
 from ssft.bundle.shipped import shipped_adapter, shipped_adapters
 from ssft.card.write import card_text
 from ssft.errors import BundleError
