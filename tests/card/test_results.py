@@ -280,14 +280,35 @@ DAMAGE = [
     (lambda v: {**v, "speed": {}}, "speed={}: Input should be a valid array"),
     (lambda v: {**v, "speed": v["speed"] * 400}, "speed=.*: List should have at most 500 items"),
     (lambda v: {**v, "speed": [3]}, r"speed\[0\]=3: Input should be an object"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "calls": "1"}]}, r"speed\[0\].calls=1: Input should be a valid integer"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "calls": -1}]}, r"speed\[0\].calls=-1: Input should be greater than or equal to 0"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "speedup": float("nan")}]}, r"speed\[0\].speedup=nan: .* a finite number"),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "calls": "1"}]},
+        r"speed\[0\].calls=1: Input should be a valid integer",
+    ),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "calls": -1}]},
+        r"speed\[0\].calls=-1: Input should be greater than or equal to 0",
+    ),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "speedup": float("nan")}]},
+        r"speed\[0\].speedup=nan: .* a finite number",
+    ),
     (lambda v: {**v, "speed": [{**v["speed"][0], "extra": 1}]}, r"speed\[0\].extra=1: Unexpected"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "command": "x" * 5000}]}, r"speed\[0\].command=x{60}: .* at most 4000"),
-    (lambda v: {**v, "quality": [{**v["quality"][0], "value": 10**400}]}, r"quality\[0\].value=10{59}: .* a finite number"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "speedup": -(10**400)}]}, r"speed\[0\].speedup=-10{58}: .* a finite number"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "calls": 10**400}]}, r"speed\[0\].calls=10{59}: Input should be less than"),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "command": "x" * 5000}]},
+        r"speed\[0\].command=x{60}: .* at most 4000",
+    ),
+    (
+        lambda v: {**v, "quality": [{**v["quality"][0], "value": 10**400}]},
+        r"quality\[0\].value=10{59}: .* a finite number",
+    ),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "speedup": -(10**400)}]},
+        r"speed\[0\].speedup=-10{58}: .* a finite number",
+    ),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "calls": 10**400}]},
+        r"speed\[0\].calls=10{59}: Input should be less than",
+    ),
     (lambda v: {**v, "quality": [{"metric": "x"}]}, r"quality\[0\].\w+ is missing"),
     (lambda v: {**v, "about": None}, "about=None: Input should be an object"),
     (lambda v: {**v, "about": {"datasets": "owner/name"}}, "about.datasets=owner/name: Input should be a valid array"),
@@ -321,7 +342,9 @@ def test_nothing_is_written_that_could_not_be_read(bundle, tmp_path):
     results = kept(bundle, tmp_path)
     before = (bundle.path / RESULTS).read_bytes()
     results.speed.append(replace(results.speed[0], command="x" * 5000))
-    with pytest.raises(ConfigError, match=r"cannot be kept in .*results.json: speed\[2\].command=x{60}: .* at most 4000"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be kept in .*results.json: speed\[2\].command=x{60}: .* at most 4000"
+    ):
         write_results(bundle, results)
     assert (bundle.path / RESULTS).read_bytes() == before
 
