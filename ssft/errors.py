@@ -4,6 +4,10 @@ Every message says what was given, why it cannot work, and which knob to turn. T
 prints it without a traceback and exits 2; Python users can catch `SSFTError` for all of them.
 """
 
+import difflib
+import re
+from collections.abc import Iterable
+
 
 class SSFTError(Exception):
     """Base of all errors that ssft raises on purpose."""
@@ -35,3 +39,23 @@ class HubError(SSFTError, RuntimeError):
 
 class GenerationError(SSFTError, ValueError):
     """A prompt or a decoding setting cannot be served."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x' or 'y'?` with the known names that are spelt most like `name`; empty where none is near.
+
+    A name with sections or folders (`tree.max_nodes`, `baselines/medusa_sql`) is also compared by its last part: in
+    the wrong section, or in none, it is far from the right one in letters.
+    """
+    names = {full.lower(): full for full in known}
+    ends = {key: _end(key) for key in names}
+    wanted = name.lower()
+    same = [_end(wanted)] if _end(wanted) in ends.values() else []
+    parts = same or difflib.get_close_matches(_end(wanted), sorted(set(ends.values())), n=1, cutoff=0.7)
+    near = [key for part in parts for key, end in ends.items() if end == part]
+    near += difflib.get_close_matches(wanted, names, n=1)
+    return f"did you mean {' or '.join(repr(names[key]) for key in dict.fromkeys(near))}?" if near else ""
+
+
+def _end(name: str) -> str:
+    return re.split(r"[./]", name)[-1]

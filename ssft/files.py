@@ -1,11 +1,14 @@
-"""Files and folders that appear whole or not at all, JSON texts, and the identity of a data file."""
+"""Files and folders that appear whole or not at all, JSON texts, and hashes."""
 
 import dataclasses
 import hashlib
 import json
 import math
 import os
+import secrets
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +57,13 @@ def check_target(path: Path, option: str = "--output") -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, with the permissions of a new file; raises `OSError`."""
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with scratch.open("xb") as file:  # a new file of mode 0666, to which the system applies the umask
             file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(scratch, 0o666 & ~mask)  # mkstemp makes it the owner's alone
         os.replace(scratch, path)
     except BaseException:
-        Path(scratch).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         raise
 
 
@@ -79,12 +79,35 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value) + "\n")
 
 
-def replace_folder(folder: Path, target: Path, replaced: Path) -> None:
-    """Rename `folder` to `target`; what is there goes to `replaced`, and comes back if anything stops this.
+@contextmanager
+def whole_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
+    """A fresh folder to write into; it takes the place of `target` once the block ends without error.
 
-    All three lie in one file system, and nothing is at `replaced`. Whether what stands at `target` may go is the
-    caller's to check. Raises `OSError`.
+    `check(target)` raises if what stands at `target` may not go: before the block, and again before it is replaced. A
+    target that is a link stays one. The files get the permissions of new files, whatever wrote them. While the block
+    runs, the folder lies beside the target, in `.NAME.partial-*`. Raises `OSError`.
     """
+    check(target)
+    real = target.resolve()
+    real.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=real.parent, prefix=f".{real.name}.partial-") as scratch:
+        folder = Path(scratch) / real.name
+        folder.mkdir()
+        yield folder
+        _give_usual_modes(folder)
+        check(target)
+        _replace_folder(folder, real, Path(scratch) / ".replaced")
+
+
+def _give_usual_modes(folder: Path) -> None:
+    """safetensors and some others write files that only their owner may read."""
+    mode = folder.stat().st_mode & 0o777  # made by mkdir, so that the umask is in it
+    for path in folder.rglob("*"):
+        path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
+def _replace_folder(folder: Path, target: Path, replaced: Path) -> None:
+    """Rename `folder` to `target`; what is there goes to `replaced`, and comes back if anything stops this."""
     if target.exists():
         os.replace(target, replaced)
     try:
@@ -95,13 +118,21 @@ def replace_folder(folder: Path, target: Path, replaced: Path) -> None:
         raise
 
 
-def file_identity(path: str | os.PathLike[str]) -> dict[str, str]:
-    """{"name", "sha256"}: a file's name without its folder, and the hash of its bytes. Raises `OSError`.
-
-    The file is read in chunks, so that one larger than the memory can be named too.
-    """
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Hash of a file's bytes, read in chunks, so that it may be larger than the memory. Raises `OSError`."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    return {"name": Path(path).name, "sha256": digest.hexdigest()}
+    return digest.hexdigest()
+
+
+def file_identity(path: str | os.PathLike[str]) -> dict[str, str]:
+    """{"name", "sha256"}: a file's name without its folder, and the hash of its bytes. Raises `OSError`."""
+    return {"name": Path(path).name, "sha256": file_sha256(path)}
+
+
+def json_sha256(value: Any) -> str:
+    """Hash of a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

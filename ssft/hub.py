@@ -12,9 +12,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
 
 from ssft._version import __version__
 from ssft.bundle.folder import MAX_JSON, AdapterFiles
+from ssft.bundle.format import BUNDLE_FILES, WEIGHTS, Bundle
 from ssft.bundle.hub import TIMEOUT, api, check_repo
 from ssft.bundle.hub_errors import TRIES, explained, patiently
-from ssft.bundle.read import BUNDLE_FILES, WEIGHTS, Bundle, read_bundle
+from ssft.bundle.read import read_bundle
 from ssft.card.write import card_files
 from ssft.errors import BundleError, ConfigError, HubError
 

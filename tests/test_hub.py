@@ -1,7 +1,6 @@
 """Push and pull against a hub on loopback: what travels, what stays home, what is refused."""
 
 import json
-import os
 import shutil
 
 import pytest
@@ -10,12 +9,12 @@ from shelf import PLAIN, shared_shelf
 
 from ssft import hub as hub_module
 from ssft.bundle import hub as bundle_hub
+from ssft.bundle.format import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
-from ssft.bundle.read import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, read_bundle
+from ssft.bundle.read import read_bundle
 from ssft.card.results import About, Results, read_results, write_results
 from ssft.card.write import card_files
 from ssft.errors import BundleError, ConfigError, HubError
-from ssft.files import replace_folder
 from ssft.hub import push
 from ssft.runtime.loader import load_adapted
 from ssft.runtime.model import MultiAdapterModel
@@ -289,22 +288,6 @@ def test_a_bundle_is_replaced_only_by_one_that_was_checked(hub, tmp_path):
     published(hub)
     assert pull(REPO, target).bundle.stream_config is not None
     assert contents(target) == contents(shared_shelf().paths["deep"])
-
-
-def test_the_old_bundle_comes_back_when_the_last_rename_fails(hub, tmp_path, monkeypatch):
-    published(hub)
-    target, rename = copy_of("small", tmp_path / "target"), os.replace
-    before = contents(target)
-
-    def failing(source, destination):
-        if str(source).endswith("bundle"):
-            raise OSError("the disk is gone")
-        rename(source, destination)
-
-    monkeypatch.setattr("ssft.files.os.replace", failing)
-    with pytest.raises(OSError, match="the disk is gone"):
-        replace_folder(tmp_path / "bundle", target, tmp_path / "replaced")
-    assert contents(target) == before
 
 
 # -- folder or repository ---------------------------------------------------------------------------------------

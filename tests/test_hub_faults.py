@@ -12,8 +12,8 @@ from shelf import PLAIN, shared_shelf
 
 from ssft import hub as hub_module
 from ssft.bundle import hub_errors as _hub_errors
+from ssft.bundle.format import BUNDLE_FILES, LORA_WEIGHTS, STREAM_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
-from ssft.bundle.read import BUNDLE_FILES, LORA_WEIGHTS, STREAM_WEIGHTS
 from ssft.errors import HubError
 from ssft.hub import push
 

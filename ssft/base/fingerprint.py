@@ -1,12 +1,11 @@
 """Which base a model is: hashes of its shape and of its tokenizer, whatever its precision and place on disk."""
 
-import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from ssft.base.embedded import ALIASES
+from ssft.files import json_sha256
 
 # What decides the shapes and the arithmetic of the common decoder families; not how a copy is stored or run.
 # fmt: off
@@ -35,11 +34,6 @@ def base_fingerprint(model: Any, tokenizer: Any, name: str | os.PathLike[str]) -
     return {
         "id": text if text in ALIASES else identity,
         "architecture": (getattr(model.config, "architectures", None) or [type(model).__name__])[0],
-        "config_sha256": _json_sha256(config),
-        "tokenizer_sha256": _json_sha256([sorted(tokenizer.get_vocab().items()), added]),
+        "config_sha256": json_sha256(config),
+        "tokenizer_sha256": json_sha256([sorted(tokenizer.get_vocab().items()), added]),
     }
-
-
-def _json_sha256(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -7,7 +7,6 @@ Torch and transformers are imported inside the functions, so that listing bases 
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssft.base.embedded import ALIASES, base_path, check_folder, fetch, is_fetched
-from ssft.errors import BaseModelError, ConfigError
+from ssft.errors import BaseModelError, ConfigError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +51,10 @@ def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | 
         return folder
     if _HUB_ID.fullmatch(text):
         return text
-    close = difflib.get_close_matches(text.lower(), ALIASES, n=1, cutoff=0.4)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = nearest(text, ALIASES) or "give one of these with --base"
     raise BaseModelError(
         f"base {text!r} is neither an alias ({', '.join(sorted(ALIASES))}), nor an existing folder, "
-        f"nor a hub id of the form owner/name.{hint} Give one of these with --base."
+        f"nor a hub id of the form owner/name; {hint}"
     )
 
 

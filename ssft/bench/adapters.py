@@ -247,7 +247,7 @@ def _facts(adapter: Any, prompts: int) -> dict[str, Any]:
     streams = adapter.bundle.stream_config
     return {
         "path": str(adapter.bundle.path),
-        "r": adapter.bundle.lora["r"],
+        "r": adapter.bundle.loras[0].config["r"],
         "streams": None if streams is None else streams.stream_dict(),
         "tree": None if streams is None else adapter.tree.tree_dict(),
         "prompts": prompts,

@@ -12,7 +12,7 @@ from ssft.bench.quality import paired_difference
 from ssft.bench.reading import read_result
 from ssft.bench.result import BenchResult, QualityResult
 from ssft.bundle.folder import MAX_JSON
-from ssft.bundle.read import Bundle
+from ssft.bundle.format import Bundle
 from ssft.card.results import OWN_ROWS, Count, QualityRow, SpeedRow, Text, first_fault
 from ssft.errors import ConfigError
 from ssft.files import file_identity
@@ -121,7 +121,7 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
             f"{path}: there is no `ssft eval` of {bundle.path} with the same data, rows, metric, --max-new-tokens, "
             "precision and device; measure both alike and give the adapter's result too"
         )
-    unlike = _unlike(facts, training_of(bundle.provenance), kept=bundle.stream_lora is not None)
+    unlike = _unlike(facts, training_of(bundle.provenance), kept=len(bundle.loras) > 1)
     evals = [found for found in map(_read, own) if isinstance(found, _Eval)]
     scores = {(row.key, row.metric): e.scores.get(row.metric) for e in evals for row in _of_facts(e, bundle)[1]}
 

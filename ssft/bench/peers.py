@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssft.bench.methods import BASELINE, Setting, build_methods, method_names
-from ssft.bundle.read import RUN
+from ssft.bundle.format import RUN
 from ssft.errors import ConfigError, SSFTError
 
 ALL = "all"

@@ -1,13 +1,21 @@
-"""Whether a bundle fits a base, and its streams as modules there; what does not fit takes no memory."""
+"""Whether a bundle fits a base, and its streams as modules there; what does not fit takes no memory.
+
+`check_fit` is the check of all names and shapes against a base. It takes an outline, and `read_fitting` reads the
+tensors of one that passed it; nothing asks again afterwards.
+"""
 
 import os
+import shlex
 from typing import Any
 
 import torch
 
 from ssft.bundle.folder import all_finite
-from ssft.bundle.read import SSFT_CONFIG, STREAM_WEIGHTS, Bundle, read_bundle
+from ssft.bundle.format import SSFT_CONFIG, STREAM_WEIGHTS, Bundle, LoraPart
+from ssft.bundle.lora_config import check_patterns, lora_rank, lora_target
+from ssft.bundle.read import read_outline, read_tensors
 from ssft.errors import BundleError, ConfigError
+from ssft.streams.config import StreamConfig
 from ssft.streams.modules import StreamModules
 
 
@@ -16,36 +24,74 @@ def read_fitting(path: str | os.PathLike[str], model: Any, fingerprint: dict[str
 
     By the headers first: a file of gigabytes that cannot fit the base must not take them.
     """
-    check_fit(read_bundle(path, outline=True), model, fingerprint)
-    bundle = read_bundle(path)
-    check_fit(bundle, model, fingerprint)
-    return bundle
+    outline = read_outline(path)
+    check_fit(outline, model, fingerprint)
+    return read_tensors(outline)
 
 
 def check_fit(bundle: Bundle, model: Any, fingerprint: dict[str, str]) -> None:
-    """Raise `BundleError` unless the adapter was made for `model` and its tensors have the shapes needed there.
-
-    An outline is enough: what cannot fit is told before any memory is taken for it.
-    """
-    bundle.check_base(model, fingerprint)
-    if bundle.stream_config is not None:
-        try:
-            bundle.stream_config.check_streams(model.config.num_hidden_layers)
-        except ConfigError as error:
-            raise BundleError(f"{bundle.path}: {error}") from error
-        check_streams(bundle, model.config.hidden_size)
-
-
-def check_streams(bundle: Bundle, hidden_size: int) -> StreamModules:
-    """The modules that the bundle's streams need over a base of width `hidden_size`, on the device "meta".
-
-    Raises `BundleError` unless the bundle's tensors have their names and shapes.
-    """
-    assert bundle.stream_config is not None
+    """Raise `BundleError` unless the adapter was made for `model` and its tensors have the names and shapes needed."""
     bundle.check_held()
-    # On no device: a config alone must not have modules of any size built.
-    with torch.device("meta"):
-        modules = StreamModules(bundle.stream_config, hidden_size)
+    _check_base(bundle, fingerprint)
+    for part in bundle.loras:
+        check_patterns(part.config_file, part.config, [name for name, _ in model.named_modules()])
+        check_shapes(part, model)
+    if bundle.stream_config is not None:
+        _check_streams(bundle, bundle.stream_config, model.config)
+
+
+def _check_base(bundle: Bundle, fingerprint: dict[str, str]) -> None:
+    for key, meaning in (
+        ("architecture", "architecture"),
+        ("config_sha256", "model shape"),
+        ("tokenizer_sha256", "tokenizer"),
+    ):
+        if bundle.base and bundle.base[key] != fingerprint[key]:
+            raise BundleError(
+                f"{bundle.path}: made for base {bundle.base['id']!r}, whose {meaning} ({bundle.base[key][:16]}) is not "
+                f"that of {fingerprint['id']!r} ({fingerprint[key][:16]}); give --base "
+                f"{shlex.quote(bundle.base['id'])} or train an adapter for this base"
+            )
+
+
+def check_shapes(part: LoraPart, model: Any) -> None:
+    """Raise `BundleError` unless `model` has every module of a LoRA, and A is [r, in] and B [out, r] there."""
+    for key, tensor in part.weights.items():
+        module, kind = lora_target(part.weights_file, key)
+        try:
+            layer = model.get_submodule(module)
+        except AttributeError:
+            raise BundleError(
+                f"{part.weights_file}: {key} names the module {module}, which the base does not have; "
+                "the adapter was made for another architecture"
+            ) from None
+        rank, sizes = lora_rank(part.config, module), _linear_sizes(layer)
+        if sizes is None:
+            continue
+        expected = (rank, sizes[0]) if kind == "lora_A" else (sizes[1], rank)
+        if tuple(tensor.shape) != expected:
+            raise BundleError(
+                f"{part.weights_file}: {key} has shape {tuple(tensor.shape)}, the base needs {expected} at "
+                f"the rank {rank} of {part.config_file.name}"
+            )
+
+
+def _linear_sizes(layer: Any) -> tuple[int, int] | None:
+    """(in, out) of a linear layer, quantised or not; None for anything else."""
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(layer, Conv1D):  # GPT-2's linear layer: the weight is [in, out]
+        return layer.weight.shape[0], layer.weight.shape[1]
+    sizes = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    return None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1])
+
+
+def _check_streams(bundle: Bundle, streams: StreamConfig, base: Any) -> None:
+    try:
+        streams.check_streams(base.num_hidden_layers)
+    except ConfigError as error:
+        raise BundleError(f"{bundle.path}: {error}") from error
+    modules = _empty_modules(streams, base.hidden_size)
     expected = {key: tuple(value.shape) for key, value in modules.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in bundle.stream_weights.items()}
     if expected != found:
@@ -53,14 +99,21 @@ def check_streams(bundle: Bundle, hidden_size: int) -> StreamModules:
         raise BundleError(
             f"{bundle.path / STREAM_WEIGHTS}: holds {shown}, but {SSFT_CONFIG} and the base need {expected}"
         )
-    return modules
+
+
+def _empty_modules(streams: StreamConfig, hidden_size: int) -> StreamModules:
+    """On the device "meta": a config alone must not have modules of any size built."""
+    with torch.device("meta"):
+        return StreamModules(streams, hidden_size)
 
 
 def load_stream_modules(bundle: Bundle, hidden_size: int) -> StreamModules:
-    """The stream parameters of a checked bundle as a module for a base of width h = `hidden_size`."""
-    modules = check_streams(bundle, hidden_size)
+    """The stream parameters of a bundle that fits, as a module in float32 for a base of width h = `hidden_size`."""
+    assert bundle.stream_config is not None
+    bundle.check_held()
     weights = {key: value.to(torch.float32, copy=True) for key, value in bundle.stream_weights.items()}
     if not all(map(all_finite, weights.values())):
         raise BundleError(f"{bundle.path / STREAM_WEIGHTS}: holds values beyond the range of float32")
+    modules = _empty_modules(bundle.stream_config, hidden_size)
     modules.load_state_dict(weights, assign=True)
     return modules.requires_grad_(False).eval()

@@ -5,6 +5,7 @@ very bytes that were loaded, and a file that is overwritten in place while they 
 (SIGBUS). Only for the moment in which `shapes` looks at a header is a file mapped, by its library.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -41,6 +42,20 @@ class AdapterFiles:
         self._hash = hashlib.sha256()
         self.stamps: dict[str, tuple[int, ...]] = {}
         """By name, what `stamp` said of every hashed file just before it was read."""
+        self._headers: dict[str, tuple[int, ...]] = {}
+        """The same of every file whose header was read."""
+
+    def continued(self) -> "AdapterFiles":
+        """A second reading that goes on where this one stands; raises `BundleError` if a file was changed since."""
+        for name, seen in (self.stamps | self._headers).items():
+            if not self.exists(name) or stamp(self.path / name) != seen:
+                raise self._changed(name)
+        other = copy.copy(self)
+        other._hash, other.stamps = self._hash.copy(), dict(self.stamps)
+        return other
+
+    def _changed(self, name: str) -> BundleError:
+        return BundleError(f"{self.path / name}: changed while it was read; read it when nothing writes to it")
 
     @property
     def sha256(self) -> str:
@@ -63,9 +78,13 @@ class AdapterFiles:
             raise BundleError(f"{self.path / name}: not readable as text ({error}); the file is damaged") from error
 
     def shapes(self, name: str, max_bytes: int = MAX_WEIGHTS) -> dict[str, Tensor]:
-        """What `tensors` would return, on the device "meta": shapes and types from the header, no data is read."""
+        """The tensors of a safetensors file on the device "meta": shapes and types of its header, no data is read.
+
+        Floating-point types only, and no tensor without elements.
+        """
         path = self._locate(name, max_bytes)
         try:
+            self._headers[name] = stamp(path)
             header = _header(path)
             self._check_values(name, header)
             # The library maps the file and compares the header's offsets with its size; its first pages are read.
@@ -96,15 +115,18 @@ class AdapterFiles:
             for key, (dtype, shape) in sorted(kinds.items())
         }
 
-    def tensors(self, name: str, max_bytes: int = MAX_WEIGHTS) -> dict[str, Tensor]:
-        """All tensors of a safetensors file: finite floating-point numbers, none of them empty; each owns its memory.
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a safetensors file that `shapes` has checked; finite, each in memory of its own.
 
         While it runs, the file's bytes are in memory twice.
         """
-        self.shapes(name, max_bytes)
+        size = self._headers[name][0]
+        data = self.read(name, size)
+        if self.stamps[name] != self._headers[name]:
+            raise self._changed(name)
         try:
             # By name: the library's own order differs from process to process.
-            tensors = dict(sorted(load(self.read(name, max_bytes)).items()))
+            tensors = dict(sorted(load(data).items()))
         except (SafetensorError, OSError, ValueError) as error:
             raise BundleError(
                 f"{self.path / name}: no valid safetensors file ({error}); it is truncated or of another kind"
@@ -127,7 +149,7 @@ class AdapterFiles:
         except OSError as error:
             raise BundleError(f"{self.path / name}: cannot be read ({error})") from error
         if len(data) > size:
-            raise BundleError(f"{self.path / name}: changed while it was read; read it when nothing writes to it")
+            raise self._changed(name)
         if hashed:
             self._hash.update(f"{name} {len(data)}\n".encode())
             self._hash.update(data)

@@ -8,7 +8,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from huggingface_hub import HfApi, constants
 
 from ssft._version import __version__
 from ssft.bundle.folder import MAX_JSON, MAX_WEIGHTS, AdapterFiles
+from ssft.bundle.format import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, WEIGHTS, Bundle
 from ssft.bundle.hub_errors import explained, patiently
-from ssft.bundle.read import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, WEIGHTS, Bundle, read_bundle
+from ssft.bundle.read import read_bundle
 from ssft.bundle.shipped import local_adapter, shipped_adapters
 from ssft.bundle.write import check_replaceable
 from ssft.errors import BundleError, ConfigError, HubError
-from ssft.files import replace_folder
+from ssft.files import whole_folder
 
 TIMEOUT = 30.0
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", re.ASCII)
@@ -42,7 +42,7 @@ class Pulled:
     @property
     def base(self) -> str | None:
         """The base that the adapter names."""
-        return self.bundle.base.get("id") or self.bundle.lora.get("base_model_name_or_path")
+        return self.bundle.base.get("id") or self.bundle.loras[0].config.get("base_model_name_or_path")
 
 
 def pull(repo: str, output: str | os.PathLike[str] | None = None, revision: str | None = None) -> Pulled:
@@ -158,19 +158,13 @@ def _is_whole(path: Path, entry: Any) -> bool:
 
 def _install(snapshot: Path, target: Path, repo: str) -> dict[str, int]:
     """Make `target` a checked copy of the bundle in `snapshot`, at once; returns the bytes of its files."""
-    real = target.resolve()  # a link to a folder stays a link
-    real.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=real.parent, prefix=f".{real.name}.") as scratch:
-        folder = Path(scratch) / "bundle"
-        folder.mkdir()
+    with whole_folder(target, check_replaceable) as folder:
         files = _copy(snapshot, folder)
         try:
             read_bundle(folder)
         except BundleError as error:
             text = str(error).replace(f"{folder}{os.sep}", f"{repo}/")
             raise BundleError(f"{text}. {target} was not written; try another --revision or tell the owner") from error
-        check_replaceable(target)
-        replace_folder(folder, real, Path(scratch) / "replaced")
     return files
 
 

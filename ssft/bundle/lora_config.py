@@ -1,4 +1,4 @@
-"""`adapter_config.json` of a LoRA: what is checked of it, and what it means for one module, with peft's own resolution.
+"""What peft's files of a LoRA say: the checks of its config, and what it means for one module, with peft's own rules.
 
 peft is imported inside the functions: `ssft inspect` reads configs too, and importing peft takes seconds.
 """
@@ -36,6 +36,17 @@ NO_LOW_RANK_SUM = {
     "monteclora_config": "MonteCLoRA keeps a sampler beside A and B",
     "megatron_config": "Megatron's parallel layers hold their parts of A and B elsewhere",
 }
+
+# What peft writes beside A and B, and why their product cannot hold it.
+_NOT_A_OR_B = {
+    "lora_magnitude_vector": "DoRA rescales every output by a magnitude of its own",
+    "lora_embedding_": "on an embedding a LoRA is a table, not a product with the input",
+    "lora_B.bias": "lora_bias adds a trained bias",
+    "modules_to_save": "a module of the base is replaced as a whole",
+}
+
+LORA_PREFIX = "base_model.model."
+"""Of a module's name in peft's files."""
 
 # Ways to start A and B that leave the base's weights as they are. The others (pissa, olora, corda, loftq, lora_ga)
 # subtract the start from W when the adapter is made; some do so again whenever peft loads it.
@@ -129,6 +140,15 @@ def check_low_rank(path: Path, lora: dict[str, Any]) -> None:
             _refusal(path, "init_lora_weights", start, "the adapter was trained over a base whose weights it changed")
             + ". peft's save_pretrained(path_initial_model_for_weight_conversion=...) writes it as a plain LoRA"
         )
+
+
+def lora_target(file: Path, key: str) -> tuple[str, str]:
+    """`base_model.model.X.lora_A.weight` -> ("X", "lora_A"); `file` is where the key stands."""
+    for kind in ("lora_A", "lora_B"):
+        if key.startswith(LORA_PREFIX) and key.endswith(f".{kind}.weight"):
+            return key[len(LORA_PREFIX) : -len(f".{kind}.weight")], kind
+    reason = next((text for part, text in _NOT_A_OR_B.items() if part in key), "expected lora_A and lora_B only")
+    raise BundleError(f"{file}: {key} is no weight of a LoRA that decodes here: {reason}")
 
 
 def lora_rank(lora: dict[str, Any], module: str) -> int:

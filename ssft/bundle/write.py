@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssft.bundle.folder import all_finite
-from ssft.bundle.read import (
+from ssft.bundle.format import (
     BUNDLE_FILES,
     CARD,
     FORMAT_VERSION,
@@ -29,11 +28,11 @@ from ssft.bundle.read import (
     Bundle,
     LoraPart,
     is_bundle,
-    read_bundle,
 )
+from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
-from ssft.files import replace_folder
+from ssft.files import whole_folder
 from ssft.streams.modules import CONTAINER, streams_of
 
 
@@ -65,14 +64,10 @@ def write_bundle(
         save_dtype: type in which LoRA tensors are written; None: the one that they have.
     """
     target = Path(path)
-    check_replaceable(target)
     modules = streams_of(peft_model, adapter)
     if modules is None:
         raise BundleError("the model has no streams to save; train it with StreamSFTTrainer")
-    real = target.resolve()  # a link to a folder stays a link
-    real.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=real.parent, prefix=f".{real.name}.") as scratch:
-        folder = Path(scratch) / "bundle"
+    with whole_folder(target, check_replaceable) as folder:
         with _without_streams(peft_model):
             peft_model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
         trained = json.loads((folder / LORA_CONFIG).read_text()), load_file(folder / LORA_WEIGHTS)
@@ -94,8 +89,6 @@ def write_bundle(
         for name, data in (keep or {}).items():
             (folder / name).write_bytes(data)
         read_bundle(folder)
-        check_replaceable(target)
-        replace_folder(folder, real, Path(scratch) / "replaced")
     return read_bundle(target)
 
 

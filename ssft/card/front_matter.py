@@ -3,7 +3,7 @@
 from huggingface_hub import EvalResult, ModelCardData
 
 from ssft.base.load import hub_id
-from ssft.bundle.read import Bundle
+from ssft.bundle.format import Bundle
 from ssft.card.results import OWN_ROWS, Results
 from ssft.card.tables import data_files
 

@@ -6,7 +6,7 @@ Both outlive the card that is written again and the bundle that is trained again
 from pathlib import Path
 
 from ssft.bundle.folder import MAX_JSON, AdapterFiles
-from ssft.bundle.read import CARD, RESULTS
+from ssft.bundle.format import CARD, RESULTS
 from ssft.card.results import About, Results, read_about, results_text
 from ssft.errors import BundleError
 

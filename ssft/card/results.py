@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from ssft.bundle.folder import AdapterFiles
-from ssft.bundle.read import RESULTS, Bundle
+from ssft.bundle.format import RESULTS, Bundle
 from ssft.errors import BundleError, ConfigError
 from ssft.files import write_bytes
 

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from ssft.bundle.folder import finite
-from ssft.bundle.read import PROVENANCE, Bundle
+from ssft.bundle.format import PROVENANCE, Bundle
 from ssft.card.results import Results, SpeedRow
 from ssft.errors import BundleError
 from ssft.tables import Column, Estimate, Table
@@ -76,19 +76,19 @@ def _estimate(value: float | None, low: float | None, high: float | None) -> Est
 
 def training_table(bundle: Bundle) -> Table:
     """What the adapter is, and what `provenance.json` tells of its training; `BundleError` where that is damaged."""
-    streams, told, own = bundle.stream_config, bundle.provenance, bundle.stream_lora
+    streams, told = bundle.stream_config, bundle.provenance
     assert streams is not None
-    modules, libraries, metrics = bundle.lora.get("target_modules"), told.get("libraries"), told.get("metrics")
+    lora, *own = bundle.loras
+    modules, libraries, metrics = lora.config.get("target_modules"), told.get("libraries"), told.get("metrics")
     shown = ", ".join(sorted(map(str, modules))) if isinstance(modules, list) else modules
-    beside = bundle.extra_parameters - bundle.stream_lora_parameters  # P_j and f_η
     rows = [
         ("streams γ, layers N_s", f"{streams.num_streams}, {streams.num_msa_layers}"),
-        ("LoRA rank, modules", f"{bundle.lora['r']}; {shown}"),
-        ("parameters: LoRA, streams", f"{bundle.lora_parameters:,}, {beside:,}"),
-        ("the streams' own LoRA: rank, parameters", own and f"{own['r']}, {bundle.stream_lora_parameters:,}"),
+        ("LoRA rank, modules", f"{lora.config['r']}; {shown}"),
+        ("parameters: LoRA, streams", f"{lora.parameters:,}, {bundle.stream_parameters:,}"),
+        *(("the streams' own LoRA: rank, parameters", f"{p.config['r']}, {p.parameters:,}") for p in own),
         ("weights", f"{bundle.weights_bytes / 1e6:,.1f} MB"),
         ("draft tree", f"{bundle.tree.kind}, {bundle.tree.max_nodes} nodes"),
-        ("began from" if own is None else "the LoRA", _ancestor(bundle)),
+        ("the LoRA" if own else "began from", _ancestor(bundle)),
     ]
     if (count := _count(told, "train_rows")) is not None:
         source = data_files(bundle).get("train", {}).get("name", "data without a name")
@@ -126,7 +126,8 @@ def _ancestor(bundle: Bundle) -> str:
     if not isinstance(start, dict) or not isinstance(name := start.get("name"), str):
         return ""
     text = f"another adapter named {name} (weights {str(start.get('weights_sha256'))[:12]})"
-    return text if bundle.stream_lora is None else f"that of {text}, kept as it was, in {bundle.lora_dtype}"
+    lora, *own = bundle.loras
+    return f"that of {text}, kept as it was, in {lora.dtype}" if own else text
 
 
 def _count(told: dict[str, Any], key: str) -> float | None:

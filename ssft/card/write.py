@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ssft.base.embedded import ALIASES
 from ssft.base.load import hub_id
-from ssft.bundle.read import CARD, CURVE, RUN, Bundle
+from ssft.bundle.format import CARD, CURVE, RUN, Bundle
 from ssft.bundle.shipped import shipped_adapters
 from ssft.card.front_matter import datasets_of, front_matter
 from ssft.card.notes import KEPT, read_notes
@@ -117,7 +117,7 @@ def _run_again(bundle: Bundle, repo: str, folder: str) -> list[str]:
     if hub_id(bundle.base["id"]) is None:
         words.append("base=folder/of/the/base")
     if "adapter" in bundle.provenance:
-        words.append(f"adapter={folder if bundle.stream_lora is not None else 'folder/of/the/start'}")
+        words.append(f"adapter={folder if len(bundle.loras) > 1 else 'folder/of/the/start'}")
     words += [f"data.{part}={file['name']}" for part, file in data_files(bundle).items() if "sha256" in file]
     return [*([f"ssft pull {repo}"] if repo else []), shlex.join([*words, "--output", "outputs/again"])]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 from dataclasses import dataclass, fields, replace
@@ -21,7 +20,7 @@ from ssft.cli._options import (
     threads_option,
 )
 from ssft.decoding.config import TreeConfig
-from ssft.errors import ConfigError, DataError
+from ssft.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from ssft.runtime.loader import AdaptedModel
@@ -98,8 +97,7 @@ def override_tree(tree: TreeConfig, overrides: tuple[str, ...] | list[str]) -> T
             raise ConfigError(f"--tree {text!r}: write key=value, such as max_nodes=32")
         known = {f.name: type(getattr(tree, f.name)) for f in fields(TreeConfig)}
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            hint = nearest(name, known) or f"known are {', '.join(known)}"
             raise ConfigError(f"--tree {text!r}: unknown key {name!r}; {hint}")
         values[name] = _convert(text, raw, known[name])
     changed = replace(tree, **values)
@@ -145,7 +143,7 @@ def own_rows(adapter: str) -> list[dict[str, Any]]:
     """Validation rows of the run that made the adapter, as its run.yaml names them; with the references and categories
     of a local file."""
     from ssft.bundle.folder import AdapterFiles
-    from ssft.bundle.read import RUN
+    from ssft.bundle.format import RUN
     from ssft.recipes.data import load_dataset_pair
     from ssft.recipes.recipe import load_recipe
 

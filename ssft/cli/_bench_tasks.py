@@ -118,7 +118,7 @@ def tasks_command(
 
 def found_adapters(folder: Path) -> tuple[str, ...]:
     """The adapter folders in `folder`, by name; raises `ConfigError` if there is none."""
-    from ssft.bundle.read import LORA_CONFIG
+    from ssft.bundle.format import LORA_CONFIG
 
     found = sorted(str(file.parent) for file in folder.glob(f"*/{LORA_CONFIG}"))
     if not found:

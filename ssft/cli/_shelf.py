@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssft.bench.answers import encode_rows
 from ssft.cli._adapted import prompt_rows
-from ssft.errors import ConfigError, DataError
+from ssft.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from ssft.runtime.model import MultiAdapterModel
@@ -55,8 +54,7 @@ def data_files(names: list[str], data: tuple[str, ...]) -> dict[str, Path]:
                 raise ConfigError(f"--data {shared} and {text}: give one file for all adapters, or NAME=FILE for each")
             shared = Path(text)
         elif name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"adapters are {', '.join(names)}"
+            hint = nearest(name, names) or f"adapters are {', '.join(names)}"
             raise ConfigError(f"--data {text}: no adapter is named {name!r}; {hint}")
         elif name in own:
             raise ConfigError(f"--data {text}: {name!r} has a file already, {own[name]}; give one per adapter")

@@ -45,7 +45,8 @@ def command(
     stays.
     """
     from ssft.bench.card_rows import measured, with_twin
-    from ssft.bundle.read import CARD, RESULTS, read_bundle
+    from ssft.bundle.format import CARD, RESULTS
+    from ssft.bundle.read import read_bundle
     from ssft.card.results import read_results, write_results
     from ssft.card.write import check_card, write_card
 

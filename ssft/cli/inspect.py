@@ -27,7 +27,8 @@ def collect(adapter: str) -> dict[str, Any]:
     from ssft.bundle.shipped import local_adapter
 
     bundle = read_bundle(local_adapter(adapter) or adapter)
-    targets = bundle.lora.get("target_modules")
+    lora, *own_lora = bundle.loras
+    targets = lora.config.get("target_modules")
     streams = None if bundle.stream_config is None else bundle.stream_config.stream_dict()
     return {
         "adapter": Path(bundle.path).resolve().name,
@@ -35,17 +36,12 @@ def collect(adapter: str) -> dict[str, Any]:
         "format_version": bundle.format_version,
         "base": dict(bundle.base),
         "lora": {
-            "r": bundle.lora.get("r"),
-            "lora_alpha": bundle.lora.get("lora_alpha"),
+            "r": lora.config.get("r"),
+            "lora_alpha": lora.config.get("lora_alpha"),
             "target_modules": sorted(targets) if isinstance(targets, list) else targets,
-            "parameters": bundle.lora_parameters,
+            "parameters": lora.parameters,
         },
-        "stream_lora": None
-        if bundle.stream_lora is None
-        else {
-            "r": bundle.stream_lora.get("r"),
-            "parameters": bundle.stream_lora_parameters,
-        },
+        "stream_lora": {"r": own_lora[0].config.get("r"), "parameters": own_lora[0].parameters} if own_lora else None,
         "streams": streams,
         "tree": None if streams is None else bundle.tree.tree_dict(),
         "extra_parameters": bundle.extra_parameters,

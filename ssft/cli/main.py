@@ -10,7 +10,6 @@ Exit codes: 0 done, 1 a check failed (a command says so with `ctx.exit(1)`), 2 w
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import os
 import sys
@@ -22,7 +21,7 @@ from typing import Any, NoReturn
 import click
 
 from ssft._version import __version__
-from ssft.errors import SSFTError
+from ssft.errors import SSFTError, nearest
 
 FOLDER = Path(__file__).parent
 
@@ -67,9 +66,8 @@ class CommandFiles(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = str(args[0])
         if not ctx.resilient_parsing and not name.startswith("-") and name not in discover():
-            close = difflib.get_close_matches(name, discover(), n=1, cutoff=0.5)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Commands: {', '.join(discover())}."
-            raise click.UsageError(f"No such command {name!r}. {hint}", ctx)
+            hint = nearest(name, discover()) or f"commands are {', '.join(discover())}"
+            raise click.UsageError(f"No such command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

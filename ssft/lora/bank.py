@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssft.bundle.fit import load_stream_modules, read_fitting
+from ssft.bundle.format import Bundle
 from ssft.bundle.hub import resolve_adapter
-from ssft.bundle.read import Bundle, read_bundle
+from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError, GenerationError
 from ssft.lora.weights import LoraWeights

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ssft.bundle.folder import all_finite
-from ssft.bundle.lora_config import check_low_rank, lora_scaling, lora_targets
-from ssft.bundle.read import Bundle, LoraPart, lora_target
+from ssft.bundle.format import Bundle, LoraPart
+from ssft.bundle.lora_config import check_low_rank, lora_scaling, lora_target, lora_targets
 from ssft.errors import BundleError
 
 Key = tuple[str, bool]
@@ -54,18 +54,18 @@ class LoraWeights:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, model: Any, merged: bool = False) -> "LoraWeights":
-        """Copy the LoRA of a checked bundle next to the modules of `model` (a causal LM) that it adapts.
+        """Copy the LoRA of a bundle that passed `fit.check_fit` next to the modules of `model` that it adapts.
 
         `merged`: the weights of `model` hold the text's LoRA already, and only what the streams have of their own is
         taken.
 
         The tensors keep the file's type where it is narrower than the model's compute type, else they take that.
-        Nothing of the bundle is kept. Raises `BundleError` for what the low-rank sum cannot express, and for what does
-        not fit `model`.
+        Nothing of the bundle is kept. Raises `BundleError` for what the low-rank sum cannot express, and for a LoRA on
+        other modules than peft would adapt.
         """
         for part in bundle.loras:
             check_low_rank(part.config_file, part.config)
-        bundle.check_shapes(model)
+        bundle.check_held()
         layers = {(name, False): layer for name, layer in _layers(None if merged else bundle.text_lora, model)}
         layers |= {(name, True): layer for name, layer in _layers(bundle.streams_own_lora, model)}
         held = reduce(torch.promote_types, {t.dtype for layer in layers.values() for t in (layer.down, layer.up)})

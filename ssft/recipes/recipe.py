@@ -5,7 +5,6 @@ import typing
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
 from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import yaml
 
 from ssft.decoding.config import TreeConfig
-from ssft.errors import ConfigError, SSFTError
+from ssft.errors import ConfigError, SSFTError, nearest
 from ssft.recipes.data import DataConfig
 from ssft.recipes.yaml import Dumper, Loader
 from ssft.schema import convert, type_name
@@ -244,22 +243,13 @@ def _checked(section: str, name: str, value: Any, where: str, raw: str | None = 
     if key is None:
         if reason := RESERVED.get(section, {}).get(name):
             raise ConfigError(f"{where}: {path} cannot be set in a recipe: {reason}")
-        raise ConfigError(f"{where}: unknown key {path}{_suggest(path)}")
+        known = [f"{home}.{name}" if home else name for home in (TOP, *SECTIONS) for name in _schema(home)]
+        hint = nearest(path, known) or f"sections are {', '.join(SECTIONS)}"
+        raise ConfigError(f"{where}: unknown key {path}; {hint}")
     for candidate in (value,) if raw is None else (value, raw):
         with suppress(ValueError):
             return convert(candidate, key.hint)
     raise ConfigError(f"{where}: {path}={value!r} is of the wrong type; expected {type_name(key.hint)}")
-
-
-def _suggest(path: str) -> str:
-    known = [f"{section}.{name}" if section else name for section in (TOP, *SECTIONS) for name in _schema(section)]
-    # a key in the wrong section, or in none, is far from the right path in letters, but near in its last part
-    name = path.rpartition(".")[2]
-    last = [known_path.rpartition(".")[2] for known_path in known]
-    parts = [name] if name in last else get_close_matches(name, sorted(set(last)), cutoff=0.7)
-    near = [known_path for part in parts for known_path, end in zip(known, last, strict=True) if end == part]
-    near += get_close_matches(path, known, n=1)
-    return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else f"; sections are {', '.join(SECTIONS)}"
 
 
 def _file_values(path: Path) -> Iterator[tuple[str, str, Any]]:
@@ -389,9 +379,8 @@ def recipe_path(name: str | Path) -> Path:
         return _folder() / f"{name}.yaml"
     if Path(name).is_file():
         return Path(name)
-    names = {name.rpartition("/")[2]: name for name in recipe_names()[::-1]}
-    near = "".join(f"did you mean {names[end]}? " for end in get_close_matches(Path(name).stem, names, n=1))
-    raise ConfigError(f"no recipe {str(name)!r}: {near}Shipped are {', '.join(recipe_names())}; or give a YAML file")
+    hint = nearest(str(name).removesuffix(".yaml"), recipe_names()) or f"shipped are {', '.join(recipe_names())}"
+    raise ConfigError(f"{str(name)!r} is neither a shipped recipe nor a YAML file; {hint}")
 
 
 def recipe_head(path: str | Path) -> str:

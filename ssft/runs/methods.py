@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ssft.base.backbone import family_of
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
-from ssft.bundle.read import RUN, Bundle, is_bundle
+from ssft.bundle.format import RUN, Bundle, is_bundle
 from ssft.bundle.write import check_replaceable, write_bundle
 from ssft.card.notes import carried_over
 from ssft.card.write import write_card
@@ -234,7 +234,7 @@ class Medusa(TrainingMethod):
     def parameters(self, run: "PreparedRun", trainer: Any) -> dict[str, int]:
         bundle = run.loaded.adapted.bundle
         base = sum(p.numel() for p in run.model.parameters())
-        return {"base": base, "lora": bundle.lora_parameters, "heads": trainer.heads.count()}
+        return {"base": base, "lora": bundle.loras[0].parameters, "heads": trainer.heads.count()}
 
     def cost(self, run: "PreparedRun", trainer: Any, batch: dict[str, Any]) -> StepCost:
         heads = trainer.heads

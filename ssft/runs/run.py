@@ -12,7 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from ssft.base.backbone import Backbone
-from ssft.bundle.read import RUN
+from ssft.bundle.format import RUN
 from ssft.errors import ConfigError
 from ssft.recipes.data import check_lengths, load_dataset_pair
 from ssft.recipes.recipe import Recipe, dump_recipe

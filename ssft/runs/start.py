@@ -10,9 +10,9 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from ssft.bundle.fit import load_stream_modules, read_fitting
+from ssft.bundle.format import Bundle
 from ssft.bundle.hub import resolve_adapter
-from ssft.bundle.lora_config import check_low_rank, lora_rank, lora_scaling
-from ssft.bundle.read import LORA_CONFIG, LORA_WEIGHTS, Bundle, lora_target
+from ssft.bundle.lora_config import check_low_rank, lora_rank, lora_scaling, lora_target
 from ssft.errors import ConfigError
 from ssft.lora.weights import LoraWeights, product_hook
 from ssft.streams.modules import CONTAINER, streams_of
@@ -26,7 +26,7 @@ def read_start(adapter: str, model: Any, fingerprint: dict[str, str]) -> Bundle:
         ConfigError: its LoRA never acted on the text.
     """
     bundle = read_fitting(resolve_adapter(adapter), model, fingerprint)
-    check_low_rank(bundle.path / LORA_CONFIG, bundle.lora)
+    check_low_rank(bundle.loras[0].config_file, bundle.loras[0].config)
     if bundle.text_lora is None:
         raise ConfigError(
             f"adapter={adapter} is lossless: its LoRA acts on its streams alone, and the text is the base's; begin "
@@ -65,32 +65,33 @@ def begin_from(peft_model: Any, start: Bundle, adapter: str = "default") -> None
             )
         width = peft_model.get_base_model().config.hidden_size
         streams.load_state_dict(load_stream_modules(start, width).state_dict())
-    set_peft_model_state_dict(peft_model, start.lora_weights, adapter_name=adapter)
+    set_peft_model_state_dict(peft_model, start.loras[0].weights, adapter_name=adapter)
 
 
 def _check_same_modules(start: Bundle, fresh: set[str]) -> None:
-    if start.lora_weights.keys() == fresh:
+    lora = start.loras[0]
+    if lora.weights.keys() == fresh:
         return
-    key = sorted(start.lora_weights.keys() ^ fresh)[0]
-    has, lacks = ("adapter", "run") if key in start.lora_weights else ("run", "adapter")
-    targets = start.lora.get("target_modules")
+    key = sorted(lora.weights.keys() ^ fresh)[0]
+    has, lacks = ("adapter", "run") if key in lora.weights else ("run", "adapter")
+    targets = lora.config.get("target_modules")
     shown = ", ".join(sorted(targets)) if isinstance(targets, list) else targets
-    module = lora_target(start.path / LORA_WEIGHTS, key)[0]
+    module = lora_target(lora.weights_file, key)[0]
     raise ConfigError(
         f"adapter={start.path}: the {has} has a LoRA on {module}, the {lacks} has none; set "
         f"lora.target_modules and its exceptions as the adapter has them: {shown}"
     )
 
 
-def _check_same_products(start: Bundle, lora: Any, fresh: dict[str, Tensor]) -> None:
+def _check_same_products(start: Bundle, wanted_lora: Any, fresh: dict[str, Tensor]) -> None:
     """A rank or factor that differs would make another model of the same tensors, or not fit at all."""
-    settings = lora.to_dict()
+    lora, settings = start.loras[0], wanted_lora.to_dict()
     for key in sorted(fresh):
-        module = lora_target(start.path / LORA_WEIGHTS, key)[0]
+        module = lora_target(lora.weights_file, key)[0]
         for name, of in (("rank", lora_rank), ("factor alpha/r", lora_scaling)):
-            if (found := of(start.lora, module)) != (wanted := of(settings, module)):
+            if (found := of(lora.config, module)) != (wanted := of(settings, module)):
                 raise ConfigError(
                     f"adapter={start.path} has the {name} {found:g} on {module}, the run's LoRA {wanted:g}; set lora.r="
-                    f"{start.lora['r']} and lora.lora_alpha={start.lora['lora_alpha']:g}, and the patterns and "
+                    f"{lora.config['r']} and lora.lora_alpha={lora.config['lora_alpha']:g}, and the patterns and "
                     "use_rslora as the adapter has them"
                 )

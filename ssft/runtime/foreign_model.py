@@ -8,7 +8,8 @@ from peft.tuners.lora import LoraLayer
 
 from ssft.base.backbone import Backbone
 from ssft.base.fingerprint import base_fingerprint
-from ssft.bundle.read import LORA_WEIGHTS, Bundle, lora_target
+from ssft.bundle.format import Bundle
+from ssft.bundle.lora_config import lora_target
 from ssft.decoding.engine import Route
 from ssft.errors import GenerationError
 from ssft.lora.router import LoraRouter, router_on
@@ -39,7 +40,7 @@ def own_lora(base: Any, bundle: Bundle) -> tuple[Route | None, LoraWeights | Non
 
     peft applies the text's LoRA; this one reaches stream rows only.
     """
-    if bundle.stream_lora is None:
+    if bundle.streams_own_lora is None:
         return None, None
     return (router_on(base) or LoraRouter(base)).use, LoraWeights.from_bundle(bundle, base, merged=True)
 
@@ -73,8 +74,9 @@ def check_lora(base: Any, bundle: Bundle) -> None:
 
 def _is_lora(layers: dict[str, Any], bundle: Bundle, name: str) -> bool:
     """Whether the adapter `name` has the bundle's weights, up to the rounding of a narrower type."""
-    for key, saved in bundle.lora_weights.items():
-        module, kind = lora_target(bundle.path / LORA_WEIGHTS, key)
+    lora = bundle.loras[0]  # what plain peft loads
+    for key, saved in lora.weights.items():
+        module, kind = lora_target(lora.weights_file, key)
         weights = getattr(layers.get(module), kind, {})
         if name not in weights or weights[name].weight.shape != saved.shape:
             return False

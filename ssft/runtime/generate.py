@@ -13,7 +13,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, logits_process
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from ssft.bundle.fit import load_stream_modules
+from ssft.bundle.fit import check_fit, load_stream_modules
 from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.engine import Engine, Route
@@ -117,8 +117,7 @@ class StreamGenerate:
                 "text too; decode it with ssft.load_adapted or `ssft generate`"
             )
         base = peft_model.get_base_model() if hasattr(peft_model, "get_base_model") else peft_model
-        bundle.stream_config.check_streams(base.config.num_hidden_layers)
-        bundle.check_base(base, fingerprint_of(base, bundle, tokenizer))
+        check_fit(bundle, base, fingerprint_of(base, bundle, tokenizer))
         check_lora(base, bundle)
         streams = load_stream_modules(bundle, base.config.hidden_size).to(base.device)
         route, own = own_lora(base, bundle)

@@ -11,9 +11,10 @@ from ssft.base.chat import render_prompt
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import eos_token_ids, load_base
 from ssft.bundle.fit import load_stream_modules, read_fitting
+from ssft.bundle.format import Bundle
 from ssft.bundle.hub import resolve_adapter
 from ssft.bundle.lora_config import check_low_rank
-from ssft.bundle.read import LORA_CONFIG, Bundle, read_bundle
+from ssft.bundle.read import read_outline
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.engine import StreamDecoder
 from ssft.environment import describe_device
@@ -89,7 +90,7 @@ def load_adapted(
             "leave out --merge or take --quantization none"
         )
     folder = None if adapter is None else resolve_adapter(adapter)
-    bundle = None if folder is None else read_bundle(folder, outline=True)
+    bundle = None if folder is None else read_outline(folder)
     if merge and bundle is not None and bundle.text_lora is None:
         raise ConfigError(
             f"{bundle.path}: merge: the adapter is lossless, its LoRA acts on the streams alone; in the base's weights "
@@ -97,7 +98,7 @@ def load_adapted(
         )
     if merge and bundle is not None:
         # peft merges by itself whatever the config asks for, be it modules that it has to import.
-        check_low_rank(bundle.path / LORA_CONFIG, bundle.lora)
+        check_low_rank(bundle.loras[0].config_file, bundle.loras[0].config)
     name = base or (bundle.base.get("id") if bundle is not None else None)
     if name is None:
         raise ConfigError(

@@ -98,9 +98,9 @@ def build_draft_trainer(model: Any, args: Any, train_rows: Any, validation_rows:
 def save_draft(path: Path, model: Any, tokenizer: Any, run_yaml: str, provenance: dict[str, Any]) -> None:
     """Write the draft as transformers does, with `run.yaml` and `provenance.json`; the folder appears whole or not."""
     from ssft.base.embedded import check_folder
-    from ssft.training.peer_folder import made_by, whole_folder
+    from ssft.training.peer_folder import made_by, result_folder
 
-    with whole_folder(path, run_yaml, provenance, lambda old: made_by(old) == "draft") as folder:
+    with result_folder(path, run_yaml, provenance, lambda old: made_by(old) == "draft") as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         check_folder(folder)

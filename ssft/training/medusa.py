@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.bundle.folder import AdapterFiles, all_finite
-from ssft.bundle.read import LORA_CONFIG, LORA_WEIGHTS
+from ssft.bundle.format import LORA_CONFIG, LORA_WEIGHTS
 from ssft.errors import BundleError, ConfigError
-from ssft.training.peer_folder import whole_folder
+from ssft.training.peer_folder import result_folder
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "medusa.json", "medusa.safetensors"
@@ -157,7 +157,7 @@ def save_medusa(
     }
     dtype = adapted.model.dtype
     weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in heads.state_dict().items()}
-    with whole_folder(target, run_yaml, provenance or {}, lambda old: (old / CONFIG).is_file()) as built:
+    with result_folder(target, run_yaml, provenance or {}, lambda old: (old / CONFIG).is_file()) as built:
         save_file(weights, built / WEIGHTS)
         text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
         (built / CONFIG).write_text(text + "\n", encoding="utf-8")
@@ -226,7 +226,8 @@ def _read(folder: str | os.PathLike[str], adapted: Any, made_over: str) -> Medus
     with torch.device("meta"):
         heads = MedusaHeads(config, hidden, vocabulary)
     expected = {key: tuple(value.shape) for key, value in heads.state_dict().items()}
-    weights = files.tensors(WEIGHTS, sum(p.numel() for p in heads.parameters()) * 8 + 2**20)
+    files.shapes(WEIGHTS, sum(p.numel() for p in heads.parameters()) * 8 + 2**20)
+    weights = files.tensors(WEIGHTS)
     found = {key: tuple(value.shape) for key, value in weights.items()}
     if expected != found:
         wrong = next(key for key in sorted(expected | found) if expected.get(key) != found.get(key))

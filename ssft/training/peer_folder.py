@@ -1,41 +1,33 @@
 """Writing an output folder so that it appears whole or not at all."""
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ssft.bundle.folder import AdapterFiles
-from ssft.bundle.read import PROVENANCE, RUN
+from ssft.bundle.format import PROVENANCE, RUN
 from ssft.errors import BundleError, ConfigError
-from ssft.files import replace_folder
+from ssft.files import whole_folder
 
 
 @contextmanager
-def whole_folder(
+def result_folder(
     target: Path, run_yaml: str, provenance: dict[str, Any], replaceable: Callable[[Path], bool]
 ) -> Iterator[Path]:
-    """A fresh folder beside `target` to write into; it takes the place of `target` once the block ends without error.
+    """`files.whole_folder` for the result of a run; `run.yaml` and `provenance.json` are in it already.
 
-    `run.yaml` and `provenance.json` are in it already. `replaceable` tells of what stands at `target` whether it is an
-    earlier result of the same kind; it is asked again just before that is replaced.
+    `replaceable` tells of what stands at `target` whether it is an earlier result of the same kind.
 
     Raises:
         ConfigError: something else stands at `target`, before the block or after it.
     """
-    check_free(target, replaceable)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-        folder = Path(scratch) / target.name
-        folder.mkdir()
+    with whole_folder(target, lambda old: check_free(old, replaceable)) as folder:
         (folder / RUN).write_text(run_yaml, encoding="utf-8")
         text = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
         yield folder
-        check_free(target, replaceable)
-        replace_folder(folder, target, Path(scratch) / "replaced")
 
 
 def may_write(target: Path, replaceable: Callable[[Path], bool]) -> bool:

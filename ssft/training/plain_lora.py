@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
-from ssft.bundle.read import LORA_CONFIG, LORA_WEIGHTS, read_bundle
+from ssft.bundle.format import LORA_CONFIG, LORA_WEIGHTS
+from ssft.bundle.read import read_bundle
 from ssft.bundle.write import save_lora
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import StreamModules
-from ssft.training.peer_folder import made_by, whole_folder
+from ssft.training.peer_folder import made_by, result_folder
 from ssft.training.trainer import keep_gradients_on_cpu
 
 
@@ -62,7 +63,7 @@ def save_twin(
 
     `base` is the name under which the base is loaded again, `save_dtype` the type of the tensors, None: their own.
     """
-    with whole_folder(path, run_yaml, provenance, lambda old: made_by(old) == "lora") as folder:
+    with result_folder(path, run_yaml, provenance, lambda old: made_by(old) == "lora") as folder:
         peft_model.save_pretrained(folder, save_embedding_layers=False)
         config = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
         # peft stores where the base lay on this machine.

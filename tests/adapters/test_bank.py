@@ -44,7 +44,7 @@ def tiers(model):
 def test_an_adapter_costs_its_file(shelf, sizes):
     for name, adapter in fresh_with(shelf, NAMES).adapters().items():
         # The rest of the files are safetensors' headers, which weigh something beside tiny tensors.
-        assert adapter.nbytes == 4 * (adapter.bundle.lora_parameters + adapter.bundle.extra_parameters)
+        assert adapter.nbytes == 4 * (adapter.bundle.loras[0].parameters + adapter.bundle.extra_parameters)
         assert 0.5 < adapter.nbytes / adapter.bundle.weights_bytes <= 1
         assert sizes[name] == adapter.nbytes
 

@@ -7,8 +7,12 @@ import pytest
 import torch
 from adapter_folders import change_tensor
 
-from ssft.bundle.folder import all_finite
-from ssft.bundle.read import HASHED, PROVENANCE, read_bundle
+from ssft.base.fingerprint import base_fingerprint
+from ssft.base.load import load_base
+from ssft.bundle.fit import read_fitting
+from ssft.bundle.folder import AdapterFiles, all_finite
+from ssft.bundle.format import HASHED, PROVENANCE
+from ssft.bundle.read import read_bundle, read_outline, read_tensors
 from ssft.errors import BundleError
 from ssft.runtime.loader import load_adapted
 
@@ -25,6 +29,38 @@ def test_wrong_lora_shape_is_named(written):
     change_tensor(folder, "adapter_model.safetensors", lambda t: t[:, :3].contiguous())
     with pytest.raises(BundleError, match=r"has shape .* the base needs"):
         load_adapted(folder, str(base))
+
+
+# -- two stages -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "streams.safetensors"])
+def test_a_folder_that_changes_between_the_stages_is_refused(written, name):
+    _, folder = written
+    outline = read_outline(folder)
+    assert read_tensors(outline).weights_sha256 == read_bundle(folder).weights_sha256
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data.replace(b" ", b"\t", 1) if name.endswith("json") else data[:-1] + b"\0")
+    with pytest.raises(BundleError, match=rf"{name}: changed while it was read"):
+        read_tensors(outline)
+
+
+def test_a_load_reads_every_header_and_every_file_once(written, monkeypatch):
+    base, folder = written
+    model, tokenizer = load_base(base, dtype="float32")
+    headers, read = [], []
+    shapes, bytes_of = AdapterFiles.shapes, AdapterFiles.read
+    monkeypatch.setattr(
+        AdapterFiles, "shapes", lambda self, name, *more: headers.append(name) or shapes(self, name, *more)
+    )
+    monkeypatch.setattr(
+        AdapterFiles,
+        "read",
+        lambda self, name, *more, **named: read.append(name) or bytes_of(self, name, *more, **named),
+    )
+    read_fitting(folder, model, base_fingerprint(model, tokenizer, base))
+    assert sorted(headers) == ["adapter_model.safetensors", "streams.safetensors"]
+    assert sorted(read) == sorted(name for name in (*HASHED, PROVENANCE) if (folder / name).exists())
 
 
 # -- links ------------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
 from ssft.bundle import results
 from ssft.bundle.fit import load_stream_modules
-from ssft.bundle.read import BUNDLE_FILES, FORMAT_VERSION, HASHED, OWN_LORA_VERSION, read_bundle
+from ssft.bundle.format import BUNDLE_FILES, FORMAT_VERSION, HASHED, OWN_LORA_VERSION
+from ssft.bundle.read import read_bundle
 from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
@@ -260,8 +261,8 @@ def test_a_bundle_of_version_two_decodes_what_it_decoded(base):
     bundle = read_bundle(BUNDLE_2)
     assert bundle.weights_sha256 == SHA256_2, "results.json of every adapter names this hash"
     assert (bundle.format_version, bundle.stream_config) == (2, StreamConfig(3, 2, mode="lossless"))
-    assert (bundle.lora["r"], bundle.stream_lora["r"]) == (2, 1)
-    assert {tensor.dtype for tensor in bundle.stream_lora_weights.values()} == {torch.float16}
+    assert [(part.rows, part.config["r"]) for part in bundle.loras] == [("all", 2), ("streams", 1)]
+    assert {tensor.dtype for tensor in bundle.loras[1].weights.values()} == {torch.float16}
     check_decodes(BUNDLE_2, base)
 
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from shelf import shared_shelf
 
 from ssft.bundle import lora_config as _lora_config
-from ssft.bundle.read import read_bundle
+from ssft.bundle.fit import check_fit
+from ssft.bundle.read import read_bundle, read_outline
 from ssft.errors import BundleError
 from ssft.runtime.loader import load_adapted
 from ssft.runtime.model import MultiAdapterModel
@@ -335,7 +336,7 @@ def test_a_busy_machine_refuses_an_honest_expression_for_once_only(model, folder
     monkeypatch.setattr(_lora_config, "_PATIENCE", 60.0)
     model.load_adapter(folder, "busy")
     with watched() as seen:
-        read_bundle(folder).check_base(model.model, model.bank.fingerprint)
+        check_fit(read_outline(folder), model.model, model.bank.fingerprint)
     assert TRIAL not in seen  # what ended once is remembered
     model.delete_adapter("busy")
 
@@ -351,11 +352,11 @@ def test_an_honest_expression_is_matched(shelf, model, folder):
 
 
 def test_an_outline_has_the_shapes_and_no_memory(folder):
-    outline, bundle = read_bundle(folder, outline=True), read_bundle(folder)
+    outline, bundle = read_outline(folder), read_bundle(folder)
     for found, expected in (
-        (outline.lora_weights, bundle.lora_weights),
+        (outline.loras[0].weights, bundle.loras[0].weights),
         (outline.stream_weights, bundle.stream_weights),
     ):
         assert {k: (v.shape, v.dtype) for k, v in found.items()} == {k: (v.shape, v.dtype) for k, v in expected.items()}
         assert all(value.is_meta for value in found.values())
-    assert outline.lora_parameters == bundle.lora_parameters
+    assert outline.loras[0].parameters == bundle.loras[0].parameters

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adapter_folders import change_config, change_tensors, check_equals_peft, peft_folder, tiny_gpt2
+from adapter_folders import change_config, change_tensors, check_equals_peft, fitted, peft_folder, tiny_gpt2
 from conftest import TINY, tiny_llama
 from peft import LoraConfig, get_peft_model
 from tiny_base import save_tiny_base
@@ -58,7 +58,7 @@ def test_conv1d_of_another_shape_is_named(tmp_path):
     folder = peft_folder(tmp_path / "adapter", tiny_gpt2(), target_modules=["c_attn"], fan_in_fan_out=True)
     change_tensors(folder, lambda t: {k: v[:64].contiguous() if "lora_B" in k else v for k, v in t.items()})
     with pytest.raises(BundleError, match=r"c_attn\.lora_B\.weight has shape \(64, 4\), the base needs \(192, 4\)"):
-        read_bundle(folder).check_shapes(tiny_gpt2())
+        fitted(folder, tiny_gpt2())
 
 
 @pytest.mark.parametrize("targets", [None, "all-linear"])
@@ -73,7 +73,7 @@ def test_targets_that_peft_fills_in(folder, targets):
 
 def test_a_lora_of_another_architecture_is_refused(folder):
     with pytest.raises(BundleError, match="which the base does not have; the adapter was made for another"):
-        LoraWeights.from_bundle(read_bundle(folder), TINY["opt"]())
+        fitted(folder, TINY["opt"]())
 
 
 # -- memory -----------------------------------------------------------------------------------------------------
@@ -91,10 +91,10 @@ def test_all_tensors_of_a_device_share_one_buffer_of_their_own_size(tmp_path):
     tensors = tensors_of(weights)
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
     assert weights.nbytes == sum(tensor.nbytes for tensor in tensors) == tensors[0].untyped_storage().nbytes()
-    assert weights.nbytes == 4 * bundle.lora_parameters
+    assert weights.nbytes == 4 * bundle.loras[0].parameters
     for name, layer in weights.layers.items():
-        assert torch.equal(layer.down, bundle.lora_weights[f"base_model.model.{name}.lora_A.weight"])
-        assert torch.equal(layer.up, bundle.lora_weights[f"base_model.model.{name}.lora_B.weight"])
+        assert torch.equal(layer.down, bundle.loras[0].weights[f"base_model.model.{name}.lora_A.weight"])
+        assert torch.equal(layer.up, bundle.loras[0].weights[f"base_model.model.{name}.lora_B.weight"])
         assert layer.down.is_contiguous()
         assert layer.up.is_contiguous()
 
@@ -118,7 +118,7 @@ def test_nothing_of_the_bundle_is_kept(folder):
     bundle = read_bundle(folder)
     weights = LoraWeights.from_bundle(bundle, tiny_llama())
     before = [tensor.clone() for tensor in tensors_of(weights)]
-    for tensor in bundle.lora_weights.values():
+    for tensor in bundle.loras[0].weights.values():
         tensor.zero_()
     bundle.release()
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(weights), before, strict=True))
@@ -138,7 +138,7 @@ def test_tensors_take_the_narrower_type(tmp_path, file, base, resident):
     bundle = read_bundle(folder)
     weights = LoraWeights.from_bundle(bundle, tiny_llama().to(base))
     assert {weights.dtype} == {tensor.dtype for tensor in tensors_of(weights)} == {resident}
-    assert weights.nbytes == bundle.lora_parameters * resident.itemsize
+    assert weights.nbytes == bundle.loras[0].parameters * resident.itemsize
     if file == resident:
         assert weights.nbytes <= bundle.weights_bytes < weights.nbytes + 4096, "more than the file's header is missing"
 
@@ -196,7 +196,7 @@ def test_every_device_has_one_buffer(folder, monkeypatch):
         ]
         assert {tensor.device for tensor in tensors} == {device}
         assert len({tensor.untyped_storage()._cdata for tensor in tensors}) == 1
-    assert weights.nbytes == 4 * bundle.lora_parameters
+    assert weights.nbytes == 4 * bundle.loras[0].parameters
     assert sorted(buffer.device.type for buffer in weights.buffers) == ["cpu", "meta"]
 
 

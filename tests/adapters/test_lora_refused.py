@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from adapter_folders import change_config, change_tensors, check_equals_peft, peft_folder
+from adapter_folders import change_config, change_tensors, check_equals_peft, fitted, peft_folder
 from conftest import tiny_llama
 from peft import LoraConfig
 
@@ -38,7 +38,7 @@ def test_what_is_no_low_rank_sum_is_refused(folder, name):
     changes, message = REFUSED_CONFIGS[name]
     change_config(folder, **changes)
     with pytest.raises(BundleError, match=rf"adapter_config\.json: .*{message}"):
-        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
+        fitted(folder, tiny_llama())
 
 
 def test_every_variant_that_peft_knows_is_in_the_list():
@@ -123,7 +123,7 @@ def test_tensors_that_do_not_fit_are_named(folder, name):
     change, message = REFUSED_TENSORS[name]
     change_tensors(folder, change)
     with pytest.raises(BundleError, match=rf"adapter_model\.safetensors: .*{message}"):
-        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
+        fitted(folder, tiny_llama())
 
 
 def test_the_rank_of_a_pattern_is_the_one_that_counts(folder):
@@ -131,11 +131,11 @@ def test_the_rank_of_a_pattern_is_the_one_that_counts(folder):
     with pytest.raises(
         BundleError, match=r"q_proj\.lora_A\.weight has shape \(4, 64\).* needs \(2, 64\) at the rank 2"
     ):
-        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
+        fitted(folder, tiny_llama())
 
 
 def test_a_folder_without_any_lora_is_refused(folder):
     change_tensors(folder, lambda tensors: {})
     change_config(folder, target_modules=[])
     with pytest.raises(BundleError, match="holds no LoRA at all"):
-        LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
+        fitted(folder, tiny_llama())

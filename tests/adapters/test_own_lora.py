@@ -202,7 +202,7 @@ def test_counts_card_and_inspection_tell_the_two_apart(shelf, own):
     extra = sum(t.numel() for t in load_file(own / OWN).values())
     assert bundle.format_version == 2
     assert bundle.extra_parameters == 3 * 64 + extra
-    assert bundle.lora_parameters == sum(t.numel() for t in load_file(shelf.plain / LORA).values())
+    assert bundle.loras[0].parameters == sum(t.numel() for t in load_file(shelf.plain / LORA).values())
     bundle.release()
     text = card_text(bundle)
     bundle = read_bundle(own)
@@ -213,7 +213,7 @@ def test_counts_card_and_inspection_tell_the_two_apart(shelf, own):
     assert "PeftModel.from_pretrained" in text
     weights = LoraWeights.from_bundle(bundle, AutoModelForCausalLM.from_pretrained(shelf.base))
     assert weights.layers.keys() > weights.stream_layers.keys() > set()
-    assert weights.nbytes == 4 * (bundle.lora_parameters + extra)
+    assert weights.nbytes == 4 * (bundle.loras[0].parameters + extra)
 
 
 def test_medusa_heads_may_read_its_main_state(shelf, own):

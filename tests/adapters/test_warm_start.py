@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from tiny_base import rows, save_rows, save_tiny_base
 from transformers import AutoModelForCausalLM
 
-from ssft.bundle.read import BUNDLE_FILES, read_bundle
+from ssft.bundle.format import BUNDLE_FILES
+from ssft.bundle.read import read_bundle
 from ssft.card.write import card_text
 from ssft.errors import BundleError, ConfigError
 from ssft.recipes.recipe import load_recipe

@@ -12,7 +12,7 @@ from ssft.errors import ConfigError
 from ssft.recipes.recipe import load_recipe
 from ssft.runs import run as runs
 from ssft.runtime.loader import load_adapted
-from ssft.training.peer_folder import made_by, whole_folder
+from ssft.training.peer_folder import made_by, result_folder
 
 
 @pytest.fixture
@@ -143,12 +143,12 @@ def test_what_has_no_twin(files, extra, message):
 
 def test_a_folder_that_fails_leaves_what_was_there(tmp_path):
     target = tmp_path / "out"
-    with whole_folder(target, "a: 1\n", {"method": "lora"}, lambda old: False) as folder:
+    with result_folder(target, "a: 1\n", {"method": "lora"}, lambda old: False) as folder:
         (folder / "weights").write_text("first")
     assert (target / "weights").read_text() == "first"
 
     def fail():
-        with whole_folder(target, "a: 2\n", {"method": "lora"}, lambda old: True) as folder:
+        with result_folder(target, "a: 2\n", {"method": "lora"}, lambda old: True) as folder:
             (folder / "weights").write_text("second")
             raise RuntimeError("disk full")
 
@@ -162,7 +162,7 @@ def test_what_was_put_there_meanwhile_is_left_alone(tmp_path):
     target = tmp_path / "out"
 
     def write():
-        with whole_folder(target, "a: 1\n", {"method": "lora"}, lambda old: made_by(old) == "lora") as folder:
+        with result_folder(target, "a: 1\n", {"method": "lora"}, lambda old: made_by(old) == "lora") as folder:
             (folder / "weights").write_text("ours")
             target.mkdir()
             (target / "thesis.txt").write_text("years of work")
@@ -176,7 +176,7 @@ def test_what_was_put_there_meanwhile_is_left_alone(tmp_path):
 def test_an_earlier_result_is_replaced_as_a_whole(tmp_path):
     target = tmp_path / "out"
     for name in ("first", "second"):
-        with whole_folder(target, "a: 1\n", {"method": "lora"}, lambda old: made_by(old) == "lora") as folder:
+        with result_folder(target, "a: 1\n", {"method": "lora"}, lambda old: made_by(old) == "lora") as folder:
             (folder / name).write_text(name)
     assert sorted(p.name for p in target.iterdir()) == ["provenance.json", "run.yaml", "second"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

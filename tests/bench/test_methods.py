@@ -178,7 +178,7 @@ def test_parse_methods_puts_the_baseline_first_once():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("streming", "method 'streming' is unknown: did you mean 'streaming'"), ("qq", "Methods are plain"), (" ,", "no")],
+    [("streming", "method 'streming' is unknown; did you mean 'streaming'"), ("qq", "methods are plain"), (" ,", "no")],
 )
 def test_a_wrong_method_is_an_error(text, message):
     with pytest.raises(ConfigError, match=message):

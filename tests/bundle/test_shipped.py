@@ -9,10 +9,11 @@ from loopback_hub import connected_hub
 
 from examples import switch_tasks
 from ssft.bundle import shipped
+from ssft.bundle.format import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
-from ssft.bundle.read import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, read_bundle
-from ssft.card.results import read_results
+from ssft.bundle.read import read_bundle
 from ssft.bundle.shipped import shipped_adapter, shipped_adapters
+from ssft.card.results import read_results
 from ssft.card.write import card_files, card_text
 from ssft.errors import BundleError
 from ssft.hub import push
@@ -94,7 +95,7 @@ def bundle(name):
 def test_it_is_small_and_whole(bundle):
     files = {path.name: path.stat().st_size for path in bundle.path.iterdir()}
     assert sum(files.values()) <= 6_000_000
-    absent = {STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS} if bundle.stream_lora is None else set()
+    absent = {STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS} if len(bundle.loras) == 1 else set()
     assert set(files) == set(BUNDLE_FILES) - absent
     assert bundle.base["id"] == BASE
     assert bundle.stream_config is not None
@@ -113,7 +114,7 @@ def test_its_run_can_be_run_again_anywhere(name, bundle):
         assert re.fullmatch(r"[0-9a-f]{64}", bundle.provenance["data"][part]["sha256"])
     assert re.fullmatch(r"[0-9a-f]{40}", bundle.provenance["commit"])
     assert re.fullmatch(r"[0-9a-f]{64}", bundle.provenance["adapter"]["weights_sha256"])
-    assert recipe.adapter == (name if bundle.stream_lora is not None else f"outputs/start/{recipe.name}")
+    assert recipe.adapter == (name if len(bundle.loras) > 1 else f"outputs/start/{recipe.name}")
 
 
 def test_its_recipe_is_what_made_it(bundle):

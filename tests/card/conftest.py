@@ -7,12 +7,12 @@ import pytest
 from fake_adapted import save_bundle
 from tiny_base import save_tiny_base
 
-from ssft.bundle.read import PROVENANCE
+from ssft.bundle.format import PROVENANCE
 
 
 @pytest.fixture(scope="session")
 def master(tmp_path_factory):
-    """A folder with `base` and `adapter`: a LoRA that is no identity, with streams; nothing is known of its training."""
+    """A folder with `base` and `adapter`: a LoRA that is no identity, with streams; its training is unknown."""
     root = tmp_path_factory.mktemp("card")
     folder = save_bundle(root / "adapter", save_tiny_base(root / "base"))
     (folder / PROVENANCE).write_text(json.dumps({}))

@@ -15,9 +15,10 @@ from result_files import eval_facts, save, verify_facts
 
 from ssft.base.load import hub_id
 from ssft.bench.card_rows import measured
-from ssft.bundle.read import CARD, CURVE, PROVENANCE, read_bundle
-from ssft.card.results import About, Results, write_results
+from ssft.bundle.format import CARD, CURVE, PROVENANCE
+from ssft.bundle.read import read_bundle
 from ssft.card.picture import draw_curve, loss_series
+from ssft.card.results import About, Results, write_results
 from ssft.card.write import KEPT, card_text, write_card
 from ssft.errors import BundleError, ConfigError
 
@@ -157,7 +158,7 @@ def test_training_comes_from_the_provenance(bundle):
     )
     assert rows["versions"] == ["ssft 0.1.0, torch 2.13.0, peft 0.21.2"]
     assert rows["acceptance 1, at the end, teacher-forced"] == ["0.800"]
-    assert rows["parameters: LoRA, streams"] == [f"{bundle.lora_parameters:,}, {bundle.extra_parameters:,}"]
+    assert rows["parameters: LoRA, streams"] == [f"{bundle.loras[0].parameters:,}, {bundle.extra_parameters:,}"]
     assert "- train: `train.jsonl.gz`, sha256 `abababababababab`…" in card_text(bundle)
     assert "licence of the adapter: not given" in card_text(bundle)
 
@@ -279,7 +280,7 @@ def test_text_of_strangers_stays_text(bundle, tmp_path):
     results.quality = [replace(results.quality[0], **hostile, metric=HOSTILE)]
     bundle.provenance |= {"device": HOSTILE, "ssft": HOSTILE, "data": {"train": {"name": HOSTILE, "sha256": HOSTILE}}}
     bundle.base = {**bundle.base, "id": HOSTILE}
-    bundle.lora["target_modules"] = [HOSTILE]
+    bundle.loras[0].config["target_modules"] = [HOSTILE]
     text = card_text(bundle, results).split("\n---\n", 1)[1]
     page = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     assert "<script" not in page.lower()

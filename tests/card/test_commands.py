@@ -13,7 +13,8 @@ from markdown_it import MarkdownIt
 from tiny_base import rows, save_rows, save_tiny_base
 from transformers import AutoModelForCausalLM
 
-from ssft.bundle.read import CARD, read_bundle
+from ssft.bundle.format import CARD
+from ssft.bundle.read import read_bundle
 from ssft.cli.main import cli
 from ssft.hub import push
 from ssft.recipes.recipe import load_recipe
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload ra
 
 REPO = "alice/deep-one"
 SETTINGS = [
-    "dtype=float32", "lora.r=4", "lora.lora_alpha=8", "training.num_streams=2", "training.num_msa_layers=1", 
+    "dtype=float32", "lora.r=4", "lora.lora_alpha=8", "training.num_streams=2", "training.num_msa_layers=1",
     "training.max_steps=1",
     "training.per_device_train_batch_size=2", "training.disable_tqdm=true", "data.validation=validation.jsonl",
 ]  # fmt: skip
@@ -37,7 +38,7 @@ def invoke(*args):
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """Of one LoRA that somebody trained with peft: `own`, which keeps it, and `shared`, which went on from its values."""
+    """Over one LoRA of plain peft: `own`, which keeps it, and `shared`, which went on from its values."""
     root = tmp_path_factory.mktemp("shelf")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -78,14 +79,14 @@ def run_card(card, capsys):
     """Run everything; returns the command that trains again."""
     *others, again = commands(card)
     assert [command[1] for command in others] in (["generate"], ["generate", "pull"])
-    generated = [run(command).stdout for command in others][0]
+    outputs = [run(command).stdout for command in others]
     ours, plain = blocks(card, "python")
     names = {}
     exec(compile(ours, "card", "exec"), names)
     printed = capsys.readouterr().out
     assert names["result"].calls > 0
     assert names["adapted"].decode(names["result"].token_ids) in printed
-    assert names["adapted"].decode(names["result"].token_ids).strip() in generated
+    assert names["adapted"].decode(names["result"].token_ids).strip() in outputs[0]
     return again, plain
 
 
@@ -108,11 +109,12 @@ def test_a_run_over_a_kept_lora_begins_from_the_bundle_that_holds_it(place):
     *_, again = commands((place / "adapters" / "own" / CARD).read_text(encoding="utf-8"))
     run(again)
     before, after = read_bundle("adapters/own"), read_bundle("outputs/again")
-    assert (after.format_version, after.lora_weights.keys()) == (2, before.lora_weights.keys())
-    assert all(after.lora_weights[key].equal(value) for key, value in before.lora_weights.items())
-    # The same start, seed and data: the same streams.
-    assert all(after.stream_weights[key].equal(value) for key, value in before.stream_weights.items())
-    assert all(after.stream_lora_weights[key].equal(value) for key, value in before.stream_lora_weights.items())
+    assert after.format_version == 2
+    # The same start, seed and data: the same LoRA, and the same streams with theirs.
+    tensors = [(bundle.stream_weights, *(part.weights for part in bundle.loras)) for bundle in (before, after)]
+    for old, new in zip(*tensors, strict=True):
+        assert old.keys() == new.keys()
+        assert all(new[key].equal(value) for key, value in old.items())
     assert after.provenance["adapter"] == {"name": "own", "weights_sha256": before.weights_sha256}
     assert load_recipe("outputs/again/run.yaml").adapter == "adapters/own"
     text = (place / "outputs" / "again" / CARD).read_text(encoding="utf-8")

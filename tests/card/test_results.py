@@ -8,7 +8,8 @@ from result_files import eval_facts, save, verify_facts
 from sample_results import sample_bench, sample_suite
 
 from ssft.bench.card_rows import describe_data, measured, with_twin
-from ssft.bundle.read import RESULTS, read_bundle
+from ssft.bundle.format import RESULTS
+from ssft.bundle.read import read_bundle
 from ssft.card.results import MAX_BYTES, OWN_ROWS, About, Results, read_results, write_results
 from ssft.errors import BundleError, ConfigError
 
@@ -182,7 +183,7 @@ def test_a_twin_of_another_training_is_told(bundle, tmp_path):
     bundle.provenance = {"data": {"train": other}, "steps": 30, "adapter": start}
     (row,) = with_twin(save(tmp_path / "t.json", {**twin_facts(bundle), "trained_on": same}), quality, bundle)
     assert row.twin_unlike == "it is the plain LoRA that the adapter began from, trained on train.jsonl"
-    bundle.stream_lora = {"r": 2}
+    bundle.loras += (replace(bundle.loras[0], rows="streams"),)
     (row,) = with_twin(save(tmp_path / "t.json", {**twin_facts(bundle), "trained_on": same}), quality, bundle)
     assert row.twin_unlike == "it is the plain LoRA that the adapter keeps, trained on train.jsonl"
 

@@ -217,7 +217,7 @@ def test_help_shows_the_options_of_the_comparison_and_the_commands():
     ("options", "message"),
     [
         (["--methods", "streming"], "did you mean 'streaming'?"),
-        (["--tree", "max_node=3"], "did you mean max_nodes?"),
+        (["--tree", "max_node=3"], "did you mean 'max_nodes'?"),
         (["--tree", "max_nodes=many"], "expected a value of type int"),
         (["--tree", "max_nodes=0"], "must lie between 1 and"),
         (["--rounds", "0"], "Invalid value for '--rounds'"),

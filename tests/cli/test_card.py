@@ -13,7 +13,8 @@ from result_files import eval_facts, save, verify_facts
 from tiny_base import rows, save_rows, save_tiny_base
 
 from ssft.bench.quality import ROUGE_TYPES
-from ssft.bundle.read import CARD, CURVE, RESULTS, read_bundle
+from ssft.bundle.format import CARD, CURVE, RESULTS
+from ssft.bundle.read import read_bundle
 from ssft.cli.main import cli
 
 SPEED = ["--dtype", "float32", "--max-new-tokens", "12"]

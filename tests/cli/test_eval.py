@@ -205,7 +205,7 @@ def test_a_failure_leaves_the_old_output(canned, tmp_path):
             "--facts rows.jsonl/x: its folder cannot",
         ),
         ({"prompt": "5", "completion": "x"}, ["any", "--metric", "bleu"], "'bleu' is not one of"),
-        ({"prompt": "5", "completion": "x"}, ["any", "--tree", "max_node=3"], "did you mean max_nodes?"),
+        ({"prompt": "5", "completion": "x"}, ["any", "--tree", "max_node=3"], "did you mean 'max_nodes'?"),
     ],
 )
 def test_wrong_input_is_told_before_the_base_is_loaded(row, args, message, tmp_path, monkeypatch):

@@ -143,7 +143,7 @@ def test_a_failure_leaves_the_old_output(adapter, base, tmp_path, monkeypatch):
         (["a", "--prompt", "x", "--for-training"], "--for-training makes a file of training rows"),
         (["a", "--prompt", "x", "--limit", "2"], "--limit counts rows of a --data file"),
         (["a", "--data", "FILE", "--json"], "--data gives JSONL already"),
-        (["a", "--prompt", "x", "--tree", "max_node=3"], "did you mean max_nodes?"),
+        (["a", "--prompt", "x", "--tree", "max_node=3"], "did you mean 'max_nodes'?"),
         (["a", "--data", "nowhere.jsonl"], "does not exist"),
         (["nowhere", "--prompt", "x"], "adapter 'nowhere' is no folder"),
     ],

@@ -52,12 +52,12 @@ def test_python_m_ssft_is_the_command():
 
 def test_an_unknown_command_gets_a_suggestion(capsys):
     assert run_main("bsaes") == 2
-    assert "No such command 'bsaes'. Did you mean 'bases'?" in capsys.readouterr().err
+    assert "No such command 'bsaes'; did you mean 'bases'?" in capsys.readouterr().err
 
 
 def test_a_name_like_nothing_gets_the_list(capsys):
     assert run_main("qqqq") == 2
-    assert f"Commands: {', '.join(COMMANDS)}." in capsys.readouterr().err
+    assert f"commands are {', '.join(COMMANDS)}" in capsys.readouterr().err
 
 
 def test_an_unknown_option_is_wrong_input(capsys):

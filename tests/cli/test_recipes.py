@@ -35,7 +35,7 @@ def test_show(name):
 
 
 def test_show_unknown():
-    with pytest.raises(ConfigError, match=r"no recipe 'sqll': did you mean sql"):
+    with pytest.raises(ConfigError, match=r"'sqll' is neither a shipped recipe nor a YAML file; did you mean 'sql'"):
         run("show", "sqll")
 
 

@@ -12,7 +12,6 @@ A method's module holds
 Files that start with `_` are helpers.
 """
 
-import difflib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ssft.decoding.request import Generation
-from ssft.errors import ConfigError
+from ssft.errors import ConfigError, nearest
 
 BASELINE = "plain"
 """The method whose text is the reference, and which always runs."""
@@ -70,9 +69,8 @@ def method_names() -> list[str]:
 def method_module(name: str) -> Any:
     """The module of one method; raises `ConfigError` with the nearest name if there is none."""
     if name not in method_names():
-        close = difflib.get_close_matches(name, method_names(), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(f"method {name!r} is unknown: {hint}Methods are {', '.join(method_names())}")
+        hint = nearest(name, method_names()) or f"methods are {', '.join(method_names())}"
+        raise ConfigError(f"method {name!r} is unknown; {hint}")
     return importlib.import_module(f"{__name__}.{name}")
 
 

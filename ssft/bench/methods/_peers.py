@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssft.bench.methods import Setting
-from ssft.bundle.read import PROVENANCE
+from ssft.bundle.format import PROVENANCE
 from ssft.errors import ConfigError
 
 ROOT = Path("outputs/peers")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ssft.bench.methods import Setting, _peers, plain
-from ssft.bundle.read import STREAM_LORA_WEIGHTS, STREAM_WEIGHTS
+from ssft.bundle.format import STREAM_LORA_WEIGHTS, STREAM_WEIGHTS
 from ssft.errors import GenerationError
 
 NAME = "streaming"
@@ -27,8 +27,8 @@ class Method(plain.Method):
 
     def extra_parameters(self) -> int:
         """P_j and f_η, and the streams' own LoRA where they have one."""
-        bundle = self.adapted.bundle
-        return int(self.adapted.streams.count()) + (0 if bundle is None else bundle.stream_lora_parameters)
+        own = [] if self.adapted.bundle is None else self.adapted.bundle.loras[1:]
+        return int(self.adapted.streams.count()) + sum(part.parameters for part in own)
 
     def extra_bytes(self) -> int:
         """The bundle's files of stream weights; nothing for streams that were never saved."""

@@ -1,0 +1,147 @@
+"""The adapter bundle: one folder that plain peft loads as a LoRA and ssft as a LoRA with streams.
+
+    adapter_config.json, adapter_model.safetensors   exactly what peft writes
+    ssft_config.json                                 format version, streams, tree, fingerprint of the base
+    streams.safetensors                              P_j (and f_η where used)
+    stream_lora_config.json, stream_lora.safetensors the streams' own LoRA, as peft writes one (format 2 only)
+    run.yaml, provenance.json                        what reproduces it
+    README.md, results.json, training.png            the card, the measurements it shows, its picture (optional)
+
+safetensors and JSON only: nothing in a bundle is ever executed. A bundle is read in two stages (`read.py`): its outline
+is what the configs and the headers say; whether that fits a base (`fit.py`) is known before any tensor takes memory.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ssft.bundle.folder import AdapterFiles, stamp
+from ssft.decoding.config import TreeConfig
+from ssft.errors import BundleError
+from ssft.streams.config import StreamConfig
+
+FORMAT_VERSION, OWN_LORA_VERSION = 1, 2
+"""What a bundle says of itself: 2 where streams have a LoRA of their own, which a reader of format 1 would miss."""
+
+LORA_CONFIG, LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SSFT_CONFIG, STREAM_WEIGHTS = "ssft_config.json", "streams.safetensors"
+STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS = "stream_lora_config.json", "stream_lora.safetensors"
+RUN, PROVENANCE = "run.yaml", "provenance.json"
+CARD, RESULTS, CURVE = "README.md", "results.json", "training.png"
+WEIGHTS = (LORA_WEIGHTS, STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)
+BUNDLE_FILES = (
+    *(LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS),
+    *(RUN, PROVENANCE, CARD, RESULTS, CURVE),
+)
+HASHED = (LORA_CONFIG, SSFT_CONFIG, STREAM_LORA_CONFIG, LORA_WEIGHTS, STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)
+"""What decides the text; in the order of reading, which the hash depends on."""
+
+MAX_HIDDEN = 65_536
+"""Widest base that the size limit of `streams.safetensors` allows for."""
+MAX_NAME = 256
+"""Characters of a base's name, which goes to terminals and into commands."""
+
+
+@dataclass
+class LoraPart:
+    """One LoRA of a bundle, with the rows that it is for.
+
+    rows: "all" where the text comes from it, "streams" where it acts on the streams alone (paper §3.2.4, lossless).
+    config: as peft writes it. weights: the tensors by peft's names. config_file, weights_file: where they stand.
+    parameters, dtype: how many, and their types as text; both stay when the tensors are released.
+    """
+
+    rows: Literal["all", "streams"]
+    config: dict[str, Any]
+    weights: dict[str, Tensor] = field(repr=False)
+    config_file: Path
+    weights_file: Path
+    parameters: int = field(init=False)
+    dtype: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = sum(tensor.numel() for tensor in self.weights.values())
+        self.dtype = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in self.weights.values()}))
+
+
+@dataclass
+class Bundle:
+    """A checked adapter folder. `stream_config` is None for a plain peft LoRA, which decodes without streams.
+
+    loras: the LoRA that plain peft loads, then the streams' own where there is one beside it. In an outline all tensors
+    are on the device "meta". weights_sha256: over the JSON configs and, but for an outline, all safetensors files; a
+    folder that gives another one later was changed. The tensors stay until `release`, the counts for good.
+    """
+
+    path: Path
+    format_version: int
+    stream_config: StreamConfig | None
+    tree: TreeConfig
+    base: dict[str, str]
+    loras: tuple[LoraPart, ...]
+    stream_weights: dict[str, Tensor] = field(repr=False)
+    provenance: dict[str, Any] = field(repr=False)
+    files: AdapterFiles = field(repr=False)
+    stream_parameters: int = field(init=False)
+    weights_sha256: str = field(init=False)
+    released: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.stream_parameters = sum(tensor.numel() for tensor in self.stream_weights.values())
+        self.weights_sha256 = self.files.sha256
+
+    @property
+    def text_lora(self) -> LoraPart | None:
+        """The LoRA that all rows run with; None where the text is the bare base's."""
+        return next((part for part in self.loras if part.rows == "all"), None)
+
+    @property
+    def streams_own_lora(self) -> LoraPart | None:
+        """The LoRA that acts on the streams alone, if there is one."""
+        return next((part for part in self.loras if part.rows == "streams"), None)
+
+    @property
+    def extra_parameters(self) -> int:
+        """How many parameters stand beside the LoRA that plain peft loads."""
+        return self.stream_parameters + sum(part.parameters for part in self.loras[1:])
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes on disk of all safetensors files, as they were read."""
+        return sum(size for name, (size, *_) in self.files.stamps.items() if name in WEIGHTS)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk of the bundle's own files."""
+        return sum((self.path / name).stat().st_size for name in BUNDLE_FILES if (self.path / name).is_file())
+
+    def release(self) -> None:
+        """Give the tensors' memory back once they were copied; checking or loading needs the folder read again."""
+        for part in self.loras:
+            part.weights = {}
+        self.stream_weights, self.released = {}, True
+
+    def check_held(self) -> None:
+        """Raise `BundleError` if the tensors were released: what is checked or loaded then would be nothing."""
+        if self.released:
+            raise BundleError(f"{self.path}: its tensors were released from memory; read the bundle again")
+
+    def unchanged(self) -> bool:
+        """Whether the folder still holds what was read; files are hashed again only where their stamps differ."""
+        try:
+            if {name: stamp(self.path / name) for name in HASHED if (self.path / name).exists()} == self.files.stamps:
+                return True
+            files = AdapterFiles(self.path)
+            for name in HASHED:
+                if files.exists(name):
+                    files.read(name)
+        except (BundleError, OSError):
+            return False
+        return files.sha256 == self.weights_sha256
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether `path` looks like an adapter folder."""
+    return (path / LORA_CONFIG).is_file()
