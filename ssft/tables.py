@@ -52,7 +52,7 @@ class Table:
     them, separated by spaces: what to stress (the classes of the row in HTML)."""
 
     title: str
-    columns: Sequence[Column | str]
+    columns: Sequence[Any]
     rows: list[list[Any]]
     notes: list[str] = field(default_factory=list)
     keys: int = 1
@@ -70,9 +70,6 @@ class Table:
     def texts(self) -> list[list[str]]:
         """[rows][columns] as text, without any escaping."""
         return [[cell_text(cell, column) for cell, column in zip(row, self.head, strict=True)] for row in self.rows]
-
-    def marked(self, row: int) -> set[str]:
-        return set(self.marks.get(row, "").split())
 
 
 def _aligned(column: Column | str, cells: Sequence[Any]) -> Column:
@@ -123,34 +120,39 @@ def terminal(table: Table, width: int) -> "Group":
 
     names = [terminal_text(column.name) for column in table.head]
     rows = [[terminal_text(cell) for cell in row] for row in table.texts()]
+    whole = [max(map(cells.cell_len, column)) for column in zip(names, *rows, strict=True)]
 
-    def least(place: int) -> int:
-        """Characters that a column needs at least: its numbers stay whole, its text may be wrapped."""
-        shown = [
-            line[place][:LEAST_TEXT] if isinstance(row[place], str) else line[place]
-            for line, row in zip(rows, table.rows, strict=True)
-        ]
-        return max(map(cells.cell_len, [*names[place].split(), *shown]), default=0)
+    def shortest(place: int) -> int:
+        """Characters that a column needs: headings wrap between words, text beyond `LEAST_TEXT`, numbers never."""
+        texts = [isinstance(row[place], str) for row in table.rows]
+        shown = [line[place][: LEAST_TEXT if wraps else None] for line, wraps in zip(rows, texts, strict=True)]
+        return max(map(cells.cell_len, ["", *names[place].split(), *shown]))
 
-    def taken(block: list[int]) -> int:
-        return sum(least(place) + GAP for place in block) - GAP
+    least = [shortest(place) for place in range(len(names))]
+
+    def room(block: list[int], widths: list[int]) -> int:
+        """Characters that are left beside the columns of a block; negative where they do not fit."""
+        return width + GAP - sum(widths[place] + GAP for place in block)
 
     keys = list(range(table.keys))
     blocks = [keys]
     for place in range(table.keys, len(names)):
-        if blocks[-1] == keys or taken([*blocks[-1], place]) <= width:
+        if blocks[-1] == keys or room([*blocks[-1], place], least) >= 0:
             blocks[-1] = [*blocks[-1], place]
         else:
             blocks.append([*keys, place])
     parts: list[Any] = [text.Text(terminal_text(table.title))] if table.title else []
     for number, block in enumerate(blocks):
+        widths = list(whole)
+        for floor in (least, [1] * len(names)):
+            for place in sorted(block, key=lambda place: least[place] - whole[place]):
+                widths[place] = max(min(widths[place], floor[place]), widths[place] + min(0, room(block, widths)))
         grid = Grid(box=None, pad_edge=False, header_style="bold")
-        fits = taken(block) <= width
         for place in block:
-            grid.add_column(text.Text(names[place]), overflow="fold", min_width=least(place) if fits else None)
+            grid.add_column(text.Text(names[place]), overflow="fold", width=widths[place])
             grid.columns[-1].justify = "right" if table.head[place].right else "left"
         for row, line in enumerate(rows):
-            marks = table.marked(row)
+            marks = table.marks.get(row, "")
             style = "red" if "wrong" in marks else "bold" if "best" in marks else ""
             grid.add_row(*(text.Text(line[place]) for place in block), style=style)
         parts += ["", grid] if number else [grid]
@@ -169,7 +171,7 @@ def markdown(table: Table) -> str:
     lines.append(["---:" if column.right else "---" for column in table.head])
     for row, texts in enumerate(table.texts()):
         line = [markdown_text(cell) for cell in texts]
-        lines.append([f"**{cell}**" for cell in line] if "best" in table.marked(row) else line)
+        lines.append([f"**{cell}**" for cell in line] if "best" in table.marks.get(row, "") else line)
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join([rows, *map(markdown_text, table.notes)])
 
@@ -180,21 +182,20 @@ def markdown_text(text: str) -> str:
 
 
 def html(table: Table) -> Markup:
-    """`<table>` and its notes as `<p>`; the title is left to the page. A row's marks are its classes."""
-    left = Markup(' class="text"')
-    sides = ["" if column.right else left for column in table.head]
-    names = [
-        Markup('<th scope="col"{}>{}</th>').format(side, column.name)
-        for side, column in zip(sides, table.head, strict=True)
-    ]
+    """`<table>` and its notes as `<p>`; the title is left to the page. A row's marks are its classes; cells to the left
+    have the class `left`, those of text, which may be wrapped, `text`."""
+
+    def cell(tag: str, column: Column, text: str, value: Any) -> Markup:
+        side = "" if column.right else f' class="{"text" if isinstance(value, str) else "left"}"'
+        return Markup(f"<{tag}{side}>{{}}</{tag[:2]}>").format(text)
+
     lines = []
-    for row, texts in enumerate(table.texts()):
-        cells = [
-            Markup('<th scope="row"{}>{}</th>' if place < table.keys else "<td{}>{}</td>").format(side, cell)
-            for place, (side, cell) in enumerate(zip(sides, texts, strict=True))
-        ]
+    for row, (values, texts) in enumerate(zip(table.rows, table.texts(), strict=True)):
         marks = Markup(' class="{}"').format(table.marks[row]) if row in table.marks else ""
+        tags = ['th scope="row"'] * table.keys + ["td"] * (len(texts) - table.keys)
+        cells = map(cell, tags, table.head, texts, values)
         lines.append(Markup("<tr{}>{}</tr>").format(marks, Markup("").join(cells)))
+    names = [cell('th scope="col"', column, column.name, column.name) for column in table.head]
     frame = '<div class="scroll"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody>\n</table></div>'
     whole = Markup(frame).format(Markup("").join(names), Markup("\n").join(lines))
     return whole + Markup("").join(Markup("\n<p>{}</p>").format(note) for note in table.notes)

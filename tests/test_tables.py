@@ -128,6 +128,6 @@ def test_html_escapes_everything_and_classes_are_the_marks():
     assert "<i>" not in text
     rows = html(sample(marks={1: "best"})).splitlines()
     assert (
-        rows[3] == '<tr><th scope="row" class="text">plain</th><td class="text">1.00×</td><td>0</td><td>330</td></tr>'
+        rows[3] == '<tr><th scope="row" class="text">plain</th><td class="left">1.00×</td><td>0</td><td>330</td></tr>'
     )
     assert rows[4].startswith('<tr class="best"><th scope="row" class="text">streaming</th>')

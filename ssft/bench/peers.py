@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ssft.bench.methods import BASELINE, Setting, build_methods, method_names
+from ssft.bench.methods import REFERENCE, Setting, build_methods, method_names
 from ssft.bundle.format import RUN
 from ssft.errors import ConfigError, SSFTError
 
@@ -103,7 +103,7 @@ def ready_methods(names: Sequence[str] | None, setting: Setting) -> tuple[dict[s
     """
     if names is not None:
         return build_methods(names, setting), None
-    methods = build_methods([BASELINE], setting)
+    methods = build_methods([REFERENCE], setting)
     left_out: dict[str, str] = {}
     for name in method_names()[1:]:  # the baseline is the first
         try:

@@ -6,41 +6,22 @@ a part of their own and not in the milliseconds per pass.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
-from ssft.bench.batching import length_batches
+from ssft.bench.result import Part, Profile
+from ssft.bench.rounds import Way, timed_rounds
 from ssft.decoding import engine
 from ssft.decoding.cache import TreeCache
+from ssft.runtime.batching import length_batches
 
 PROMPT, BELOW, STREAMS, HEAD = "prompt passes", "layers below the streams", "layers with streams", "head"
 TREE, MASKS, CACHE, REST = "draft tree (Python)", "masks (Python)", "cache compaction", "the rest"
 PARTS = (BELOW, STREAMS, HEAD, TREE, MASKS, CACHE, REST)
-
-
-@dataclass
-class Part:
-    """One part of a pass: milliseconds per pass, and its share of the pass."""
-
-    ms: float
-    share: float
-
-
-@dataclass
-class Profile:
-    """One way of decoding: passes after the prompts', tokens per row and pass, ms per pass, and its parts."""
-
-    passes: int
-    tokens: int
-    ms_per_pass: float
-    ms_per_token: float
-    prompt_ms: float
-    parts: dict[str, Part]
 
 
 class Clock:
@@ -129,31 +110,49 @@ def instrumented(decoder: Any, clock: Clock) -> Iterator[None]:
         yield
 
 
-def profile_decoder(
-    decoder: Any, prompts: Sequence[list[int]], max_new_tokens: int, eos: set[int], batch_size: int = 1
-) -> Profile:
-    """Decode the prompts once without timers and once with them.
+def profile(
+    adapted: Any, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int = 1, progress: bool = True
+) -> dict[str, Profile]:
+    """`plain`, and `streaming` where the adapter has streams: one round over the prompts with timers.
 
     A pass of a batch counts once. Timers synchronise a GPU, so that the sum is above what `ssft bench` measures there.
     """
     batches = [[prompts[index] for index in batch] for batch in length_batches([len(p) for p in prompts], batch_size)]
-    decoder.generate(batches[0], max_new_tokens, eos)
-    device = next(decoder.hooks.backbone.model.parameters()).device
-    clock = Clock(torch.cuda.synchronize if device.type == "cuda" else None)
-    tokens = 0
-    with instrumented(decoder, clock):
-        for batch in batches:
-            clock.start(REST)
-            tokens += sum(len(result.token_ids) for result in decoder.generate(batch, max_new_tokens, eos))
-            clock.stop()
+    synchronize = torch.cuda.synchronize if adapted.model.device.type == "cuda" else None
+    clocks: dict[str, Clock] = {}
+
+    def way(name: str) -> Way:
+        decoder = adapted.decoder(streaming=name == "streaming", tree=adapted.tree)
+        clock = clocks[name] = Clock(synchronize)
+
+        def decode(batch: list[list[int]]) -> Any:
+            return decoder.generate(batch, max_new_tokens, adapted.eos_token_ids)
+
+        def timed(batch: list[list[int]]) -> Any:
+            with instrumented(decoder, clock):
+                return clock.wrap(REST, decode)(batch)
+
+        return Way(timed, batches, lambda: decode(batches[0]))
+
+    names = ("plain", "streaming") if adapted.streams is not None else ("plain",)
+    done = timed_rounds({name: way(name) for name in names}, 1, progress=progress)
+    found = {}
+    for name, clock in clocks.items():
+        tokens = sum(len(row.token_ids) for batch in done[name].outputs[0] for row in batch)
+        found[name] = _result(clock, tokens, len(prompts), len(batches))
+    return found
+
+
+def _result(clock: Clock, tokens: int, rows: int, batches: int) -> Profile:
+    """What a clock tells of `rows` prompts in `batches` batches with `tokens` tokens."""
     passes = clock.calls[MASKS]
     total = sum(clock.seconds[part] for part in PARTS)
     return Profile(
         passes=passes,
         tokens=tokens,
         ms_per_pass=1e3 * total / max(passes, 1),
-        ms_per_token=1e3 * total / max(tokens - len(prompts), 1),
-        prompt_ms=1e3 * clock.seconds[PROMPT] / len(batches),
+        ms_per_token=1e3 * total / max(tokens - rows, 1),
+        prompt_ms=1e3 * clock.seconds[PROMPT] / batches,
         parts={
             part: Part(1e3 * clock.seconds[part] / max(passes, 1), clock.seconds[part] / total if total else 0.0)
             for part in PARTS
@@ -161,16 +160,12 @@ def profile_decoder(
     )
 
 
-def profile(adapted: Any, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int = 1) -> dict[str, Profile]:
-    """`plain`, and `streaming` where the adapter has streams."""
-    ways = {"plain": False, "streaming": True} if adapted.streams is not None else {"plain": False}
-    return {
-        name: profile_decoder(
-            adapted.decoder(streaming=streaming, tree=adapted.tree),
-            prompts,
-            max_new_tokens,
-            adapted.eos_token_ids,
-            batch_size,
-        )
-        for name, streaming in ways.items()
-    }
+def table_rows(profiles: Mapping[str, Profile]) -> list[list[str]]:
+    """One row per part of a pass, then the whole: for every way of decoding milliseconds and share."""
+    ways = profiles.values()
+    rows = [
+        [part, *(cell for way in ways for cell in (f"{way.parts[part].ms:.3f}", f"{way.parts[part].share:.0%}"))]
+        for part in PARTS
+    ]
+    totals = (("whole pass", "ms_per_pass"), ("per token", "ms_per_token"), ("prompts' pass", "prompt_ms"))
+    return rows + [[title, *(c for way in ways for c in (f"{getattr(way, key):.3f}", ""))] for title, key in totals]

@@ -19,9 +19,9 @@ from ssft.bench.answers import encode_rows
 from ssft.bench.measure import measure
 from ssft.bench.methods import Setting
 from ssft.bench.peers import ready_methods
-from ssft.bench.result import SuiteResult, TaskResult
-from ssft.bench.rows import task_categories
-from ssft.bench.twin import Questions, quality_result, questions_of, score_answers
+from ssft.bench.quality import Questions, quality_result, questions_of, score_answers
+from ssft.bench.result import BenchResult, SuiteResult, TaskResult
+from ssft.bench.spec_bench import row_categories
 from ssft.errors import ConfigError, DataError
 
 
@@ -56,6 +56,31 @@ class SuiteSettings:
     seed: int = 0
     methods: Sequence[str] | None = None
     progress: bool = True
+
+    def setting(self, adapted: Any, peers: Path | None) -> Setting:
+        """What methods over an adapter get to work with."""
+        return Setting(adapted, self.max_new_tokens, self.batch_size, peers)
+
+
+Ready = tuple[dict[str, Any], dict[str, str] | None]
+"""What `peers.ready_methods` gives."""
+
+
+def measure_rows(adapted: Any, rows: Sequence[dict[str, Any]], ready: Ready, settings: SuiteSettings) -> BenchResult:
+    """`measure` on the prompts of rows, their categories apart."""
+    methods, left_out = ready
+    return measure(
+        adapted,
+        encode_rows(adapted, rows),
+        methods,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        rounds=settings.rounds,
+        seed=settings.seed,
+        progress=settings.progress,
+        categories=row_categories(rows),
+        left_out=left_out,
+    )
 
 
 @dataclass
@@ -144,27 +169,14 @@ def _bench_and_scores(run: _Run, task: Task, questions: Questions | None, place:
     settings = run.settings
     adapted = task.load()
     rows = list(task.rows[: settings.limit])
-    try:
-        prompts = encode_rows(adapted, rows)
-    except DataError as error:
-        raise DataError(f"prompts of {task.name}: {error}") from error
-    setting = Setting(adapted, settings.max_new_tokens, settings.batch_size, task.peers)
-    methods, left_out = ready_methods(settings.methods, setting)
+    methods, left_out = ready = ready_methods(settings.methods, settings.setting(adapted, task.peers))
     if settings.progress:
         without = f"; left out: {', '.join(left_out)}" if left_out else ""
-        print(f"{place} {task.name}: {len(prompts)} prompts with {', '.join(methods)}{without}", file=sys.stderr)
-    bench = measure(
-        adapted,
-        prompts,
-        methods,
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
-        rounds=settings.rounds,
-        seed=settings.seed,
-        progress=settings.progress,
-        categories=row_categories(rows),
-        left_out=left_out,
-    )
+        print(f"{place} {task.name}: {len(rows)} prompts with {', '.join(methods)}{without}", file=sys.stderr)
+    try:
+        bench = measure_rows(adapted, rows, ready, settings)
+    except DataError as error:
+        raise DataError(f"prompts of {task.name}: {error}") from error
     bench.data, bench.command = task.data, run.command
     run.tasks[task.name] = TaskResult(bench)
     if bench.interrupted:
@@ -180,11 +192,3 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def row_categories(rows: Sequence[dict[str, Any]]) -> list[str] | None:
-    """Each row's category as Spec-Bench groups them (`task_categories`), "other" for a row without; None if no row has
-    one."""
-    if not any(row.get("category") for row in rows):
-        return None
-    return task_categories([row.get("category") or "other" for row in rows])

@@ -230,6 +230,8 @@ def _checked(value: dict[str, Any]) -> Results:
         results = _RESULTS.validate_json(json.dumps(value))
     except ValidationError as error:
         raise ValueError(first_fault(error)) from None
+    if missing := [part for part in ("about", "speed", "quality") if part not in value]:
+        raise ValueError(f"{missing[0]} is missing")
     results.about.check()
     return results
 

@@ -1,14 +1,41 @@
-"""What the results of `ssft verify` and `ssft eval` have in common, so that `ssft card` can tell whose they are."""
+"""What the commands that yield a result share: the file that it goes to, how it is told, whose it is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from ssft.cli._command_line import command_line
+from ssft.cli._options import Decorator, print_json
+from ssft.files import check_target, write_json
 
 if TYPE_CHECKING:
     from ssft.runtime.loader import AdaptedModel
+
+
+def file_option(name: str = "--output", help: str = "Write the result to FILE as JSON.") -> Decorator:
+    """An option that names a file to write, checked before anything is done; parameter `Path | None`."""
+
+    def check(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+        if path is not None:
+            check_target(path, name)
+        return path
+
+    kind = click.Path(dir_okay=False, path_type=Path)
+    return click.option(name, metavar="FILE", type=kind, default=None, callback=check, help=help)
+
+
+def deliver(result: Any, output: Path | None, as_json: bool, show: Callable[[], object]) -> None:
+    """Write a result to its file, and print it: as JSON, or as `show` does for people."""
+    if output is not None:
+        write_json(output, result)
+    if as_json:
+        print_json(result)
+    else:
+        show()
 
 
 def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from ssft.cli._options import (
     json_option,
     limit_option,
     max_new_tokens_option,
-    print_json,
     table,
 )
-from ssft.cli._result import result_facts
+from ssft.cli._result import deliver, file_option, result_facts
 
 
 @click.command()
@@ -34,13 +33,7 @@ from ssft.cli._result import result_facts
 )
 @tree_option()
 @adapted_options
-@click.option(
-    "--output",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="Write the result to FILE as JSON; `ssft card` shows it.",
-)
+@file_option(help="Write the result to FILE as JSON; `ssft card` shows it.")
 @json_option()
 @click.pass_context
 def command(
@@ -62,30 +55,18 @@ def command(
     margin, the lead of the plain model's best over its second-best logit, is then near 0. Exit 0: all are the same,
     1: some differ.
     """
-    from tqdm import tqdm
-
-    from ssft.bench.batching import length_batches
-    from ssft.bench.compare import differences_with_margins
+    from ssft.bench.answers import run_in_batches
+    from ssft.bench.identity import differences_with_margins
     from ssft.bench.methods import Setting, build_methods
-    from ssft.files import check_target, write_json
 
-    if output is not None:
-        check_target(output)
     adapted = opening.open(adapter, tree)
     need_streams(adapted, "verify")
     prompts = load_prompts(adapted, adapter, data, limit)
     methods = build_methods([against, "streaming"], Setting(adapted, max_new_tokens, batch_size))
-    outputs: dict[str, dict[int, list[int]]] = {name: {} for name in methods}
-    calls = 0
-    with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:
-        for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
-            for name, method in methods.items():
-                for index, result in zip(batch, method.run([prompts[index] for index in batch]), strict=True):
-                    outputs[name][index] = result.token_ids
-                    calls += result.calls if name == "streaming" else 0
-            bar.update(len(batch))
-    expected, got = ([outputs[name][index] for index in range(len(prompts))] for name in (against, "streaming"))
-    differences = differences_with_margins(adapted, prompts, expected, got)
+    expected, streamed = (run_in_batches(prompts, batch_size, method.run, True) for method in methods.values())
+    got = [result.token_ids for result in streamed]
+    calls = sum(result.calls for result in streamed)
+    differences = differences_with_margins(adapted, prompts, [result.token_ids for result in expected], got)
     identical = len(prompts) - len(differences)
     tokens = sum(map(len, got))
     facts = {
@@ -99,11 +80,8 @@ def command(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
     }
-    if output is not None:
-        write_json(output, facts)
-    if as_json:
-        print_json(facts)
-    else:
+
+    def show() -> None:
         click.echo(
             f"{identical} of {len(prompts)} outputs are the same as {against}'s, {tokens:,} tokens in {calls:,} passes "
             f"({tokens / calls:.2f} per pass), {adapted.precision} on {adapted.device}"
@@ -111,5 +89,7 @@ def command(
         if differences:
             rows = [[d.row, d.position, d.margin, d.expected, d.got] for d in differences]
             table(rows, ["row", "position", "margin", f"{against}'s token", "streams' token"])
+
+    deliver(facts, output, as_json, show)
     if differences:
         ctx.exit(1)

@@ -110,13 +110,16 @@ def test_an_integer_beyond_any_float_in_the_provenance(folder, content, message)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"format": 2}', "results.json: format is 2, this ssft reads 1"),
+        ('{"format": 2}', "results.json: its format is 2, this ssft reads 1"),
         ('{"format": 1, "format": 1}', "'format' stands twice"),
         ("[]", "holds a list, expected an object"),
-        ('{"format": 1, "about": {}, "speed": [], "quality": []}', "adapter_sha256='None', expected str"),
-        ('{"format": 1}', "about is no object"),
-        ('{"format": 1, "adapter_sha256": "x", "about": {"run": "rm"}}', r"about\.run is unknown"),
-        ('{"format": 1, "adapter_sha256": "x", "about": {}, "speed": {}, "quality": []}', "speed is no list"),
+        ('{"format": 1, "about": {}, "speed": [], "quality": []}', "adapter_sha256 is missing"),
+        ('{"format": 1, "adapter_sha256": "x"}', "about is missing"),
+        ('{"format": 1, "adapter_sha256": "x", "about": {"run": "rm"}}', r"about\.run=rm: Unexpected"),
+        (
+            '{"format": 1, "adapter_sha256": "x", "about": {}, "speed": {}, "quality": []}',
+            "speed={}: Input should be a valid array",
+        ),
     ],
 )
 def test_damaged_results_are_named(folder, content, message):

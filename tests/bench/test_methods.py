@@ -8,11 +8,11 @@ from conftest import tiny_opt
 from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench import methods
-from ssft.bench.batching import length_batches
 from ssft.bench.methods import KINDS, Setting, build_methods, method_module, method_names, parse_methods
 from ssft.bench.methods._peers import read_training
 from ssft.bench.methods._transformers import truncate
 from ssft.errors import ConfigError, GenerationError
+from ssft.runtime.batching import length_batches
 
 NAMES = ["plain", "generate", "streaming"]
 """Methods that need nothing trained besides the adapter, and serve batches; test_peers.py has the others."""

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from result_files import eval_facts, save, verify_facts
 from tiny_base import rows, save_rows, save_tiny_base
 
-from ssft.bench.quality import ROUGE_TYPES
+from ssft.bench.metrics.rouge import TYPES as ROUGE_TYPES
 from ssft.bundle.format import CARD, CURVE, RESULTS
 from ssft.bundle.read import read_bundle
 from ssft.cli.main import cli

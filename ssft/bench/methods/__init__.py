@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, nearest
 
-BASELINE = "plain"
+REFERENCE = "plain"
 """The method whose text is the reference, and which always runs."""
 
 KINDS = ("plain", "speculative", "yardstick")
@@ -63,7 +63,7 @@ class DecodingMethod(Protocol):
 def method_names() -> list[str]:
     """Names of all methods, the baseline first."""
     names = {path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")}
-    return [BASELINE, *sorted(names - {BASELINE})]
+    return [REFERENCE, *sorted(names - {REFERENCE})]
 
 
 def method_module(name: str) -> Any:
@@ -81,7 +81,7 @@ def parse_methods(text: str) -> list[str]:
         raise ConfigError(f"no method was named; give some of {', '.join(method_names())}, separated by commas")
     for name in given:
         method_module(name)
-    return list(dict.fromkeys([BASELINE, *given]))
+    return list(dict.fromkeys([REFERENCE, *given]))
 
 
 def build_methods(names: Sequence[str], setting: Setting) -> dict[str, Any]:

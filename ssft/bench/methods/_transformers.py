@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from ssft.bench.batching import length_batches
+from ssft.bench.answers import run_in_batches
 from ssft.bench.methods import Setting, _budget
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
@@ -69,9 +70,8 @@ class GenerateMethod:
         results: dict[int, Generation] = {}
         # Rows that may produce equally many tokens go together, so that none runs past its context.
         for budget, group in groups.items():
-            for batch in length_batches([len(prompts[index]) for index in group], self.batch_size):
-                rows = [group[place] for place in batch]
-                results.update(zip(rows, self._batch([prompts[row] for row in rows], budget), strict=True))
+            done = run_in_batches([prompts[row] for row in group], self.batch_size, partial(self._batch, budget=budget))
+            results.update(zip(group, done, strict=True))
         return [results[index] for index in range(len(prompts))]
 
     def extra_parameters(self) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ssft.bench.batching import length_batches
+from ssft.bench.answers import run_in_batches
 from ssft.bench.methods import Setting
 from ssft.decoding.request import Generation
 
@@ -25,13 +25,10 @@ class Method:
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
         """Greedy continuation of each prompt, in order."""
-        results: dict[int, Generation] = {}
-        for batch in length_batches([len(prompt) for prompt in prompts], self.batch_size):
-            done = self.decoder.generate(
-                [prompts[index] for index in batch], self.max_new_tokens, self.adapted.eos_token_ids
-            )
-            results.update(zip(batch, done, strict=True))
-        return [results[index] for index in range(len(prompts))]
+        return run_in_batches(prompts, self.batch_size, self._decode)
+
+    def _decode(self, prompts: list[list[int]]) -> list[Generation]:
+        return self.decoder.generate(prompts, self.max_new_tokens, self.adapted.eos_token_ids)
 
     def extra_parameters(self) -> int:
         """None."""

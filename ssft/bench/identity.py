@@ -1,27 +1,12 @@
 """Do two ways of decoding give the same tokens, and where they do not, how close was the decision?"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 import torch
 
-
-@dataclass
-class Difference:
-    """First place where two outputs for one prompt part.
-
-    row: 0-based prompt. position: 0-based place in the output. expected, got: the tokens there; None where an output
-    has ended already. margin: the reference's lead of its best over its second-best logit at that place; near 0 it is
-    a tie that rounding decides. None where the reference has ended, or where nobody asked.
-    """
-
-    row: int
-    position: int
-    expected: int | None
-    got: int | None
-    margin: float | None = None
+from ssft.bench.result import Difference
 
 
 def first_difference(expected: Sequence[int], got: Sequence[int]) -> int | None:
@@ -51,13 +36,14 @@ def compare_outputs(expected: Sequence[Sequence[int] | None], got: Sequence[Sequ
 
 
 @torch.inference_mode()
-def top_margin(adapted: Any, ids: list[int]) -> float:
-    """Lead of the best over the second-best next token after `ids`, in logits: one plain forward, no cache."""
-    backbone = adapted.hooks.backbone
-    inputs = torch.tensor([ids], device=adapted.model.device)
-    with adapted.applied():
-        hidden = backbone.decoder(input_ids=inputs, use_cache=False).last_hidden_state
-        best = backbone.logits(hidden[:, -1]).float().topk(2).values[0]
+def top_margin(backbone: Any, ids: list[int]) -> float:
+    """Lead of the best over the second-best next token after `ids`, in logits: one plain forward, no cache.
+
+    backbone: a `Backbone`; a LoRA counts where the caller has put one in force.
+    """
+    inputs = torch.tensor([ids], device=backbone.model.device)
+    hidden = backbone.decoder(input_ids=inputs, use_cache=False).last_hidden_state
+    best = backbone.logits(hidden[:, -1]).float().topk(2).values[0]
     return float(best[0] - best[1])
 
 
@@ -80,4 +66,5 @@ def add_margins(
     for difference in differences:
         if difference.expected is not None:
             common = (expected[difference.row] or [])[: difference.position]
-            difference.margin = top_margin(adapted, [*prompts[difference.row], *common])
+            with adapted.applied():
+                difference.margin = top_margin(adapted.hooks.backbone, [*prompts[difference.row], *common])

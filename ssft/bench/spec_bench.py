@@ -32,6 +32,14 @@ def task_categories(names: Sequence[str]) -> list[str]:
     return [MULTI_TURN if name in MT_BENCH else name for name in names]
 
 
+def row_categories(rows: Sequence[dict[str, Any]]) -> list[str] | None:
+    """Each row's category as Spec-Bench groups them (`task_categories`), "other" for a row without; None if no row has
+    one."""
+    if not any(row.get("category") for row in rows):
+        return None
+    return task_categories([row.get("category") or "other" for row in rows])
+
+
 def spec_bench_rows(
     path: str | Path, adapted: Any, max_new_tokens: int, limit: int | None = None
 ) -> list[dict[str, Any]]:

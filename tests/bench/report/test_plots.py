@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sample_results import ROWS, SQL, sample_bench, sample_suite
 
-from ssft.bench import plots
-from ssft.bench.plot_style import GREYS, OKABE_ITO, OUR_COLOUR, PAPER, report_style
+from ssft.bench.report import plots
+from ssft.bench.report.style import GREYS, OKABE_ITO, OUR_COLOUR, PAPER, report_style
 from ssft.bench.result import CategoryResult, SuiteResult, TaskResult
 
 

@@ -8,7 +8,6 @@ import gc
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ssft.bench.result import Account, AccountPoint, Growth, LoadTime, SwitchTime
 from ssft.errors import ConfigError
 from ssft.lora.memory import process_bytes
 
@@ -28,70 +28,6 @@ SHORT = 16
 ACCOUNT_TOKENS = 4
 WARM_UP_SHARE = 20
 """One round in so many is warm-up of the account: until then allocators and caches take what they will keep."""
-
-
-@dataclass
-class SwitchTime:
-    """`set_adapter` to another resident adapter while `loaded` are loaded: medians.
-
-    microseconds: the call alone. first_token_ms: the call and one token of a prompt of at most `SHORT` tokens, for
-    whoever suspects that the switch is paid later.
-    """
-
-    loaded: int
-    microseconds: float
-    first_token_ms: float
-
-
-@dataclass
-class LoadTime:
-    """`load_adapter`, in milliseconds: medians of the 2nd to 6th, of the last five and of all `loads`."""
-
-    loads: int
-    early_ms: float
-    late_ms: float
-    median_ms: float
-
-
-@dataclass
-class Growth:
-    """What the process gained over `loads` adapters whose safetensors files have `file_bytes` together.
-
-    process_bytes: resident memory after all loads less that before the first, both after a garbage collection and with
-    one adapter loaded, used and deleted before; so it holds tensors, their Python objects and what allocators keep.
-    allocated_bytes: the same of torch's memory on a GPU. Ratios are per file byte; None where there is nothing to read.
-    """
-
-    loads: int
-    file_bytes: int
-    process_bytes: int | None
-    process_ratio: float | None
-    allocated_bytes: int | None
-    allocated_ratio: float | None
-
-
-@dataclass
-class AccountPoint:
-    """After `round` rounds: resident memory of the process, torch's on a GPU, tensors that the collector tracks."""
-
-    round: int
-    process_bytes: int | None
-    allocated_bytes: int | None
-    tensors: int
-
-
-@dataclass
-class Account:
-    """`rounds` of load, set, generate, delete, the given adapters in turn. Growth is from `warm` to `end`."""
-
-    rounds: int
-    warm: AccountPoint
-    middle: AccountPoint
-    end: AccountPoint
-    process_growth: int | None
-    process_growth_per_round: float | None
-    allocated_growth: int | None
-    tensor_growth: int
 
 
 def measure_shelf(

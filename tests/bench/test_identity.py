@@ -4,8 +4,14 @@ import pytest
 import torch
 from fake_adapted import fake_adapted, random_prompts
 
-from ssft.bench.compare import Difference, compare_outputs, differences_with_margins, first_difference, top_margin
+from ssft.bench.identity import compare_outputs, differences_with_margins, first_difference, top_margin
 from ssft.bench.methods import Setting, method_module
+from ssft.bench.result import Difference
+
+
+def margin(adapted, ids):
+    with adapted.applied():
+        return top_margin(adapted.hooks.backbone, ids)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,7 @@ def test_one_planted_token_is_found(adapted, prompts, outputs, place):
     (difference,) = differences_with_margins(adapted, prompts, outputs, planted)
     assert (difference.row, difference.position) == (1, place)
     assert (difference.expected, difference.got) == (outputs[1][place], planted[1][place])
-    assert difference.margin == top_margin(adapted, [*prompts[1], *outputs[1][:place]])
+    assert difference.margin == margin(adapted, [*prompts[1], *outputs[1][:place]])
 
 
 def test_a_truncated_output_is_found(adapted, prompts, outputs):
@@ -84,7 +90,7 @@ def test_an_output_too_many_is_a_difference():
 def test_a_missing_output_has_the_margin_of_its_first_token(adapted, prompts, outputs):
     (difference,) = differences_with_margins(adapted, prompts, outputs, outputs[:2])
     assert (difference.row, difference.position, difference.expected) == (2, 0, outputs[2][0])
-    assert difference.margin == top_margin(adapted, prompts[2])
+    assert difference.margin == margin(adapted, prompts[2])
 
 
 def test_the_margin_is_that_of_the_whole_model(adapted, prompts, outputs):
@@ -93,4 +99,4 @@ def test_the_margin_is_that_of_the_whole_model(adapted, prompts, outputs):
         logits = adapted.model(input_ids=torch.tensor([ids])).logits[0, -1]
     best = logits.topk(2)
     assert int(best.indices[0]) == outputs[0][4]
-    assert top_margin(adapted, ids) == pytest.approx(float(best.values[0] - best.values[1]), abs=1e-5)
+    assert margin(adapted, ids) == pytest.approx(float(best.values[0] - best.values[1]), abs=1e-5)

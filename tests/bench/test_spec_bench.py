@@ -10,7 +10,7 @@ from tiny_base import tiny_tokenizer
 
 from ssft.bench.measure import measure
 from ssft.bench.methods import Setting, build_methods
-from ssft.bench.rows import MT_BENCH, MULTI_TURN, SINGLE_TASKS, spec_bench_rows, task_categories
+from ssft.bench.spec_bench import MT_BENCH, MULTI_TURN, SINGLE_TASKS, spec_bench_rows, task_categories
 from ssft.errors import ConfigError, DataError
 
 QUESTIONS = [

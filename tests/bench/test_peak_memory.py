@@ -7,8 +7,8 @@ import pytest
 import torch
 from fake_adapted import fake_adapted, random_prompts
 
-from ssft.bench.memory import highest_sum, peak_bytes
 from ssft.bench.methods import Setting, build_methods
+from ssft.bench.peak_memory import highest_sum, peak_bytes
 
 CPU = torch.device("cpu")
 MIB = 2**20

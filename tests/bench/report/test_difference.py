@@ -3,19 +3,18 @@
 import pytest
 from sample_results import SQL, sample_bench, sample_suite
 
-from ssft.bench.compare import Difference
-from ssft.bench.difference import (
+from ssft.bench.report.difference import (
     ABSENT,
     FASTER,
-    HEADERS,
     INCOMPARABLE,
     ONLY_A,
     ONLY_B,
     SLOWER,
     UNCLEAR,
     compare_results,
-    table_rows,
+    difference_table,
 )
+from ssft.bench.result import Difference
 from ssft.errors import ConfigError
 
 
@@ -71,9 +70,9 @@ def test_a_truncated_list_of_texts_is_not_passed_over():
     b.outputs.pop()
     found = compare_results(a, b)
     assert found.texts == {}
-    assert found.remarks == ["sql: 10 texts in A, 9 in B, so they were not compared"]
+    assert found.remarks == ["sql: 10 texts in A, 9 in B, so texts were not compared"]
     b.outputs = []
-    assert compare_results(a, b).remarks == ["sql: B without texts, so they were not compared"]
+    assert compare_results(a, b).remarks == ["sql: B without texts, so texts were not compared"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +125,7 @@ def test_texts_of_other_lengths_are_not_compared():
     assert found.texts == {}
     assert found.remarks == [
         "sql: max_new_tokens is 96 in A, 48 in B",
-        "sql: texts end at different lengths (max_new_tokens), so they were not compared",
+        "sql: texts end at different lengths (max_new_tokens), so texts were not compared",
     ]
 
 
@@ -152,10 +151,12 @@ def test_the_table():
     streaming = b.tasks["sql"].bench.methods["streaming"]
     streaming.speedup, streaming.speedup_interval, streaming.tokens_per_call = 2.5, (2.3, 2.7), 4.0
     del b.tasks["sql"].bench.methods["assisted"]
-    rows = table_rows(compare_results(a, b))
-    assert all(len(row) == len(HEADERS) for row in rows)
-    row = next(row for row in rows if row[:2] == ["sql", "streaming"])
-    assert row[2:8] == ["1.89 x", "1.68 - 2.10", "2.50 x", "2.30 - 2.70", "1.32", FASTER]
-    assert row[8:] == ["36.3", "36.3", "3.51", "4.00", "10/10", "10/10"]
-    row = next(row for row in rows if row[:2] == ["sql", "assisted"])
-    assert row[4:8] == [None, None, None, ONLY_A]
+    table = difference_table(compare_results(a, b))
+    rows = {tuple(row[:2]): row[2:] for row in table.texts()}
+    assert [column.name for column in table.head[2:6]] == ["speed-up A", "speed-up B", "B / A", "verdict"]
+    assert rows["sql", "streaming"] == [
+        *("1.89× (1.68 – 2.10)", "2.50× (2.30 – 2.70)", "1.32", FASTER),
+        *("36.3", "36.3", "3.51", "4.00", "10/10", "10/10"),
+    ]
+    assert rows["sql", "assisted"][1:4] == ["–", "–", ONLY_A]
+    assert table.notes == []

@@ -1,8 +1,9 @@
 """The look of the plots: colours, type, panels, legend, and a few marks that several plots share."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import matplotlib
@@ -10,6 +11,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 Canvas = Figure | SubFigure
+Look = tuple[str, str]
+"""Colour and marker."""
 
 INK, MUTED, GRID, PAPER = "#1f2430", "#6a7180", "#e6e8ec", "#ffffff"
 OUR_COLOUR = "#0072b2"
@@ -29,26 +32,16 @@ BEHIND = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#b9bec8",
-    "axes.facecolor": PAPER,
     "axes.grid": True,
     "axes.labelcolor": MUTED,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
-    "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
-    "figure.facecolor": PAPER,
     "font.size": 9,
     "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "legend.fontsize": 9,
     "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "savefig.facecolor": PAPER,
     # Ids are the same in every run.
     "svg.hashsalt": "ssft",
     # Text stays text: it can be searched and selected, and the page's own typeface shows it.
@@ -73,18 +66,20 @@ def report_style() -> Iterator[None]:
         yield
 
 
-def panels_of(canvas: Canvas, number: int, sharex: bool = False, sharey: bool = False) -> list[Any]:
-    """One panel per task, `COLUMNS` side by side; what is left over in the last row stays blank."""
-    columns = min(COLUMNS, max(1, number))
-    rows = max(1, math.ceil(number / columns))
-    grid = canvas.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
-    panels = list(grid.flat)
-    for axes in panels:
-        # Shared axes hide them inside; a panel above a blank one needs its own.
+def panels_of(canvas: Canvas, titles: Collection[str], shared: bool = False, pad: float | None = None) -> list[Any]:
+    """One panel per title, `COLUMNS` side by side; what is left over in the last row stays blank.
+
+    shared: all have the same axes. pad: points between title and panel.
+    """
+    columns = min(COLUMNS, max(1, len(titles)))
+    rows = max(1, math.ceil(len(titles) / columns))
+    panels = list(canvas.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).flat)
+    for axes, title in zip_longest(panels, titles):
+        # Shared axes hide their labels inside; a panel above a blank one needs its own.
         axes.tick_params(labelbottom=True)
-    for axes in panels[number:]:
-        axes.set_visible(False)
-    return panels[:number]
+        axes.set_visible(title is not None)
+        axes.set_title(title or "", pad=pad)
+    return panels[: len(titles)]
 
 
 def label(axes: Any, x: str, y: str | None = None) -> None:
@@ -93,10 +88,11 @@ def label(axes: Any, x: str, y: str | None = None) -> None:
         axes.set_ylabel(y)
 
 
-def legend(canvas: Canvas, names: Sequence[str], looks: dict[str, tuple[str, str]]) -> None:
+def legend(canvas: Canvas, looks: dict[str, Look], hollow: Collection[str] = ()) -> None:
+    """Names and their looks, below all panels."""
     handles = [
-        Line2D([], [], color=looks[name][0], marker=looks[name][1], linestyle="", markersize=7, label=name)
-        for name in names
+        Line2D([], [], marker=marker, linestyle="", markersize=7, label=name, **face(colour, name in hollow))
+        for name, (colour, marker) in looks.items()
     ]
     figure: Any = canvas.get_figure(root=True)
     fitting = int(figure.get_figwidth() / INCHES_PER_NAME)
@@ -106,16 +102,8 @@ def legend(canvas: Canvas, names: Sequence[str], looks: dict[str, tuple[str, str
 
 def beside(axes: Any, at: tuple[float, float], text: str, across: str = "axes fraction", **looks: Any) -> None:
     """A text to the right of a point; its x is the panel's (1: the right edge) or with `across="data"` the axis's."""
-    axes.annotate(
-        text,
-        at,
-        xycoords=(across, "data"),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="center",
-        annotation_clip=False,
-        **looks,
-    )
+    looks |= {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+    axes.annotate(text, at, xycoords=(across, "data"), **looks)
 
 
 def face(colour: str, hollow: bool) -> dict[str, Any]:
@@ -123,10 +111,9 @@ def face(colour: str, hollow: bool) -> dict[str, Any]:
     return {"markerfacecolor": PAPER if hollow else colour, "markeredgecolor": colour if hollow else PAPER}
 
 
-def dot(
-    axes: Any, y: float, value: float, span: tuple[float, float] | None, colour: str, marker: str, filled: bool
-) -> None:
-    if span is not None:
-        axes.plot(span, [y, y], color=colour, linewidth=1.6, solid_capstyle="round")
-    face = colour if filled else PAPER
-    axes.plot([value], [y], color=colour, marker=marker, markersize=6.5, markerfacecolor=face)
+def estimate(axes: Any, y: float, value: float, interval: Any, look: Look, hollow: bool = False) -> None:
+    """A mark at a value, on the bar of its interval, a pair or None."""
+    colour, marker = look
+    if interval is not None:
+        axes.plot(interval, [y, y], color=colour, linewidth=1.6, solid_capstyle="round")
+    axes.plot([value], [y], color=colour, marker=marker, markersize=7, **face(colour, hollow))
