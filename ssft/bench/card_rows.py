@@ -1,6 +1,5 @@
 """From the result files of `ssft verify`, `bench`, `bench tasks` and `eval` to the rows of a card."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 
 from ssft.bench.quality import paired_difference
-from ssft.bench.reading import read_result
+from ssft.bench.reading import read_json, read_result
 from ssft.bench.result import BenchResult, QualityResult
-from ssft.bundle.folder import MAX_JSON
 from ssft.bundle.format import Bundle
 from ssft.card.results import OWN_ROWS, Count, QualityRow, SpeedRow, Text, first_fault
 from ssft.errors import ConfigError
@@ -24,8 +22,6 @@ Rows = tuple[list[SpeedRow], list[QualityRow]]
 @dataclass(kw_only=True)
 class _Facts:
     """What a card needs of the JSON that `ssft verify` and `ssft eval` write."""
-
-    __pydantic_config__ = ConfigDict(strict=True, extra="ignore")
 
     command: Text
     adapter: Text | None
@@ -169,6 +165,7 @@ def _of_facts(facts: _Facts, bundle: Bundle) -> Rows:
     quality = [
         QualityRow(metric=metric, source="eval", value=value, low=low, high=high, **common)
         for metric, value in facts.metrics.items()
+        if metric in facts.intervals
         for low, high in [facts.intervals[metric]]
     ]
     return [SpeedRow(**speed, source="eval")] if facts.streaming else [], quality
@@ -250,36 +247,18 @@ def _check_adapter(path: Path, bundle: Bundle, hashes: dict[Any, Any]) -> None:
 
 def _read(path: Path) -> _Verify | _Eval | None:
     """A result of `ssft verify` or `ssft eval`; None for any other, which `read_result` may know."""
-    try:
-        if path.stat().st_size > 16 * MAX_JSON:
-            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes are no result file; give one that ssft wrote")
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give a result's JSON file") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: no whole JSON ({error}); the file is cut off or of another kind") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds a {type(value).__name__}, expected a result of verify, bench or eval")
-    kind = {"verify": _Verify, "eval": _Eval}.get(str(value.get("kind")))
-    if kind is None:
+    text, value = read_json(path)
+    kinds: dict[Any, Any] = {"verify": _Verify, "eval": _Eval}
+    if (kind := kinds.get(str(value.get("kind")))) is None:
         return None
     try:
-        facts: _Verify | _Eval = TypeAdapter(kind).validate_json(text)
-        if isinstance(facts, _Eval):
-            _check_metrics(facts)
-    except (ValidationError, ValueError) as error:
+        facts: _Verify | _Eval = TypeAdapter(kind | None, config=ConfigDict(strict=True)).validate_json(text)
+        for metric, scores in facts.scores.items() if isinstance(facts, _Eval) else ():
+            if len(scores) != facts.rows:
+                raise ValueError(f"scores.{metric} has {len(scores)} values for {facts.rows} rows")
+    except ValueError as error:
         fault = first_fault(error) if isinstance(error, ValidationError) else error
         raise ConfigError(
             f"{path}: {fault}; the file was changed by hand or written by another version of ssft, measure again"
         ) from error
     return facts
-
-
-def _check_metrics(facts: _Eval) -> None:
-    """Raise `ValueError` for a metric without its interval, or scores that are not one per row."""
-    if missing := sorted(facts.metrics.keys() - facts.intervals.keys()):
-        raise ValueError(f"intervals.{missing[0]} is missing")
-    for metric, scores in facts.scores.items():
-        if len(scores) != facts.rows:
-            raise ValueError(f"scores.{metric} has {len(scores)} values for {facts.rows} rows")

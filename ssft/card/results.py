@@ -34,7 +34,6 @@ OWN_ROWS = "validation rows"
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*", re.ASCII)
 _DATASET = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]*\w)?", re.ASCII)
 
-STRICT = ConfigDict(strict=True, extra="forbid")
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -47,8 +46,6 @@ class _Row:
     data_sha256: of the file, "" if there was none or it cannot be told. tree: in words, "" for a method that drafts
     none. command: the whole command line, which names files without their folders.
     """
-
-    __pydantic_config__ = STRICT
 
     source: Text
     command: Text
@@ -110,8 +107,6 @@ class QualityRow(_Row):
 class About:
     """What the user says of an adapter: licences (the adapter's as an id of the hub) and the hub's ids of the data."""
 
-    __pydantic_config__ = STRICT
-
     license: Text = ""
     datasets: list[Text] = field(default_factory=list)
     data_license: Text = ""
@@ -132,13 +127,11 @@ class About:
 class Results:
     """What `results.json` holds. `stale`: the file was of another state of the adapter, so its rows were left out."""
 
-    __pydantic_config__ = STRICT
-
     adapter_sha256: Text
     about: About = field(default_factory=About)
     speed: Annotated[list[SpeedRow], Field(max_length=MAX_ROWS)] = field(default_factory=list)
     quality: Annotated[list[QualityRow], Field(max_length=MAX_ROWS)] = field(default_factory=list)
-    stale: bool = field(default=False, init=False)
+    stale = False  # of one reading: no field, so that no file holds it
 
     def add(self, speed: list[SpeedRow], quality: list[QualityRow]) -> None:
         """Add the rows of one result; those of an earlier run of the same command go."""
@@ -153,7 +146,8 @@ class Results:
             )
 
 
-_RESULTS = TypeAdapter(Results)
+# A dataclass alone takes no settings; within a union it does, and all dataclasses in it.
+_RESULTS: Any = TypeAdapter(Results | None, config=ConfigDict(strict=True, extra="forbid"))
 
 
 def read_results(bundle: Bundle) -> Results:
@@ -162,8 +156,8 @@ def read_results(bundle: Bundle) -> Results:
     if results is None:
         return Results(bundle.weights_sha256)
     if results.adapter_sha256 != bundle.weights_sha256:
-        stale = bool(results.speed or results.quality)
-        results = Results(bundle.weights_sha256, results.about)
+        about, stale = results.about, bool(results.speed or results.quality)
+        results = Results(bundle.weights_sha256, about)
         results.stale = stale
     return results
 
@@ -197,7 +191,7 @@ def _read(folder: Path) -> Results | None:
 
 def results_text(results: Results) -> str:
     """`results` as the text of `results.json`."""
-    return json.dumps({"format": FORMAT, **_values(results)}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({"format": FORMAT, **asdict(results)}, indent=1, ensure_ascii=False) + "\n"
 
 
 def write_results(bundle: Bundle, results: Results) -> None:
@@ -205,7 +199,7 @@ def write_results(bundle: Bundle, results: Results) -> None:
     refuse."""
     path = bundle.path / RESULTS
     try:
-        _checked(_values(results))
+        _checked(asdict(results))
     except ValueError as error:
         raise ConfigError(f"a result cannot be kept in {path}: {error}; measure again") from error
     data = results_text(results).encode()
@@ -220,14 +214,10 @@ def write_results(bundle: Bundle, results: Results) -> None:
         raise BundleError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def _values(results: Results) -> dict[str, Any]:
-    return {key: value for key, value in asdict(results).items() if key != "stale"}
-
-
 def _checked(value: dict[str, Any]) -> Results:
     """The content of `results.json`, checked; raises `ValueError` naming the first place that does not fit."""
     try:
-        results = _RESULTS.validate_json(json.dumps(value))
+        results: Results = _RESULTS.validate_json(json.dumps(value))
     except ValidationError as error:
         raise ValueError(first_fault(error)) from None
     if missing := [part for part in ("about", "speed", "quality") if part not in value]:

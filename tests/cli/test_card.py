@@ -136,7 +136,7 @@ def test_a_twin_is_put_beside(place):
     # Without the adapter's rows nothing can be paired.
     assert card("--twin", "twin.json")["quality"][0]["difference"] is None
     save(place / "twin.json", {**twin, "scores": {"exact_match": [100] * 39}})
-    refused("scores.exact_match=[100, 100", "own.json", "--twin", "twin.json")
+    refused("scores.exact_match has 39 values for 40 rows", "own.json", "--twin", "twin.json")
     save(place / "twin.json", {**twin, "rows": 41})
     refused("no `ssft eval` of adapter with the same data", "--twin", "twin.json")
 
