@@ -59,3 +59,13 @@ def test_compare_of_a_file_that_is_no_result_is_wrong_input(two_results, spoil, 
     assert result.exit_code == 2, (result.output, result.exception)
     assert message in result.stderr
     assert run("--compare", one).exit_code == run("--compare", one, "nowhere.json").exit_code == 2
+
+
+def test_names_from_a_file_do_not_act_on_the_terminal(two_results):
+    one, _ = two_results
+    one.write_text(one.read_text().replace('"sql"', '"\\u001b[31msql"').replace('"medusa"', '"\\u001b]0;title"'))
+    result = run("--compare", one, one)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "\x1b" not in result.stdout
+    assert r"\x1b[31msql" in result.stdout
+    assert r"\x1b]0;title" in result.stdout

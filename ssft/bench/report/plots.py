@@ -84,9 +84,7 @@ def cost_figure(canvas: style.Canvas, result: SuiteResult) -> None:
         # A plain pass over one row gives one token.
         unit = "" if benches[title].batch_size == 1 else " (baseline = 1)"
         style.label(axes, x=f"tokens per pass{unit}", y="cost of a pass (baseline = 1)")
-    style.legend(
-        canvas, {name: look for name, look in looks.items() if any(name in points for points in tasks.values())}
-    )
+    style.legend(canvas, looks, {name for points in tasks.values() for name in points})
 
 
 def cost_points(bench: BenchResult) -> dict[str, tuple[float, float]]:
@@ -128,8 +126,7 @@ def acceptance_figure(canvas: style.Canvas, result: SuiteResult) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="x", visible=False)
         style.label(axes, x="depth of the draft", y="passes that accepted so deep")
-    shown = {name for found in tasks.values() for name in found}
-    style.legend(canvas, {name: look for name, look in looks.items() if name in shown})
+    style.legend(canvas, looks, {name for found in tasks.values() for name in found})
 
 
 def reached(accepted: Sequence[int]) -> list[float]:
@@ -159,11 +156,8 @@ def quality_figure(canvas: style.Canvas, result: SuiteResult) -> None:
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         style.label(axes, x="percent, with 95 % interval")
-    style.legend(
-        canvas,
-        {"adapter with streams": (style.OUR_COLOUR, "o"), "its twin": (style.GREYS[0], "D")},
-        hollow={"its twin"},
-    )
+    looks = {"adapter with streams": ours, "its twin": plain}
+    style.legend(canvas, looks, set(looks), hollow={"its twin"})
 
 
 def overview_figure(canvas: style.Canvas, result: SuiteResult) -> None:

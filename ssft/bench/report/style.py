@@ -88,11 +88,12 @@ def label(axes: Any, x: str, y: str | None = None) -> None:
         axes.set_ylabel(y)
 
 
-def legend(canvas: Canvas, looks: dict[str, Look], hollow: Collection[str] = ()) -> None:
-    """Names and their looks, below all panels."""
+def legend(canvas: Canvas, looks: dict[str, Look], shown: set[str], hollow: Collection[str] = ()) -> None:
+    """The names that are shown, in the order of `looks`, below all panels."""
     handles = [
         Line2D([], [], marker=marker, linestyle="", markersize=7, label=name, **face(colour, name in hollow))
         for name, (colour, marker) in looks.items()
+        if name in shown
     ]
     figure: Any = canvas.get_figure(root=True)
     fitting = int(figure.get_figwidth() / INCHES_PER_NAME)
