@@ -21,20 +21,10 @@ def read_result(path: Path) -> BenchResult | SuiteResult:
             version wrote it), or a value of another type. The message names the file and the place, as
             `tasks.sql.bench.rows`.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes; no result has more than {MAX_BYTES:,}")
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give a result's JSON file") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: no whole JSON ({error}); the file is cut off or of another kind") from error
-    facts = value if isinstance(value, dict) else {}
-    if "tasks" in facts:
+    text, value = read_json(path)
+    if "tasks" in value:
         kind: Any = SuiteResult
-    elif "adapter" in facts and isinstance(facts.get("methods"), dict):
+    elif "adapter" in value and isinstance(value.get("methods"), dict):
         kind = BenchResult
     else:
         raise ConfigError(
@@ -56,3 +46,17 @@ def read_result(path: Path) -> BenchResult | SuiteResult:
         raise ConfigError(
             f"{path}: `{place}`{fault}; another version of ssft wrote it, or it was changed by hand"
         ) from error
+
+
+def read_json(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a result's file and the JSON object in it, empty for another value; `ConfigError` for no JSON."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes; no result has more than {MAX_BYTES:,}")
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give a result's JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: no whole JSON ({error}); the file is cut off or of another kind") from error
+    return text, value if isinstance(value, dict) else {}

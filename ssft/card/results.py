@@ -5,19 +5,19 @@
     about           license, datasets, data_license: what no file of the run says
     speed, quality  rows of the card's tables
 
-`measured.py` makes the rows from the files that `ssft verify`, `bench` and `eval` write; nobody types a number. The
-file may come from a stranger: every value is checked, and the card escapes what it prints.
+`bench/card_rows.py` makes the rows from the files that `ssft verify`, `bench` and `eval` write; nobody types a number.
+The file may come from a stranger: every value is checked, and the card escapes what it prints.
 """
 
 import json
 import re
-import types
-import typing
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ssft.bundle.folder import AdapterFiles, finite
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.format import RESULTS, Bundle
 from ssft.errors import BundleError, ConfigError
 from ssft.files import write_bytes
@@ -34,6 +34,9 @@ OWN_ROWS = "validation rows"
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*", re.ASCII)
 _DATASET = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]*\w)?", re.ASCII)
 
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
@@ -44,16 +47,16 @@ class _Row:
     none. command: the whole command line, which names files without their folders.
     """
 
-    source: str
-    command: str
-    device: str
-    precision: str
-    data: str
-    data_sha256: str = ""
-    rows: int
-    batch_size: int
-    max_new_tokens: int
-    tree: str
+    source: Text
+    command: Text
+    device: Text
+    precision: Text
+    data: Text
+    data_sha256: Text = ""
+    rows: Count
+    batch_size: Count
+    max_new_tokens: Count
+    tree: Text
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -67,16 +70,16 @@ class SpeedRow(_Row):
     """One method: tokens and calls of one round; speed-up against `baseline` with its interval, in times; `identical`
     of `rows` texts equal to `reference`'s. None: not measured. rounds: 0 where nothing was timed."""
 
-    method: str
-    tokens: int
-    calls: int
-    rounds: int = 0
-    baseline: str = ""
-    speedup: float | None = None
-    speedup_low: float | None = None
-    speedup_high: float | None = None
-    reference: str = ""
-    identical: int | None = None
+    method: Text
+    tokens: Count
+    calls: Count
+    rounds: Count = 0
+    baseline: Text = ""
+    speedup: FiniteFloat | None = None
+    speedup_low: FiniteFloat | None = None
+    speedup_high: FiniteFloat | None = None
+    reference: Text = ""
+    identical: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,27 +89,27 @@ class QualityRow(_Row):
     difference: adapter minus twin on the same rows, paired. twin_unlike: what else is not the same in their trainings.
     """
 
-    metric: str
-    value: float
-    low: float
-    high: float
-    twin: float | None = None
-    twin_low: float | None = None
-    twin_high: float | None = None
-    twin_command: str = ""
-    twin_unlike: str = ""
-    difference: float | None = None
-    difference_low: float | None = None
-    difference_high: float | None = None
+    metric: Text
+    value: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+    twin: FiniteFloat | None = None
+    twin_low: FiniteFloat | None = None
+    twin_high: FiniteFloat | None = None
+    twin_command: Text = ""
+    twin_unlike: Text = ""
+    difference: FiniteFloat | None = None
+    difference_low: FiniteFloat | None = None
+    difference_high: FiniteFloat | None = None
 
 
 @dataclass
 class About:
     """What the user says of an adapter: licences (the adapter's as an id of the hub) and the hub's ids of the data."""
 
-    license: str = ""
-    datasets: list[str] = field(default_factory=list)
-    data_license: str = ""
+    license: Text = ""
+    datasets: list[Text] = field(default_factory=list)
+    data_license: Text = ""
 
     def check(self) -> None:
         """Raise `ConfigError` for what the hub would refuse."""
@@ -124,11 +127,11 @@ class About:
 class Results:
     """What `results.json` holds. `stale`: the file was of another state of the adapter, so its rows were left out."""
 
-    adapter_sha256: str
+    adapter_sha256: Text
     about: About = field(default_factory=About)
-    speed: list[SpeedRow] = field(default_factory=list)
-    quality: list[QualityRow] = field(default_factory=list)
-    stale: bool = False
+    speed: Annotated[list[SpeedRow], Field(max_length=MAX_ROWS)] = field(default_factory=list)
+    quality: Annotated[list[QualityRow], Field(max_length=MAX_ROWS)] = field(default_factory=list)
+    stale = False  # of one reading: no field, so that no file holds it
 
     def add(self, speed: list[SpeedRow], quality: list[QualityRow]) -> None:
         """Add the rows of one result; those of an earlier run of the same command go."""
@@ -143,13 +146,19 @@ class Results:
             )
 
 
+# A dataclass alone takes no settings; within a union it does, and all dataclasses in it.
+_RESULTS: Any = TypeAdapter(Results | None, config=ConfigDict(strict=True, extra="forbid"))
+
+
 def read_results(bundle: Bundle) -> Results:
     """The results in a bundle's folder, empty if there are none; raises `BundleError` for a damaged file."""
     results = _read(bundle.path)
     if results is None:
         return Results(bundle.weights_sha256)
     if results.adapter_sha256 != bundle.weights_sha256:
-        return Results(bundle.weights_sha256, results.about, stale=bool(results.speed or results.quality))
+        about, stale = results.about, bool(results.speed or results.quality)
+        results = Results(bundle.weights_sha256, about)
+        results.stale = stale
     return results
 
 
@@ -166,13 +175,13 @@ def _read(folder: Path) -> Results | None:
     path = folder / RESULTS
     files.read(RESULTS, MAX_BYTES, hashed=False)  # the limit here is narrower than that of any JSON
     value = files.json(RESULTS, hashed=False)
-    if value.get("format") != FORMAT:
+    if (found := value.pop("format", None)) != FORMAT:
         raise BundleError(
-            f"{path}: format is {value.get('format')!r}, this ssft reads {FORMAT}; read it with a newer ssft, or "
-            "remove the file, which only the card needs"
+            f"{path}: its format is {str(found)[:60]}, this ssft reads {FORMAT}; read it with a newer ssft, or remove "
+            "the file, which only the card needs"
         )
     try:
-        return _parse(value)
+        return _checked(value)
     except ValueError as error:
         raise BundleError(
             f"{path}: {error}; the file is damaged. Remove it, which only the card needs, and give `ssft card` the "
@@ -180,74 +189,46 @@ def _read(folder: Path) -> Results | None:
         ) from error
 
 
+def results_text(results: Results) -> str:
+    """`results` as the text of `results.json`."""
+    return json.dumps({"format": FORMAT, **asdict(results)}, indent=1, ensure_ascii=False) + "\n"
+
+
 def write_results(bundle: Bundle, results: Results) -> None:
     """Write `results.json` into the bundle's folder, atomically; raises `ConfigError` for what `read_results` would
     refuse."""
-    value = {"format": FORMAT, **asdict(results)}
-    del value["stale"]
+    path = bundle.path / RESULTS
     try:
-        _parse(value)
+        _checked(asdict(results))
     except ValueError as error:
-        raise ConfigError(f"a result cannot be kept in {bundle.path / RESULTS}: {error}; measure again") from error
-    data = (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        raise ConfigError(f"a result cannot be kept in {path}: {error}; measure again") from error
+    data = results_text(results).encode()
     if len(data) > MAX_BYTES:
         raise ConfigError(
-            f"{bundle.path / RESULTS} would have {len(data):,} bytes, at most {MAX_BYTES:,} are read; remove it from "
-            "the adapter's folder and give the results that count"
+            f"{path} would have {len(data):,} bytes, at most {MAX_BYTES:,} are read; remove it from the adapter's "
+            "folder and give the results that count"
         )
     try:
-        write_bytes(bundle.path / RESULTS, data)
+        write_bytes(path, data)
     except OSError as error:
-        raise BundleError(f"{bundle.path / RESULTS}: cannot be written ({error.strerror or error})") from error
+        raise BundleError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def _parse(value: dict[str, Any]) -> Results:
-    """The content of `results.json`, checked; raises `ValueError` naming the place."""
-    about = _object(About, value.get("about"), "about")
-    about.check()
-    speed = _rows(SpeedRow, value.get("speed"), "speed")
-    quality = _rows(QualityRow, value.get("quality"), "quality")
-    return Results(_typed(value, "adapter_sha256", str), about, speed, quality)
+def _checked(value: dict[str, Any]) -> Results:
+    """The content of `results.json`, checked; raises `ValueError` naming the first place that does not fit."""
+    try:
+        results: Results = _RESULTS.validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise ValueError(first_fault(error)) from None
+    if missing := [part for part in ("about", "speed", "quality") if part not in value]:
+        raise ValueError(f"{missing[0]} is missing")
+    results.about.check()
+    return results
 
 
-def _rows(kind: Any, value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or len(value) > MAX_ROWS:
-        raise ValueError(f"{where} is no list of at most {MAX_ROWS} rows")
-    return [_object(kind, item, f"{where}[{index}]") for index, item in enumerate(value)]
-
-
-def _object(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the flat dataclass `kind`; raises `ValueError` naming the place."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is no object")
-    hints = typing.get_type_hints(kind)
-    if unknown := sorted(set(value) - set(hints)):
-        raise ValueError(f"{where}.{unknown[0]} is unknown to this version of ssft")
-    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
-    if missing := [name for name in needed if name not in value]:
-        raise ValueError(f"{where}.{missing[0]} is missing")
-    return kind(**{key: _typed(value, key, hints[key], where) for key in value})
-
-
-def _typed(value: dict[str, Any], key: str, kind: Any, where: str = "") -> Any:
-    """`value[key]` if it is a `kind`: str, int, float, `list[str]`, or one of these or None."""
-    item: Any = value.get(key)
-    place = f"{where}.{key}" if where else key
-    if isinstance(kind, types.UnionType):
-        if item is None:
-            return None
-        kind = typing.get_args(kind)[0]
-    if kind is float and type(item) in (int, float):
-        item = finite(item)
-        if item is None:
-            raise ValueError(f"{place} is not finite")
-    if kind == list[str]:
-        if type(item) is not list or not all(type(text) is str and len(text) <= MAX_TEXT for text in item):
-            raise ValueError(f"{place} is no list of strings")
-    elif type(item) is not kind:
-        raise ValueError(f"{place}={str(item)[:60]!r}, expected {kind.__name__}")
-    elif kind is str and len(item) > MAX_TEXT:
-        raise ValueError(f"{place} has {len(item):,} characters, at most {MAX_TEXT:,} are allowed")
-    elif kind is int and not 0 <= item < 2**63:
-        raise ValueError(f"{place}={str(item)[:60]} is no count")
-    return item
+def first_fault(error: ValidationError) -> str:
+    """Place and fault of the first value that does not fit, as `speed[0].calls: Input should be ...`."""
+    fault = error.errors(include_url=False)[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:60]}" for part in fault["loc"])[1:]
+    given = str(fault["input"])[:60]
+    return f"{place} is missing" if fault["type"] == "missing" else f"{place}={given}: {fault['msg']}"

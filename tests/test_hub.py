@@ -8,10 +8,12 @@ from loopback_hub import TOKEN, connected_hub
 from shelf import PLAIN, shared_shelf
 
 from ssft import hub as hub_module
+from ssft.bundle import hub as bundle_hub
 from ssft.bundle.format import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
 from ssft.bundle.read import read_bundle
-from ssft.bundle.results import About, Results, read_results, write_results
+from ssft.card.results import About, Results, read_results, write_results
+from ssft.card.write import card_files
 from ssft.errors import BundleError, ConfigError, HubError
 from ssft.hub import push
 from ssft.runtime.loader import load_adapted
@@ -58,6 +60,7 @@ def test_only_the_bundle_travels_and_comes_back_byte_by_byte(hub, adapter):
     own = {name: data for name, data in contents(shared_shelf().paths["deep"]).items() if name in BUNDLE_FILES}
 
     pushed = push(adapter, REPO)
+    own["README.md"] = card_files(read_bundle(adapter), REPO)["README.md"]  # it names the repository
     assert hub.files(REPO) == {".gitattributes": hub.files(REPO)[".gitattributes"], **own}
     assert pushed.files == {name: len(data) for name, data in own.items()}
     assert (pushed.revision, pushed.changed, pushed.pull_request) == ("main", True, None)
@@ -147,9 +150,10 @@ def test_the_card_is_written_anew_before_it_travels_and_stays_as_it_was_pulled(h
     write_results(read_bundle(adapter), results)
     pushed = push(adapter, REPO)
     assert {"README.md", "results.json"} <= set(pushed.files)
-    text = (adapter / "README.md").read_text()
+    text = hub.files(REPO)["README.md"].decode()
     assert "license: mit" in text
-    assert hub.files(REPO)["README.md"].decode() == text
+    assert f"ssft generate {REPO} " in text
+    assert not (adapter / "README.md").exists()
     pulled = pull(REPO)
     assert (pulled.path / "README.md").read_text() == text
     assert read_results(pulled.bundle) == results
@@ -243,7 +247,7 @@ def test_foreign_code_and_pickles_are_not_downloaded(hub):
     ],
 )
 def test_a_repository_that_cannot_be_an_adapter_is_not_downloaded(hub, monkeypatch, files, message):
-    monkeypatch.setattr("ssft.bundle.hub.MAX_JSON", 64)
+    monkeypatch.setattr(bundle_hub, "MAX_JSON", 64)
     hub.create(REPO, files)
     with pytest.raises(BundleError, match=message):
         pull(REPO)

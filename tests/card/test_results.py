@@ -10,7 +10,7 @@ from sample_results import sample_bench, sample_suite
 from ssft.bench.card_rows import describe_data, measured, with_twin
 from ssft.bundle.format import RESULTS
 from ssft.bundle.read import read_bundle
-from ssft.bundle.results import MAX_BYTES, OWN_ROWS, About, Results, read_results, write_results
+from ssft.card.results import MAX_BYTES, OWN_ROWS, About, Results, read_results, write_results
 from ssft.errors import BundleError, ConfigError
 
 
@@ -100,16 +100,16 @@ def test_a_task_without_a_twin_has_its_own_numbers_only(bundle, tmp_path):
 WRONG = [
     ({"adapter_sha256": "0" * 64}, r"v.json: measured with adapter \(000000000000\), not with .*adapter as it is now"),
     ({"adapter_sha256": None}, r"measured with adapter \(no hash\)"),
-    ({"rows": "100"}, r"v.json: rows='100', expected int"),
-    ({"identical": True}, r"identical='True', expected int"),
-    ({"command": None}, r"command='None', expected str; the file was changed by hand"),
+    ({"rows": "100"}, r"v.json: rows=100: Input should be a valid integer"),
+    ({"identical": True}, r"identical=True: Input should be a valid integer"),
+    ({"command": None}, r"command=None: Input should be a valid string; the file was changed by hand"),
     ({"kind": "train"}, r"v.json: no result of a comparison"),
 ]
 WRONG_NUMBERS = [
-    ({"metrics": {"exact_match": 10**400}}, r"e.json: metrics.exact_match=10{59}, expected 1 finite numbers"),
-    ({"metrics": {"exact_match": float("nan")}}, r"metrics.exact_match=nan, expected 1 finite numbers"),
-    ({"intervals": {"exact_match": [1]}}, r"intervals.exact_match=\[1\], expected 2 finite numbers"),
-    ({"intervals": {"exact_match": [1, "2"]}}, r"intervals.exact_match=\[1, '2'\], expected 2 finite numbers"),
+    ({"metrics": {"exact_match": 10**400}}, r"e.json: metrics.exact_match=10{59}: Input should be a finite number"),
+    ({"metrics": {"exact_match": float("nan")}}, r"metrics.exact_match=nan: Input should be a finite number"),
+    ({"intervals": {"exact_match": [1]}}, r"e.json: intervals.exact_match\[1\] is missing"),
+    ({"intervals": {"exact_match": [1, "2"]}}, r"intervals.exact_match\[1\]=2: Input should be a valid number"),
 ]
 
 
@@ -131,7 +131,7 @@ def test_a_cut_off_result_and_one_of_another_kind(bundle, tmp_path):
     with pytest.raises(ConfigError, match=r"v.json: no whole JSON .*cut off"):
         measured(path, bundle)
     path.write_text("[1]")
-    with pytest.raises(ConfigError, match="holds a list, expected a result"):
+    with pytest.raises(ConfigError, match="no result of a comparison"):
         measured(path, bundle)
     with pytest.raises(ConfigError, match=r"nowhere.json: cannot be read"):
         measured(tmp_path / "nowhere.json", bundle)
@@ -202,7 +202,7 @@ def test_a_twin_of_another_training_is_told(bundle, tmp_path):
         ),
         ({"method": "streams"}, r"an adapter of method 'streams'; the twin is .* method=lora` makes it"),
         ({"method": ""}, "an adapter of method ''; the twin is"),
-        ({"method": None}, "method='None', expected str; .* measure again"),
+        ({"method": None}, "method=None: Input should be a valid string; .* measure again"),
         ({"adapter": None, "adapter_sha256": "", "method": ""}, "measured with the bare base; the twin is"),
     ],
 )
@@ -270,28 +270,51 @@ def test_a_row_without_the_datas_hash_is_replaced_by_one_with_it(bundle, tmp_pat
 def test_results_of_other_weights_are_not_read(bundle, tmp_path):
     kept(bundle, tmp_path)
     bundle.weights_sha256 = "2" * 64
-    assert read_results(bundle) == Results("2" * 64, About("cc-by-4.0", ["owner/name"], "CC BY 4.0"), stale=True)
+    results = read_results(bundle)
+    assert results.stale
+    assert results == Results("2" * 64, About("cc-by-4.0", ["owner/name"], "CC BY 4.0"))
 
 
 DAMAGE = [
-    (lambda v: {**v, "format": 2}, "format is 2, this ssft reads 1"),
-    (lambda v: {**v, "speed": {}}, "speed is no list of at most 500 rows"),
-    (lambda v: {**v, "speed": v["speed"] * 400}, "speed is no list of at most 500 rows"),
-    (lambda v: {**v, "speed": [3]}, r"speed\[0\] is no object"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "calls": "1"}]}, r"speed\[0\].calls='1', expected int"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "calls": -1}]}, r"speed\[0\].calls=-1 is no count"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "speedup": float("nan")}]}, r"speed\[0\].speedup is not finite"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "extra": 1}]}, r"speed\[0\].extra is unknown to this version"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "command": "x" * 5000}]}, r"speed\[0\].command has 5,000 characters"),
-    (lambda v: {**v, "quality": [{**v["quality"][0], "value": 10**400}]}, r"quality\[0\].value is not finite"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "speedup": -(10**400)}]}, r"speed\[0\].speedup is not finite"),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "calls": 10**400}]}, r"speed\[0\].calls=10{59} is no count"),
+    (lambda v: {**v, "format": 2}, "its format is 2, this ssft reads 1"),
+    (lambda v: {**v, "speed": {}}, "speed={}: Input should be a valid array"),
+    (lambda v: {**v, "speed": v["speed"] * 400}, "speed=.*: List should have at most 500 items"),
+    (lambda v: {**v, "speed": [3]}, r"speed\[0\]=3: Input should be an object"),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "calls": "1"}]},
+        r"speed\[0\].calls=1: Input should be a valid integer",
+    ),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "calls": -1}]},
+        r"speed\[0\].calls=-1: Input should be greater than or equal to 0",
+    ),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "speedup": float("nan")}]},
+        r"speed\[0\].speedup=nan: .* a finite number",
+    ),
+    (lambda v: {**v, "speed": [{**v["speed"][0], "extra": 1}]}, r"speed\[0\].extra=1: Unexpected"),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "command": "x" * 5000}]},
+        r"speed\[0\].command=x{60}: .* at most 4000",
+    ),
+    (
+        lambda v: {**v, "quality": [{**v["quality"][0], "value": 10**400}]},
+        r"quality\[0\].value=10{59}: .* a finite number",
+    ),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "speedup": -(10**400)}]},
+        r"speed\[0\].speedup=-10{58}: .* a finite number",
+    ),
+    (
+        lambda v: {**v, "speed": [{**v["speed"][0], "calls": 10**400}]},
+        r"speed\[0\].calls=10{59}: Input should be less than",
+    ),
     (lambda v: {**v, "quality": [{"metric": "x"}]}, r"quality\[0\].\w+ is missing"),
-    (lambda v: {**v, "about": None}, "about is no object"),
-    (lambda v: {**v, "about": {"datasets": "owner/name"}}, "about.datasets is no list of strings"),
+    (lambda v: {**v, "about": None}, "about=None: Input should be an object"),
+    (lambda v: {**v, "about": {"datasets": "owner/name"}}, "about.datasets=owner/name: Input should be a valid array"),
     (lambda v: {**v, "about": {"license": "MIT; see below"}}, "license 'MIT; see below': expected an id"),
     (lambda v: {**v, "about": {"datasets": ["a/b", "<b>"]}}, "dataset '<b>': expected an id of the hub"),
-    (lambda v: {k: v[k] for k in v if k != "adapter_sha256"}, "adapter_sha256='None', expected str"),
+    (lambda v: {k: v[k] for k in v if k != "adapter_sha256"}, "adapter_sha256 is missing"),
 ]
 
 
@@ -318,8 +341,10 @@ def test_size_and_links_are_checked_before_reading(bundle, tmp_path):
 def test_nothing_is_written_that_could_not_be_read(bundle, tmp_path):
     results = kept(bundle, tmp_path)
     before = (bundle.path / RESULTS).read_bytes()
-    results.add(*verify_rows(bundle, tmp_path / "v.json", command="x" * 5000))
-    with pytest.raises(ConfigError, match=r"cannot be kept in .*results.json: speed\[2\].command has 5,000 characters"):
+    results.speed.append(replace(results.speed[0], command="x" * 5000))
+    with pytest.raises(
+        ConfigError, match=r"cannot be kept in .*results.json: speed\[2\].command=x{60}: .* at most 4000"
+    ):
         write_results(bundle, results)
     assert (bundle.path / RESULTS).read_bytes() == before
 

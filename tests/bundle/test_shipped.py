@@ -1,7 +1,6 @@
 """The adapters that ship: by which names they are found, and what every one of them must be."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ from ssft.bundle import shipped
 from ssft.bundle.format import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
 from ssft.bundle.read import read_bundle
-from ssft.bundle.results import read_results
 from ssft.bundle.shipped import shipped_adapter, shipped_adapters
-from ssft.card.write import card_text
+from ssft.card.results import read_results
+from ssft.card.write import card_files, card_text
 from ssft.errors import BundleError
 from ssft.hub import push
 from ssft.recipes.recipe import load_recipe, recipe_names
@@ -103,6 +102,7 @@ def test_it_is_small_and_whole(bundle):
 
 
 def test_its_run_can_be_run_again_anywhere(name, bundle):
+    """The data are named without machine paths, and a LoRA that was kept is the one that the bundle itself holds."""
     recipe = load_recipe(bundle.path / RUN)
     assert (recipe.name, recipe.method) == (bundle.path.name, "streams")
     assert recipe.name in recipe_names()
@@ -113,6 +113,16 @@ def test_its_run_can_be_run_again_anywhere(name, bundle):
         assert bundle.provenance["data"][part]["name"] == source.name
         assert re.fullmatch(r"[0-9a-f]{64}", bundle.provenance["data"][part]["sha256"])
     assert re.fullmatch(r"[0-9a-f]{40}", bundle.provenance["commit"])
+    assert re.fullmatch(r"[0-9a-f]{64}", bundle.provenance["adapter"]["weights_sha256"])
+    assert recipe.adapter == (name if len(bundle.loras) > 1 else f"outputs/start/{recipe.name}")
+
+
+def test_its_recipe_is_what_made_it(bundle):
+    made, recipe = load_recipe(bundle.path / RUN), load_recipe(f"{bundle.path.name}_streams")
+    assert recipe.adapter == f"outputs/start/{bundle.path.name}"
+    for run in (made, recipe):
+        run.data.train = run.data.validation = run.adapter = ""
+    assert made == recipe
 
 
 def test_its_card_is_what_the_command_writes(bundle):
@@ -139,12 +149,13 @@ def test_its_card_shows_identity_speed_and_the_twin(name, bundle):
 # huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
 def test_it_travels_to_a_hub_and_back_byte_by_byte(bundle, tmp_path, monkeypatch):
-    folder = shutil.copytree(bundle.path, tmp_path / bundle.path.name)  # a push writes the card anew
     with connected_hub(monkeypatch, tmp_path):
-        push(folder, "alice/shipped")
+        push(bundle.path, "alice/shipped")
         pulled = pull("alice/shipped")
-    contents = [{path.name: path.read_bytes() for path in place.iterdir()} for place in (bundle.path, pulled.path)]
-    assert contents[0] == contents[1]
+    own, back = ({path.name: path.read_bytes() for path in place.iterdir()} for place in (bundle.path, pulled.path))
+    # The card on the hub names the repository.
+    assert back == own | card_files(bundle, "alice/shipped")
+    assert b"ssft generate alice/shipped " in back[CARD]
 
 
 @needs_base
