@@ -110,12 +110,8 @@ class BatchRunner:
 
     def margin(self, name: str | None, ids: list[int]) -> float:
         """`top_margin` with an adapter's LoRA; None: of the bare base."""
-        model = self.model
-        with (
-            model.bank.in_use([] if name is None else [name]) as held,
-            model.router.use([None if name is None else held[name].lora]),
-        ):
-            return top_margin(model.hooks.backbone, ids)
+        with self.model.applied(adapter=name):
+            return top_margin(self.model.hooks.backbone, ids)
 
 
 def measure_mixed(

@@ -42,7 +42,7 @@ def measure(
     """Run every method over all prompts `rounds` times and compare.
 
     Args:
-        adapted: the `AdaptedModel` that the methods decode with.
+        adapted: the `MultiAdapterModel` that the methods decode with.
         prompts: token ids.
         methods: name -> method ready to run (`methods.build_methods`); must hold plain, whose text is the reference.
         seed: order of the methods in each round, and the bootstrap.
@@ -110,7 +110,7 @@ def measure(
     for name, result in results.items():
         result.peak_bytes = peaks[name]
     return BenchResult(
-        adapter=adapted.name,
+        adapter=adapted.active.name,
         device=adapted.device,
         precision=adapted.precision,
         threads=torch.get_num_threads(),
@@ -120,7 +120,7 @@ def measure(
         rounds=done_rounds,
         interrupted=interrupted,
         seed=seed,
-        tree=adapted.tree.tree_dict(),
+        tree=adapted.active.tree.tree_dict(),
         versions=versions(),
         methods=results,
         baseline=baseline,

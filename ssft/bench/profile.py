@@ -1,4 +1,4 @@
-"""Where one decoding pass spends its time: timers around layers, head, draft tree, masks and cache of one decoder.
+"""Where one decoding pass spends its time: timers around layers, head, draft tree, masks and cache.
 
 Timers nest, and each part is charged with its own time only, so the parts add up to the whole. The prompts' passes are
 a part of their own and not in the milliseconds per pass.
@@ -7,21 +7,19 @@ a part of their own and not in the milliseconds per pass.
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
 from ssft.bench.result import Part, Profile
 from ssft.bench.rounds import Way, timed_rounds
-from ssft.decoding import engine
-from ssft.decoding.cache import TreeCache
+from ssft.decoding.scheduler import CACHE, DRAFT
+from ssft.decoding.step import HEAD, LAYERS, MASKS, PROMPT
 from ssft.runtime.batching import length_batches
 
-PROMPT, BELOW, STREAMS, HEAD = "prompt passes", "layers below the streams", "layers with streams", "head"
-TREE, MASKS, CACHE, REST = "draft tree (Python)", "masks (Python)", "cache compaction", "the rest"
-PARTS = (BELOW, STREAMS, HEAD, TREE, MASKS, CACHE, REST)
+STREAMS, REST = "layers with streams", "the rest"
+PARTS = (LAYERS, STREAMS, HEAD, DRAFT, MASKS, CACHE, REST)
 
 
 class Clock:
@@ -56,58 +54,33 @@ class Clock:
             outer, outer_begin, outer_inside = self._stack[-1]
             self._stack[-1] = (outer, outer_begin, outer_inside + spent)
 
-    def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function with a timer around it."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            self.start(part)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.stop()
-
-        return timed
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """A timer around what happens inside, as `Step.timer` wants it."""
+        self.start(name)
+        try:
+            yield
+        finally:
+            self.stop()
 
 
 @contextmanager
-def instrumented(decoder: Any, clock: Clock) -> Iterator[None]:
-    """Timers on one decoder and on the functions that its loop calls; all of them are gone afterwards."""
-    backbone = decoder.hooks.backbone
-    layers = backbone.layers
-    first = len(layers) - decoder.streams.config.num_msa_layers if decoder.streams is not None else None
-
-    def begin_layers(*_: Any) -> None:
-        clock.start(BELOW)
-
-    def begin_streams(*_: Any) -> None:
-        clock.stop()
-        clock.start(STREAMS)
-
-    def end_layers(*_: Any) -> None:
-        clock.stop()
-
-    with ExitStack() as stack:
+def instrumented(adapted: Any, clock: Clock, streaming: bool) -> Iterator[None]:
+    """The model's passes inside are timed by `clock`, the layers with streams apart from those below."""
+    step, layers, streams = adapted.step, adapted.hooks.backbone.layers, adapted.active.streams
+    before, step.timer = step.timer, clock.part
+    handles = []
+    if streaming and streams is not None:
+        first = layers[len(layers) - streams.config.num_msa_layers]
         # Before the hooks that insert the streams and after those that take them out: both belong to the streams.
-        hooks = [layers[0].register_forward_pre_hook(begin_layers, prepend=True)]
-        if first is not None:
-            hooks.append(layers[first].register_forward_pre_hook(begin_streams, prepend=True))
-        hooks.append(layers[-1].register_forward_hook(end_layers))
-        for hook in hooks:
-            stack.callback(hook.remove)
-        for owner, name, part in (
-            (decoder, "_prompt_pass", PROMPT),
-            (backbone, "logits", HEAD),
-            (backbone, "finish", HEAD),
-            (engine, "grow_tree", TREE),
-            (engine, "accept_greedy", TREE),
-            (engine, "stop_order", TREE),
-            (engine, "tree_masks", MASKS),
-        ):
-            stack.enter_context(patch.object(owner, name, clock.wrap(part, getattr(owner, name))))
-        for name in ("keep", "select"):
-            timed = clock.wrap(CACHE, getattr(TreeCache, name))
-            stack.enter_context(patch.object(TreeCache, name, timed))
+        handles.append(first.register_forward_pre_hook(lambda *_: clock.start(STREAMS), prepend=True))
+        handles.append(layers[-1].register_forward_hook(lambda *_: clock.stop()))
+    try:
         yield
+    finally:
+        step.timer = before
+        for handle in handles:
+            handle.remove()
 
 
 def profile(
@@ -122,19 +95,19 @@ def profile(
     clocks: dict[str, Clock] = {}
 
     def way(name: str) -> Way:
-        decoder = adapted.decoder(streaming=name == "streaming", tree=adapted.tree)
         clock = clocks[name] = Clock(synchronize)
+        streaming = name == "streaming"
 
         def decode(batch: list[list[int]]) -> Any:
-            return decoder.generate(batch, max_new_tokens, adapted.eos_token_ids)
+            return adapted.complete(batch, max_new_tokens=max_new_tokens, speculate=streaming)
 
         def timed(batch: list[list[int]]) -> Any:
-            with instrumented(decoder, clock):
-                return clock.wrap(REST, decode)(batch)
+            with instrumented(adapted, clock, streaming), clock.part(REST):
+                return decode(batch)
 
         return Way(timed, batches, lambda: decode(batches[0]))
 
-    names = ("plain", "streaming") if adapted.streams is not None else ("plain",)
+    names = ("plain", "streaming") if adapted.active.streams is not None else ("plain",)
     done = timed_rounds({name: way(name) for name in names}, 1, progress=progress)
     found = {}
     for name, clock in clocks.items():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ssft.bench.answers import decode_prompts, encode_rows
+from ssft.bench.answers import encode_rows
 from ssft.bench.metrics import AUTO, choose_metric, metric_module
 from ssft.bench.result import QualityResult
 from ssft.bench.statistics import SAMPLES, TAILS
@@ -55,7 +55,7 @@ def score_answers(
 ) -> list[dict[str, float]]:
     """Scores of an adapter's answers; one with streams decodes with them (see the module)."""
     prompts = encode_rows(adapted, questions.rows)
-    results = decode_prompts(adapted, prompts, True, max_new_tokens, BATCH_SIZE, progress)
+    results = adapted.complete(prompts, max_new_tokens=max_new_tokens, batch_size=BATCH_SIZE, progress=progress)
     texts = [adapted.decode(result.token_ids) for result in results]
     return score_texts(texts, questions.references, questions.metric, progress)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ssft.bench.answers import decode_prompts
 from ssft.errors import ConfigError, DataError
 from ssft.recipes.data import json_lines
 
@@ -49,7 +48,7 @@ def spec_bench_rows(
     all methods get the same prompts.
 
     Args:
-        adapted: the `AdaptedModel`; its tokenizer needs a chat template.
+        adapted: the `MultiAdapterModel`; its tokenizer needs a chat template.
         limit: the first so many questions of each of the file's own categories, of which Spec-Bench has 13 (MT-Bench's
             eight among them, which become one here only afterwards); without it all.
 
@@ -62,8 +61,8 @@ def spec_bench_rows(
         raise DataError(f"limit={limit}: at least one question is needed; leave the limit out to take all of {path}")
     if not getattr(adapted.tokenizer, "chat_template", None):
         raise ConfigError(
-            f"{path} holds conversations, but the tokenizer under {adapted.name!r} has no chat template; take a base "
-            "with one, or prompts of your own (--data FILE)"
+            f"{path} holds conversations, but the tokenizer under {adapted.active.name!r} has no chat template; take a "
+            "base with one, or prompts of your own (--data FILE)"
         )
     taken: Counter[str] = Counter()
     questions = []
@@ -115,6 +114,6 @@ def _rows(adapted: Any, where: str, category: str, turns: list[str], max_new_tok
             )
         rows.append(row)
         if number < len(turns):
-            (answer,) = decode_prompts(adapted, [prompt], False, max_new_tokens, 1, progress=False)
+            (answer,) = adapted.complete([prompt], max_new_tokens=max_new_tokens, speculate=False)
             messages = [*messages, {"role": "assistant", "content": adapted.decode(answer.token_ids)}]
     return rows

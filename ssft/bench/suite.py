@@ -30,7 +30,7 @@ class Task:
     """One adapter.
 
     rows: at least `SuiteSettings.limit` of them where there are so many; the first are the prompts. load, load_twin:
-    give the `AdaptedModel`, and its plain-LoRA twin's or None where there is none. twin_unlike: see `QualityResult`.
+    give the model with the adapter, and with its twin or None where there is none. twin_unlike: see `QualityResult`.
     peers: see `Setting`. data: see `BenchResult`.
     """
 

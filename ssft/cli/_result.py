@@ -13,7 +13,7 @@ from ssft.cli._options import Decorator, print_json
 from ssft.files import check_target, write_json
 
 if TYPE_CHECKING:
-    from ssft.runtime.loader import AdaptedModel
+    from ssft.runtime.model import MultiAdapterModel
 
 
 def file_option(name: str = "--output", help: str = "Write the result to FILE as JSON.") -> Decorator:
@@ -38,7 +38,7 @@ def deliver(result: Any, output: Path | None, as_json: bool, show: Callable[[], 
         show()
 
 
-def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[str, Any]:
+def result_facts(kind: str, adapted: MultiAdapterModel, data: Path | None) -> dict[str, Any]:
     """Kind, command, adapter with its hash, the training method that made it and what it was trained on (all empty for
     the bare base, the last two where the folder does not tell), data with its hash (None: the adapter's own validation
     rows), device, precision and tree."""
@@ -47,17 +47,17 @@ def result_facts(kind: str, adapted: AdaptedModel, data: Path | None) -> dict[st
     from ssft.runs.provenance import method_of, told_by
     from ssft.runs.twin import training_of
 
-    folder = None if adapted.bundle is None else adapted.bundle.path
+    folder = None if adapted.active.bundle is None else adapted.active.bundle.path
     provenance = {} if folder is None else told_by(folder)
     return {
         "kind": kind,
         "command": command_line(),
-        "adapter": adapted.name,
+        "adapter": adapted.active.name,
         "adapter_sha256": weights_sha256(adapted),
         "method": method_of(provenance),
         "trained_on": {} if folder is None else training_of(folder, provenance),
         "data": describe_data(data),
         "device": adapted.device,
         "precision": adapted.precision,
-        "tree": adapted.tree,
+        "tree": adapted.active.tree,
     }

@@ -186,20 +186,20 @@ def profile_command(
     prompts = load_prompts(adapted, adapter, data, limit)
     profiles = profile(adapted, prompts, max_new_tokens, batch_size)
     result = {
-        "adapter": adapted.name,
+        "adapter": adapted.active.name,
         "device": adapted.device,
         "precision": adapted.precision,
         "threads": get_num_threads(),
         "rows": len(prompts),
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
-        "tree": adapted.tree.tree_dict(),
+        "tree": adapted.active.tree.tree_dict(),
         **{name: asdict(value) for name, value in profiles.items()},
     }
 
     def show() -> None:
         where = f"batch {batch_size}, {adapted.precision} on {adapted.device}"
-        click.echo(f"{adapted.name}: {len(prompts)} prompts, {where}")
+        click.echo(f"{adapted.active.name}: {len(prompts)} prompts, {where}")
         table(table_rows(profiles), ["ms per pass", *(title for name in profiles for title in (name, "share"))])
 
     deliver(result, output, as_json, show)

@@ -22,7 +22,7 @@ from ssft.cli._result import deliver, file_option, result_facts
 from ssft.files import write_bytes
 
 if TYPE_CHECKING:
-    from ssft.runtime.loader import AdaptedModel
+    from ssft.runtime.model import MultiAdapterModel
 
 
 DATA_HELP = (
@@ -76,7 +76,7 @@ def command(
     if adapter is None and opening.base is None:
         raise click.UsageError("no model: give an adapter folder, or --base NAME for the bare base")
     from ssft.base.chat import render_prompt
-    from ssft.bench.answers import decode_prompts, encode_rows
+    from ssft.bench.answers import encode_rows
     from ssft.bench.metrics import choose_metric
     from ssft.bench.quality import row_references, score_texts, summarise
     from ssft.recipes.data import load_rows
@@ -85,7 +85,13 @@ def command(
     references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
     chosen = choose_metric(metric, references)
     adapted = opening.open(adapter, tree)
-    results = decode_prompts(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
+    results = adapted.complete(
+        encode_rows(adapted, rows),
+        max_new_tokens=max_new_tokens,
+        speculate=not plain,
+        batch_size=batch_size,
+        progress=True,
+    )
     texts = [adapted.decode(result.token_ids) for result in results]
     scores = score_texts(texts, references, chosen)
     if output is not None:
@@ -107,7 +113,7 @@ def command(
     cut_off = sum(result.finish_reason == "length" for result in results)
     found = {
         **result_facts("eval", adapted, data),
-        "adapter": adapted.name if adapter is not None else None,
+        "adapter": adapted.active.name if adapter is not None else None,
         "rows": len(rows),
         "metric": chosen,
         "metrics": metrics,
@@ -117,18 +123,18 @@ def command(
         "calls": calls,
         "tokens_per_call": tokens / calls,
         "cut_off": cut_off,
-        "streaming": not plain and adapted.streams is not None,
+        "streaming": not plain and adapted.active.streams is not None,
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
     }
     deliver(found, facts, as_json, lambda: _show(adapted, found, metric))
 
 
-def _show(adapted: AdaptedModel, result: dict[str, Any], asked: str) -> None:
+def _show(adapted: MultiAdapterModel, result: dict[str, Any], asked: str) -> None:
     """The facts for people; `asked`: the metric that was asked for."""
     metric, rows, tokens, calls = (result[key] for key in ("metric", "rows", "tokens", "calls"))
     why = f" (auto: the references are {REASONS[metric]})" if asked == AUTO else ""
-    click.echo(f"{adapted.name}: {rows:,} rows, metric {metric}{why}, {adapted.precision} on {adapted.device}")
+    click.echo(f"{adapted.active.name}: {rows:,} rows, metric {metric}{why}, {adapted.precision} on {adapted.device}")
     intervals = result["intervals"]
     table(
         [

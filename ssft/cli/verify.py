@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,10 @@ from ssft.cli._options import (
     table,
 )
 from ssft.cli._result import deliver, file_option, result_facts
+
+if TYPE_CHECKING:
+    from ssft.bench.methods import DecodingMethod
+    from ssft.decoding.request import Generation
 
 
 @click.command()
@@ -55,15 +60,20 @@ def command(
     rounding decides: its margin, the lead of the plain model's best over its second-best logit, is then near 0.
     Exit 0: all are the same, 1: some differ.
     """
-    from ssft.bench.answers import run_in_batches
     from ssft.bench.identity import add_margins, compare_outputs
     from ssft.bench.methods import Setting, build_methods
+    from ssft.runtime.batching import run_in_batches
 
     adapted = opening.open(adapter, tree)
     need_streams(adapted, "verify")
     prompts = load_prompts(adapted, adapter, data, limit)
     methods = build_methods([against, "streaming"], Setting(adapted, max_new_tokens, batch_size))
-    reference, streamed = (run_in_batches(prompts, batch_size, method.run, True) for method in methods.values())
+
+    def decoded(method: DecodingMethod) -> list[Generation]:
+        lengths = [len(prompt) for prompt in prompts]
+        return run_in_batches(lengths, batch_size, lambda batch: method.run([prompts[i] for i in batch]), progress=True)
+
+    reference, streamed = map(decoded, methods.values())
     expected, got = ([result.token_ids for result in results] for results in (reference, streamed))
     differences = compare_outputs(expected, got)
     add_margins(adapted, prompts, expected, differences)

@@ -34,8 +34,9 @@ KINDS = ("plain", "speculative", "yardstick")
 class Setting:
     """What a method gets to work with.
 
-    adapted: the `AdaptedModel`. max_new_tokens: longest completion. batch_size: most prompts at a time. peers: folder
-    with what other methods were trained to for this adapter (`medusa/`, `draft/`), or None.
+    adapted: the `MultiAdapterModel`, whose active adapter decodes. max_new_tokens: longest completion. batch_size: most
+    prompts at a time. peers: folder with what was trained for other methods beside this adapter (`medusa/`, `draft/`),
+    or None.
     """
 
     adapted: Any

@@ -26,13 +26,13 @@ def find_part(setting: Setting, method: str, part: str, marker: str, what: str) 
     Raises:
         ConfigError: there is none; names the command that makes `what`.
     """
-    peers = ROOT / setting.adapted.name if setting.peers is None else setting.peers
+    peers = ROOT / setting.adapted.active.name if setting.peers is None else setting.peers
     folder = peers / part
     if setting.peers is None or not (folder / marker).is_file():
         where = "no folder of peers was given" if setting.peers is None else f"{folder} holds none"
         raise ConfigError(
-            f"{setting.adapted.name!r} has no {what} to draft with: {where}; leave {method} out of --methods, or make "
-            f"one with {command(setting.adapted.name, method, folder)}, then give --peers {peers.parent}"
+            f"{setting.adapted.active.name!r} has no {what} to draft with: {where}; leave {method} out of --methods, or "
+            f"make one with {command(setting.adapted.active.name, method, folder)}, then give --peers {peers.parent}"
         )
     return folder
 

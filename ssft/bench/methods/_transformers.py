@@ -2,7 +2,6 @@
 
 import time
 from collections import defaultdict
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from ssft.bench.answers import run_in_batches
 from ssft.bench.methods import DecodingMethod
 from ssft.decoding.request import Generation
+from ssft.runtime.batching import run_in_batches
 
 
 def truncate(ids: list[int], budget: int, eos: set[int]) -> tuple[list[int], str]:
@@ -61,8 +60,12 @@ class GenerateMethod(DecodingMethod):
         results: dict[int, Generation] = {}
         # Rows that may produce equally many tokens go together, so that none runs past its context.
         for budget, group in groups.items():
-            done = run_in_batches([prompts[row] for row in group], self.batch_size, partial(self._batch, budget=budget))
-            results.update(zip(group, done, strict=True))
+            own = [prompts[row] for row in group]
+
+            def run(batch: list[int], own: list[list[int]] = own, budget: int = budget) -> list[Generation]:
+                return self._batch([own[place] for place in batch], budget)
+
+            results.update(zip(group, run_in_batches(list(map(len, own)), self.batch_size, run), strict=True))
         return [results[index] for index in range(len(prompts))]
 
     # -- what subclasses change ---------------------------------------------------------------------------------

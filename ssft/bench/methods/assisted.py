@@ -60,12 +60,12 @@ class Method(_transformers.DraftingMethod):
         if base_fingerprint(self.draft, tokenizer, "")["tokenizer_sha256"] != own:
             raise ConfigError(
                 f"{self.folder}: the draft's tokenizer is not the base's, so its token ids mean other text; train a "
-                f"draft from the adapter's own base: {_peers.command(self.adapted.name, NAME, self.folder)}"
+                f"draft from the adapter's own base: {_peers.command(self.adapted.active.name, NAME, self.folder)}"
             )
         for key, enough in (("vocab_size", "=="), ("max_position_embeddings", ">=")):
             draft, base = getattr(self.draft.config, key), getattr(self.backbone.config, key)
             if draft < base or (enough == "==" and draft != base):
                 raise ConfigError(
                     f"{self.folder}: the draft's {key} is {draft}, the base's {base}; train a draft from the adapter's "
-                    f"own base: {_peers.command(self.adapted.name, NAME, self.folder)}"
+                    f"own base: {_peers.command(self.adapted.active.name, NAME, self.folder)}"
                 )

@@ -49,7 +49,7 @@ class Method(_transformers.GenerateMethod):
             )
         self.bare = _without_hooks(model)
         self.bare.set_attn_implementation(self.adapted.hooks.previous_attention)
-        lora = self.adapted.lora
+        lora = self.adapted.active.lora
         # What acts on streams alone is left out: there are none here.
         for name, layer in lora.layers.items() if lora is not None else ():
             self.bare.get_submodule(name).register_forward_hook(product_hook(layer, self.bare.dtype))

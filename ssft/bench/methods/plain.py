@@ -1,13 +1,12 @@
-"""Plain greedy decoding: the engine of the streams with a draft of nothing, so that only speculation differs."""
+"""Plain greedy decoding: the loop of the streams without a drafter, so that only speculation differs."""
 
 from typing import Any
 
-from ssft.bench.answers import run_in_batches
-from ssft.bench.methods import DecodingMethod, Setting
+from ssft.bench.methods import DecodingMethod
 from ssft.decoding.request import Generation
 
 NAME = "plain"
-DESCRIPTION = "greedy decoding, one token per pass, in the engine that also decodes with streams"
+DESCRIPTION = "greedy decoding, one token per pass, in the loop that also decodes with streams"
 KIND = "plain"
 LOSSLESS = True
 
@@ -15,16 +14,12 @@ LOSSLESS = True
 class Method(DecodingMethod):
     """One token per pass of the adapted model."""
 
-    streaming = False
-
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        self.decoder: Any = self.adapted.decoder(streaming=self.streaming, tree=self.adapted.tree)
+    drafting: dict[str, Any] = {"speculate": False}  # noqa: RUF012 (never changed)
+    """What `MultiAdapterModel.complete` is told of drafts."""
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
         """Greedy continuation of each prompt, in order."""
-        return run_in_batches(prompts, self.batch_size, self._decode)
-
-    def _decode(self, prompts: list[list[int]]) -> list[Generation]:
-        results: list[Generation] = self.decoder.generate(prompts, self.max_new_tokens, self.adapted.eos_token_ids)
+        results: list[Generation] = self.adapted.complete(
+            prompts, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, **self.drafting
+        )
         return results
