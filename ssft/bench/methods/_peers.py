@@ -31,7 +31,7 @@ def find_part(setting: Setting, method: str, part: str, marker: str, what: str) 
     if setting.peers is None or not (folder / marker).is_file():
         where = "no folder of peers was given" if setting.peers is None else f"{folder} holds none"
         raise ConfigError(
-            f"{setting.adapted.active.name!r} has no {what} to draft with: {where}; leave {method} out of --methods, or "
+            f"{setting.adapted.active.name!r} has no {what} to draft with: {where}; leave {method} out of --methods or "
             f"make one with {command(setting.adapted.active.name, method, folder)}, then give --peers {peers.parent}"
         )
     return folder
