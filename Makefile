@@ -32,39 +32,33 @@ demo: setup
 test: lint base
 	SSFT_REQUIRE_BASE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-# The adapters that ship, from the start, and the plain LoRAs that their answers are compared with (outputs/start/sql,
-# e2e_nlg, dialogsum). Interrupted, the same command goes on; what is finished below outputs/ is not made again. DATA holds
-# NAME/train.jsonl.gz and NAME/validation.jsonl.gz.
+# The adapters that ship, from the start, and the plain LoRAs that their answers are compared with (outputs/start/NAME). A
+# recipe NAME makes the plain LoRA, NAME_streams what ships. Interrupted, the same command goes on; what is finished below
+# outputs/ is not made again. DATA holds NAME/train.jsonl.gz and NAME/validation.jsonl.gz.
 #
 #   make retrain-sql DATA=data        make retrain-e2e_nlg DATA=data        make retrain-dialogsum DATA=data
 DATA ?= data
 SSFT := $(BIN)/python -m ssft
-REFERENCES = data.train=$(DATA)/$*/train.jsonl.gz $(VALIDATION)
+REFERENCES = data.train=$(DATA)/$*/train.jsonl.gz
 VALIDATION = data.validation=$(DATA)/$*/validation.jsonl.gz
 OWN_dialogsum := --limit 600 --max-new-tokens 128
 FINISHED := adapter_config.json
 
 retrain-sql retrain-e2e_nlg retrain-dialogsum: retrain-%: outputs/%/$(FINISHED)
 
-# A query forgives nothing: the plain LoRA stays as it is, and the streams get a LoRA of their own. Both fit into the size
-# of what ships in 16 bits.
+# A query forgives nothing: the streams of sql learn from the references, the others' from what their own model says.
 outputs/sql/$(FINISHED): outputs/%/$(FINISHED): outputs/start/%/$(FINISHED)
-	$(SSFT) train $*_streams $(REFERENCES) save_dtype=float16 --output outputs/$* --resume
+	$(SSFT) train $*_streams $(REFERENCES) $(VALIDATION) --output outputs/$* --resume
 
-# Where the answer is open, streams learn from what their own model says: a plain LoRA learns the task, its greedy
-# answers become the rows, and over it come streams with a LoRA of their own (e2e_nlg), or both go on from its values.
 outputs/e2e_nlg/$(FINISHED) outputs/dialogsum/$(FINISHED): outputs/%/$(FINISHED): outputs/own/%.jsonl
-	$(SSFT) train $* adapter=outputs/start/$* data.train=$< $(VALIDATION) $(STREAMS_$*) --output outputs/$* --resume
-STREAMS_e2e_nlg := training.mode=lossless training.stream_supervision=main training.num_msa_layers=12 lora.r=8 \
-    lora.lora_alpha=16 training.learning_rate=2e-3 training.stream_loss_weight=0.1 training.max_steps=600 save_dtype=float16
-STREAMS_dialogsum := training.learning_rate=2e-3 training.stream_loss_weight=0.1 training.stream_loss_warmup_ratio=0.1
+	$(SSFT) train $*_streams $(VALIDATION) --output outputs/$* --resume
 
 outputs/own/%.jsonl: outputs/start/%/$(FINISHED)
 	$(SSFT) generate outputs/start/$* --base smollm2-135m --dtype float32 --batch-size 8 --for-training \
 	    --data $(DATA)/$*/train.jsonl.gz $(OWN_$*) --output $@
 
 outputs/start/sql/$(FINISHED) outputs/start/e2e_nlg/$(FINISHED) outputs/start/dialogsum/$(FINISHED): outputs/start/%/$(FINISHED): | setup
-	$(SSFT) train $* method=lora $(REFERENCES) --output outputs/start/$* --resume
+	$(SSFT) train $* method=lora $(REFERENCES) $(VALIDATION) --output outputs/start/$* --resume
 
 .PRECIOUS: outputs/own/%.jsonl
 

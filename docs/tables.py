@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ssft.bundle.read import Bundle, read_bundle
-from ssft.bundle.results import QualityRow, Results, SpeedRow, read_results
+from ssft.bundle.format import Bundle
+from ssft.bundle.read import read_bundle
+from ssft.card.results import QualityRow, Results, SpeedRow, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "adapters/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

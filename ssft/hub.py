@@ -16,7 +16,7 @@ from ssft.bundle.format import BUNDLE_FILES, WEIGHTS, Bundle
 from ssft.bundle.hub import TIMEOUT, api, check_repo
 from ssft.bundle.hub_errors import TRIES, explained, patiently
 from ssft.bundle.read import read_bundle
-from ssft.card.write import write_card
+from ssft.card.write import card_files
 from ssft.errors import BundleError, ConfigError, HubError
 
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
@@ -45,10 +45,10 @@ def push(
 ) -> Pushed:
     """Upload the bundle in the folder `path` as one commit; the repository is made if there is none.
 
-    The bundle is checked first, and its card written anew from the other files (`card/write.py`; a plain LoRA's stays
-    as it is). Files of a bundle that the repository has and the folder has not are deleted there, so that no mixture of
-    two adapters results; other files of the repository stay. Large files that an interrupted call
-    has uploaded are not uploaded again.
+    The bundle is checked first. Its card is written for the repository, whose name its commands hold; the folder stays
+    as it is, and so does the card of a plain LoRA. Files of a bundle that the repository has and the folder has not are
+    deleted there, so that no mixture of two adapters results; other files of the repository stay. Large files that an
+    interrupted call has uploaded are not uploaded again.
 
     Args:
         path: adapter folder.
@@ -75,9 +75,8 @@ def push(
                 f"{repo} on {constants.ENDPOINT}: no token was found, and uploading needs one with write access; set "
                 "HF_TOKEN or run `hf auth login`"
             )
-        if bundle.stream_config is not None:
-            write_card(bundle)
-        additions = _additions(bundle)
+        card = {} if bundle.stream_config is None else card_files(bundle, repo)
+        additions = _additions(bundle, card)
         hub = api()
         patiently(hub.create_repo, repo, private=private or None, exist_ok=True)
         before = patiently(hub.model_info, repo, timeout=TIMEOUT)
@@ -109,15 +108,16 @@ def push(
     return Pushed(repo, branch, commit.oid, str(commit.commit_url), commit.pr_url, changed, files)
 
 
-def _additions(bundle: Bundle) -> list[CommitOperationAdd]:
-    """The bundle's own files as parts of a commit: small ones as bytes, weights as paths with their hashes."""
+def _additions(bundle: Bundle, card: dict[str, bytes]) -> list[CommitOperationAdd]:
+    """The bundle's own files as parts of a commit, those of `card` in the place of the folder's: small ones as bytes,
+    weights as paths with their hashes."""
     files, token, additions = AdapterFiles(bundle.path), get_token(), []
     for name in BUNDLE_FILES:
-        if not files.exists(name):
+        if name not in card and not files.exists(name):
             continue
         source: str | bytes = str(bundle.path / name)
         if name not in WEIGHTS:
-            source = files.read(name, MAX_JSON, hashed=False)
+            source = card[name] if name in card else files.read(name, MAX_JSON, hashed=False)
             if _TOKEN.search(source) or (token and token.encode() in source):
                 raise BundleError(
                     f"{bundle.path / name}: holds an access token of the hub; take it out of the file, and replace the "

@@ -3,8 +3,15 @@
 import copy
 from typing import Any
 
-from ssft.bench.compare import Difference
-from ssft.bench.result import BenchResult, CategoryResult, MethodResult, QualityResult, SuiteResult, TaskResult
+from ssft.bench.result import (
+    BenchResult,
+    CategoryResult,
+    Difference,
+    MethodResult,
+    QualityResult,
+    SuiteResult,
+    TaskResult,
+)
 
 ROWS = 10
 TOKENS = 330

@@ -1,22 +1,60 @@
 """From the result files of `ssft verify`, `bench`, `bench tasks` and `eval` to the rows of a card."""
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 
 from ssft.bench.quality import paired_difference
-from ssft.bench.reading import read_result
-from ssft.bench.result import BenchResult
-from ssft.bundle.folder import MAX_JSON, finite
+from ssft.bench.reading import read_json, read_result
+from ssft.bench.result import BenchResult, QualityResult
 from ssft.bundle.format import Bundle
-from ssft.bundle.results import OWN_ROWS, QualityRow, SpeedRow
+from ssft.card.results import OWN_ROWS, Count, QualityRow, SpeedRow, Text, first_fault
 from ssft.errors import ConfigError
 from ssft.files import file_identity
 from ssft.runs.twin import differences
 
 Rows = tuple[list[SpeedRow], list[QualityRow]]
+
+
+@dataclass(kw_only=True)
+class _Facts:
+    """What a card needs of the JSON that `ssft verify` and `ssft eval` write."""
+
+    command: Text
+    adapter: Text | None
+    adapter_sha256: Text | None
+    data: dict[str, Text] | None
+    device: Text
+    precision: Text
+    tree: dict[str, Any]
+    rows: Count
+    tokens: Count
+    calls: Count
+    batch_size: Count
+    max_new_tokens: Count
+
+
+@dataclass(kw_only=True)
+class _Verify(_Facts):
+    kind: Literal["verify"]
+    against: Text
+    identical: Count
+
+
+@dataclass(kw_only=True)
+class _Eval(_Facts):
+    """method, trained_on: of the adapter's training; scores: metric -> [rows], empty in files of the first versions."""
+
+    kind: Literal["eval"]
+    method: Text = ""
+    trained_on: dict[str, Any] = field(default_factory=dict)
+    streaming: bool
+    metrics: dict[Text, FiniteFloat]
+    intervals: dict[Text, tuple[FiniteFloat, FiniteFloat]]
+    scores: dict[Text, list[FiniteFloat]] = field(default_factory=dict)
 
 
 def describe_data(path: Path | None) -> dict[str, str] | None:
@@ -30,15 +68,10 @@ def measured(path: Path, bundle: Bundle) -> Rows:
     Raises:
         ConfigError: the file is missing, cut off, of no known kind, or of another adapter.
     """
-    value = _read(path)
-    if value.get("kind") in ("verify", "eval"):
-        _check_adapter(path, bundle, {value.get("adapter"): value.get("adapter_sha256")})
-        make = _of_verify if value["kind"] == "verify" else _of_eval
-        return make(_Facts(path, value), bundle)
-    result = read_result(path)
-    if isinstance(result, BenchResult):
+    result = _read(path) or read_result(path)
+    if isinstance(result, BenchResult | _Facts):
         _check_adapter(path, bundle, {result.adapter: result.adapter_sha256})
-        return _of_bench(path, result, bundle), []
+        return (_of_bench(path, result, bundle), []) if isinstance(result, BenchResult) else _of_facts(result, bundle)
     _check_adapter(path, bundle, {name: task.bench.adapter_sha256 for name, task in result.tasks.items()})
     speed: list[SpeedRow] = []
     quality: list[QualityRow] = []
@@ -60,20 +93,19 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
         ConfigError: the file is none of `ssft eval`, measures no plain LoRA that method=lora trained, or there is no
             measurement of the adapter that it compares to.
     """
-    value = _read(path)
-    if value.get("kind") != "eval":
+    facts = _read(path)
+    if not isinstance(facts, _Eval):
         raise ConfigError(f"{path}: no result of `ssft eval --facts`; the twin's quality is measured by that")
-    if value.get("adapter_sha256") == bundle.weights_sha256:
+    if facts.adapter_sha256 == bundle.weights_sha256:
         raise ConfigError(f"{path}: measured with {bundle.path} itself; give the result of its twin")
-    facts = _Facts(path, value)
-    method, streaming = facts("method", str), facts("streaming", bool)
-    if method != "lora" or streaming or value.get("adapter") is None:
-        found = "the bare base" if value.get("adapter") is None else f"an adapter of method {method[:60]!r}"
+    if facts.method != "lora" or facts.streaming or facts.adapter is None:
+        found = "the bare base" if facts.adapter is None else f"an adapter of method {facts.method[:60]!r}"
         raise ConfigError(
-            f"{path}: measured with {found}{', streaming' if streaming else ''}; the twin is the same training without "
-            "streams: `ssft train <the adapter's run.yaml> method=lora` makes it, `ssft eval --facts` measures it"
+            f"{path}: measured with {found}{', streaming' if facts.streaming else ''}; the twin is the same training "
+            "without streams: `ssft train <the adapter's run.yaml> method=lora` makes it, `ssft eval --facts` measures "
+            "it"
         )
-    twins = {row.metric: row for row in _of_eval(facts, bundle)[1]}
+    twins = {row.metric: row for row in _of_facts(facts, bundle)[1]}
 
     def same(row: QualityRow) -> bool:
         twin = twins.get(row.metric)
@@ -85,189 +117,103 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
             f"{path}: there is no `ssft eval` of {bundle.path} with the same data, rows, metric, --max-new-tokens, "
             "precision and device; measure both alike and give the adapter's result too"
         )
-    trained = facts("trained_on", dict) if "trained_on" in value else {}
-    unlike = ", ".join(differences(bundle, trained, value.get("adapter_sha256")))
-    scores = {(row.key, row.metric): found for path in own for row, found in _scored(path, bundle)}
+    unlike = ", ".join(differences(bundle, facts.trained_on, facts.adapter_sha256))
+    evals = [found for found in map(_read, own) if isinstance(found, _Eval)]
+    scores = {(row.key, row.metric): e.scores.get(row.metric) for e in evals for row in _of_facts(e, bundle)[1]}
 
     def beside(row: QualityRow, twin: QualityRow) -> QualityRow:
-        row = replace(row, twin=twin.value, twin_low=twin.low, twin_high=twin.high)
-        row = replace(row, twin_command=twin.command, twin_unlike=unlike)
-        own_scores, twin_scores = scores.get((row.key, row.metric)), facts.scores().get(row.metric)
-        if own_scores is None or twin_scores is None:
-            return replace(row, difference=None, difference_low=None, difference_high=None)
-        difference, (low, high) = paired_difference(own_scores, twin_scores)
-        return replace(row, difference=difference, difference_low=low, difference_high=high)
+        own_scores, twin_scores = scores.get((row.key, row.metric)), facts.scores.get(row.metric)
+        paired = paired_difference(own_scores, twin_scores) if own_scores and twin_scores else (None, None)
+        return replace(
+            row,
+            **_estimate("twin", twin.value, (twin.low, twin.high)),
+            **_estimate("difference", *paired),
+            twin_command=twin.command,
+            twin_unlike=unlike,
+        )
 
     return [beside(row, twins[row.metric]) if same(row) else row for row in quality]
 
 
-def _scored(path: Path, bundle: Bundle) -> Iterator[tuple[QualityRow, list[float]]]:
-    """The rows of a result of `ssft eval` with the scores of its prompts; none of another result."""
-    value = _read(path)
-    if value.get("kind") == "eval":
-        facts = _Facts(path, value)
-        scores = facts.scores()
-        yield from ((row, scores[row.metric]) for row in _of_eval(facts, bundle)[1] if row.metric in scores)
+# -- rows -------------------------------------------------------------------------------------------------------
 
 
-class _Facts:
-    """The JSON of `ssft verify` or `ssft eval`, read key by key."""
-
-    def __init__(self, path: Path, value: dict[str, Any]) -> None:
-        self.path, self.value = path, value
-
-    def __call__(self, key: str, *kinds: type) -> Any:
-        item = self.value.get(key)
-        if type(item) not in kinds:
-            raise ConfigError(
-                f"{self.path}: {key}={str(item)[:60]!r}, expected {' or '.join(kind.__name__ for kind in kinds)}; the "
-                "file was changed by hand or written by another version of ssft, measure again"
-            )
-        return item
-
-    def numbers(self, key: str, count: int) -> dict[str, tuple[float, ...]]:
-        """metric -> its number (count 1) or its numbers."""
-        entries = {}
-        for metric, item in self(key, dict).items():
-            values = item if type(item) is list else [item]
-            numbers = tuple(number for number in map(finite, values) if number is not None)
-            if not len(numbers) == len(values) == count:
-                raise ConfigError(
-                    f"{self.path}: {key}.{metric[:60]}={str(item)[:60]}, expected {count} finite numbers; measure again"
-                )
-            entries[metric] = numbers
-        return entries
-
-    def scores(self) -> dict[str, list[float]]:
-        """metric -> the scores of all rows; empty for a result of an earlier version."""
-        rows = self("rows", int)
-        return {key: list(of) for key, of in self.numbers("scores", rows).items()} if "scores" in self.value else {}
-
-    def common(self, bundle: Bundle) -> dict[str, Any]:
-        """What every row tells of itself."""
-        return {
-            "source": self("kind", str),
-            "command": self("command", str),
-            "device": self("device", str),
-            "precision": self("precision", str),
-            **_data(self("data", dict, type(None)), bundle),
-            "rows": self("rows", int),
-            "batch_size": self("batch_size", int),
-            "max_new_tokens": self("max_new_tokens", int),
-            "tree": _tree(self("tree", dict)),
-        }
-
-
-def _of_verify(facts: _Facts, bundle: Bundle) -> Rows:
-    row = SpeedRow(
-        method="streaming",
-        tokens=facts("tokens", int),
-        calls=facts("calls", int),
-        reference=facts("against", str),
-        identical=facts("identical", int),
-        **facts.common(bundle),
-    )
-    return [row], []
-
-
-def _of_eval(facts: _Facts, bundle: Bundle) -> Rows:
-    intervals = facts.numbers("intervals", 2)
-    rows = [
-        QualityRow(
-            metric=metric,
-            value=value,
-            low=intervals[metric][0],
-            high=intervals[metric][1],
-            **facts.common(bundle),
-        )
-        for metric, (value,) in facts.numbers("metrics", 1).items()
-        if metric in intervals
+def _of_facts(facts: _Facts, bundle: Bundle) -> Rows:
+    common = _common(facts, bundle)
+    speed = {"method": "streaming", "tokens": facts.tokens, "calls": facts.calls, **common}
+    if isinstance(facts, _Verify):
+        return [SpeedRow(**speed, source="verify", reference=facts.against, identical=facts.identical)], []
+    assert isinstance(facts, _Eval)
+    quality = [
+        QualityRow(metric=metric, source="eval", value=value, low=low, high=high, **common)
+        for metric, value in facts.metrics.items()
+        if metric in facts.intervals
+        for low, high in [facts.intervals[metric]]
     ]
-    if not facts("streaming", bool):
-        return [], rows
-    tokens, calls = facts("tokens", int), facts("calls", int)
-    return [SpeedRow(method="streaming", tokens=tokens, calls=calls, **facts.common(bundle))], rows
+    return [SpeedRow(**speed, source="eval")] if facts.streaming else [], quality
 
 
-def _of_bench(path: Path, bench: Any, bundle: Bundle) -> list[SpeedRow]:
-    """One row per method of a `BenchResult`."""
+def _of_bench(path: Path, bench: BenchResult, bundle: Bundle) -> list[SpeedRow]:
+    """One row per method."""
     if not bench.command:
         raise ConfigError(f"{path}: does not say which command made it; measure again with this version of ssft")
-    rows = []
-    common = _common_of_bench(bench, bundle)
-    for name, method in bench.methods.items():
-        low, high = method.speedup_interval or (None, None)
-        rows.append(
-            SpeedRow(
-                method=name,
-                tokens=method.tokens,
-                calls=method.calls,
-                rounds=bench.rounds,
-                baseline=bench.baseline,
-                speedup=method.speedup,
-                speedup_low=low,
-                speedup_high=high,
-                reference="plain",
-                identical=method.identical if name != "plain" else None,
-                **{**common, "tree": common["tree"] if method.accepted else ""},
-            )
+    common = _common(bench, bundle)
+    return [
+        SpeedRow(
+            **{**common, "tree": common["tree"] if method.accepted else ""},
+            **_estimate("speedup", method.speedup, method.speedup_interval),
+            source="bench",
+            method=name,
+            tokens=method.tokens,
+            calls=method.calls,
+            rounds=bench.rounds,
+            baseline=bench.baseline,
+            reference="plain",
+            identical=method.identical if name != "plain" else None,
         )
-    return rows
+        for name, method in bench.methods.items()
+    ]
 
 
-def _of_quality(bench: Any, quality: Any, bundle: Bundle) -> list[QualityRow]:
-    """One row per metric of a `QualityResult`."""
-    rows = []
-    for metric, value in quality.adapter.items():
-        low, high = quality.adapter_intervals[metric]
-        twin_low, twin_high = quality.twin_intervals.get(metric, (None, None))
-        difference_low, difference_high = quality.difference_intervals.get(metric, (None, None))
-        row = QualityRow(
+def _of_quality(bench: BenchResult, quality: QualityResult, bundle: Bundle) -> list[QualityRow]:
+    """One row per metric."""
+    return [
+        QualityRow(
+            **{**_common(bench, bundle), "rows": quality.rows},
+            **_estimate("twin", quality.twin.get(metric), quality.twin_intervals.get(metric)),
+            **_estimate("difference", quality.differences.get(metric), quality.difference_intervals.get(metric)),
+            source="bench",
             metric=metric,
             value=value,
-            low=low,
-            high=high,
-            twin=quality.twin.get(metric),
-            twin_low=twin_low,
-            twin_high=twin_high,
-            difference=quality.differences.get(metric),
-            difference_low=difference_low,
-            difference_high=difference_high,
+            low=quality.adapter_intervals[metric][0],
+            high=quality.adapter_intervals[metric][1],
             twin_unlike="; ".join(quality.twin_unlike),
-            **_common_of_bench(bench, bundle),
         )
-        rows.append(replace(row, rows=quality.rows))
-    return rows
+        for metric, value in quality.adapter.items()
+    ]
 
 
-def _common_of_bench(bench: Any, bundle: Bundle) -> dict[str, Any]:
+def _estimate(name: str, value: float | None, interval: tuple[float, float] | None) -> dict[str, Any]:
+    low, high = interval or (None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _common(result: BenchResult | _Facts, bundle: Bundle) -> dict[str, Any]:
+    """What every row tells of itself; `data` is `OWN_ROWS` if the file is the training's validation file."""
+    names = ("command", "device", "precision", "rows", "batch_size", "max_new_tokens")
+    data = result.data or {}
+    sha256, own = data.get("sha256", ""), bundle.provenance.get("data")
+    validation = own.get("validation") if isinstance(own, dict) else None
+    is_own = isinstance(validation, dict) and validation.get("sha256", "") == data.get("sha256")
     return {
-        "source": "bench",
-        "command": bench.command,
-        "device": bench.device,
-        "precision": bench.precision,
-        **_data(bench.data, bundle),
-        "rows": bench.rows,
-        "batch_size": bench.batch_size,
-        "max_new_tokens": bench.max_new_tokens,
-        "tree": _tree(bench.tree),
+        **{name: getattr(result, name) for name in names},
+        "data": OWN_ROWS if is_own or result.data is None else data.get("name", ""),
+        "data_sha256": sha256,
+        "tree": f"{result.tree.get('kind')}, {result.tree.get('max_nodes')} nodes",
     }
 
 
-def _data(source: dict[str, Any] | None, bundle: Bundle) -> dict[str, str]:
-    """`data` and `data_sha256` of a row: `OWN_ROWS` if the file is the training's validation file, else its name."""
-    if source is None:
-        return {"data": OWN_ROWS, "data_sha256": ""}
-    sha256 = str(source.get("sha256", ""))
-    own = bundle.provenance.get("data")
-    validation = own.get("validation") if isinstance(own, dict) else None
-    if isinstance(validation, dict) and validation.get("sha256", "") == source.get("sha256"):
-        return {"data": OWN_ROWS, "data_sha256": sha256}
-    return {"data": str(source.get("name", "")), "data_sha256": sha256}
-
-
-def _tree(tree: dict[str, Any]) -> str:
-    return f"{tree.get('kind')}, {tree.get('max_nodes')} nodes"
+# -- files ------------------------------------------------------------------------------------------------------
 
 
 def _check_adapter(path: Path, bundle: Bundle, hashes: dict[Any, Any]) -> None:
@@ -281,15 +227,20 @@ def _check_adapter(path: Path, bundle: Bundle, hashes: dict[Any, Any]) -> None:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> _Verify | _Eval | None:
+    """A result of `ssft verify` or `ssft eval`; None for any other, which `read_result` may know."""
+    text, value = read_json(path)
+    kinds: dict[Any, Any] = {"verify": _Verify, "eval": _Eval}
+    if (kind := kinds.get(str(value.get("kind")))) is None:
+        return None
     try:
-        if path.stat().st_size > 16 * MAX_JSON:
-            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes are no result file; give one that ssft wrote")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give a result's JSON file") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: no whole JSON ({error}); the file is cut off or of another kind") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds a {type(value).__name__}, expected a result of verify, bench or eval")
-    return value
+        facts: _Verify | _Eval = TypeAdapter(kind | None, config=ConfigDict(strict=True)).validate_json(text)
+        for metric, scores in facts.scores.items() if isinstance(facts, _Eval) else ():
+            if len(scores) != facts.rows:
+                raise ValueError(f"scores.{metric} has {len(scores)} values for {facts.rows} rows")
+    except ValueError as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else error
+        raise ConfigError(
+            f"{path}: {fault}; the file was changed by hand or written by another version of ssft, measure again"
+        ) from error
+    return facts

@@ -1,29 +1,23 @@
-"""The comparison of decoding methods: same prompts, a warm-up that does not count, paired rounds in random order.
+"""The comparison of decoding methods: same prompts, the same batches of like length within one category, paired rounds.
 
-Every round runs every method over all prompts, in the same units (batches of like length within one category). What
-the rounds found becomes the result in `summary.py`.
+What the rounds of `rounds.py` found becomes the result in `summary.py`.
 """
 
 import hashlib
 import json
-import random
 import sys
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ssft.bench.answers import weights_sha256
-from ssft.bench.compare import add_margins
-from ssft.bench.memory import peak_bytes
-from ssft.bench.methods import BASELINE
+from ssft.bench.identity import add_margins
+from ssft.bench.methods import REFERENCE
+from ssft.bench.peak_memory import peak_bytes
 from ssft.bench.result import BenchResult
-from ssft.bench.summary import Candidate, Round, candidate, find_differences, summarise
-from ssft.decoding.request import Generation
+from ssft.bench.rounds import Rounds, Way
+from ssft.bench.summary import YARDSTICK, Record, summarise, traits
 from ssft.environment import versions
 from ssft.errors import ConfigError, SSFTError
 from ssft.runtime.batching import length_batches
@@ -48,7 +42,7 @@ def measure(
     """Run every method over all prompts `rounds` times and compare.
 
     Args:
-        adapted: the `AdaptedModel` that the methods decode with.
+        adapted: the `MultiAdapterModel` that the methods decode with.
         prompts: token ids.
         methods: name -> method ready to run (`methods.build_methods`); must hold plain, whose text is the reference.
         seed: order of the methods in each round, and the bootstrap.
@@ -60,91 +54,78 @@ def measure(
 
     A Ctrl-C after at least one finished round returns what is there, with `interrupted` set.
     """
-    if BASELINE not in methods:
-        raise ConfigError(f"speed-up is measured against {BASELINE!r}, which is not among {', '.join(methods)}; add it")
+    if REFERENCE not in methods:
+        raise ConfigError(
+            f"speed-up is measured against {REFERENCE!r}, which is not among {', '.join(methods)}; add it"
+        )
     if not prompts or rounds < 1:
         raise ConfigError(f"{len(prompts)} prompts, {rounds} rounds: a measurement needs at least one of each")
     if categories is not None and len(categories) != len(prompts):
         raise ConfigError(f"{len(categories)} categories for {len(prompts)} prompts; give one for each prompt")
-    candidates = {name: candidate(name, method) for name, method in methods.items()}
-    units = category_batches([len(prompt) for prompt in prompts], batch_size, categories)
-    warm_up, largest = _warm_up([len(prompt) for prompt in prompts], units)
-    share = sum(map(len, warm_up)) + len(largest) + rounds * len(prompts)
-    bar = _Bar(len(methods), share, progress)
+    facts = {name: traits(name, method) for name, method in methods.items()}
+    lengths = [len(prompt) for prompt in prompts]
+    units = category_batches(lengths, batch_size, categories)
+    warm_up, largest = _warm_up(lengths, units)
+    peaks: dict[str, int | None] = {}
     out = dict(left_out or {})
 
-    def run(name: str, unit: list[int]) -> Sequence[Generation]:
-        outputs: Sequence[Generation] = candidates[name].method.run([prompts[index] for index in unit])
-        return outputs
+    def way(name: str) -> Way:
+        def run(unit: list[int]) -> Any:
+            # The token ids that come back have been copied from the device, so nothing is left in its queue.
+            return methods[name].run([prompts[index] for index in unit])
 
-    def leave(name: str, error: Exception) -> None:
+        def prepare() -> None:
+            for unit in warm_up:
+                run(unit)
+            # The memory of a yardstick, which is another program, is not torch's.
+            device = torch.device("meta") if facts[name][0] == YARDSTICK else adapted.model.device
+            peaks[name] = peak_bytes(device, lambda: run(largest))
+
+        return Way(run, units, prepare)
+
+    def leave(name: str, error: Exception, warming_up: bool) -> None:
         """Go on without the method, if that is allowed."""
-        if left_out is None or name == BASELINE:
+        allowed = isinstance(error, WARM_UP_ERRORS if warming_up else SSFTError)
+        if left_out is None or name == REFERENCE or not allowed:
             raise error
         out[name] = str(error) if isinstance(error, SSFTError) else f"{type(error).__name__}: {error}"
-        del candidates[name]
-        bar.leave(name)
 
-    order = random.Random(seed)
-    interrupted = False
+    loop = Rounds({name: way(name) for name in methods}, rounds, seed, progress)
+    timed = loop.run(leave)
+    interrupted = loop.interrupted
+    records = {name: Record(*facts[name], units, done) for name, done in timed.items()}
+    plain = records[REFERENCE].ids()[: len(prompts)]
+    compared = [record for record in records.values() if record.kind != YARDSTICK]
+    for record in compared:
+        record.find_differences(plain)
     try:
-        for name in methods:
-            bar.show(f"{name}, warm-up")
-            try:
-                for unit in warm_up:
-                    run(name, unit)
-                    bar.add(name, len(unit))
-                candidates[name].peak_bytes = _peak_bytes(adapted, candidates[name], partial(run, name, largest))
-                bar.add(name, len(largest))
-            except WARM_UP_ERRORS as error:
-                leave(name, error)
-        for _ in range(rounds):
-            finished = {}
-            for name in order.sample(list(candidates), len(candidates)):
-                bar.show(name)
-                try:
-                    finished[name] = _round(len(prompts), units, partial(run, name), partial(bar.add, name))
-                except SSFTError as error:
-                    leave(name, error)
-            for name, done in finished.items():  # only whole rounds count: a pair needs both halves
-                candidates[name].record.add(done)
-    except KeyboardInterrupt:
-        # Between two of the methods' records, too.
-        done_rounds = min(len(entry.record.rounds) for entry in candidates.values())
-        if not done_rounds:
-            raise
-        for entry in candidates.values():
-            entry.record.cut(done_rounds)
-        interrupted = True
-    finally:
-        bar.close()
-    plain = candidates[BASELINE].record
-    find_differences(candidates)
-    try:
-        for entry in candidates.values() if not interrupted else ():
-            add_margins(adapted, prompts, plain.ids, entry.differences.values())
+        for record in compared if not interrupted else ():
+            add_margins(adapted, prompts, plain, record.differences.values())
     except KeyboardInterrupt:
         interrupted = True
+    done_rounds = len(timed[REFERENCE].seconds)
     if interrupted:
-        print(f"interrupted: the result covers {len(plain.rounds)} of {rounds} rounds", file=sys.stderr)
-    results, baseline = summarise(candidates, units, categories, seed)
+        print(f"interrupted: the result covers {done_rounds} of {rounds} rounds", file=sys.stderr)
+    results, baseline = summarise(methods, records, categories, seed)
+    for name, result in results.items():
+        result.peak_bytes = peaks[name]
     return BenchResult(
-        adapter=adapted.name,
+        adapter=adapted.active.name,
         device=adapted.device,
         precision=adapted.precision,
         threads=torch.get_num_threads(),
         rows=len(prompts),
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
-        rounds=len(plain.rounds),
+        rounds=done_rounds,
         interrupted=interrupted,
         seed=seed,
-        tree=adapted.tree.tree_dict(),
+        tree=adapted.active.tree.tree_dict(),
         versions=versions(),
         methods=results,
         baseline=baseline,
         left_out=out,
-        outputs=[list(ids or []) for ids in plain.ids],
+        outputs=[list(ids or []) for ids in plain],
         adapter_sha256=weights_sha256(adapted),
         prompts_sha256=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
     )
@@ -154,40 +135,14 @@ def category_batches(
     lengths: Sequence[int], batch_size: int, categories: Sequence[str] | None = None
 ) -> list[list[int]]:
     """`length_batches` within each category, the categories in order of their first prompt."""
-    groups: dict[str, list[int]] = defaultdict(list)
+    groups: dict[str, list[int]] = {}
     for index in range(len(lengths)):
-        groups["" if categories is None else categories[index]].append(index)
+        groups.setdefault("" if categories is None else categories[index], []).append(index)
     return [
         [group[place] for place in batch]
         for group in groups.values()
         for batch in length_batches([lengths[index] for index in group], batch_size)
     ]
-
-
-class _Bar:
-    """A bar on stderr, once it takes more than two seconds, over `share` prompts of each of `methods` methods."""
-
-    def __init__(self, methods: int, share: int, progress: bool) -> None:
-        self.share = share
-        self.done: Counter[str] = Counter()
-        self.bar = tqdm(total=methods * share, unit="prompt", delay=2, disable=None if progress else True, leave=False)
-
-    def show(self, text: str) -> None:
-        """What runs now."""
-        self.bar.set_postfix_str(text, refresh=False)
-
-    def add(self, name: str, prompts: int) -> None:
-        """The method has run so many more prompts."""
-        self.done[name] += prompts
-        self.bar.update(prompts)
-
-    def leave(self, name: str) -> None:
-        """The method runs no more; what it had still to do is taken off."""
-        self.bar.total -= self.share - self.done[name]
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self.bar.close()
 
 
 def _warm_up(lengths: Sequence[int], units: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
@@ -203,28 +158,3 @@ def _warm_up(lengths: Sequence[int], units: Sequence[list[int]]) -> tuple[list[l
     longest = max(units, key=lambda unit: (max(lengths[index] for index in unit), len(unit)))
     smallest, largest = min(units, key=size), max(units, key=size)
     return [longest] if smallest is longest else [longest, smallest], largest
-
-
-def _peak_bytes(adapted: Any, entry: Candidate, run: Callable[[], Any]) -> int | None:
-    """Call `run`; most bytes of tensors meanwhile, None where they cannot be told."""
-    if entry.kind == "yardstick":  # another program, whose memory is not torch's
-        run()
-        return None
-    return peak_bytes(adapted.model.device, run)
-
-
-def _round(
-    rows: int,
-    units: Sequence[list[int]],
-    run: Callable[[list[int]], Sequence[Generation]],
-    tick: Callable[[int], None],
-) -> Round:
-    """What one method does in one round over `rows` prompts; `run` decodes a unit, `tick` hears how many that were."""
-    done = Round.empty(rows)
-    for unit in units:
-        begin = time.perf_counter()
-        # The token ids that come back have been copied from the device, so nothing is left in its queue.
-        outputs = run(unit)
-        done.add(unit, time.perf_counter() - begin, outputs)
-        tick(len(unit))
-    return done

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssft.bench.methods import BASELINE, Setting, build_methods, method_names
+from ssft.bench.methods import REFERENCE, Setting, build_methods, method_names
 from ssft.bundle.format import RUN
 from ssft.errors import ConfigError, SSFTError
 
-ALL = "all"
-"""In place of methods' names: every method that can run."""
+Ready = tuple[dict[str, Any], dict[str, str] | None]
+"""Name -> method ready to run, and name -> why it cannot."""
 PARTS = ("medusa", "draft", "twin")
 
 
@@ -46,30 +46,21 @@ def twin_command(adapter: Path, peers: Path) -> str:
     return f"ssft train {adapter / RUN} method=lora --output {peers / 'twin'}"
 
 
-def methods_from(text: str) -> list[str] | None:
-    """`--methods`: checked names, the baseline first; None for `all`."""
-    from ssft.bench.methods import parse_methods
+def ready_methods(names: Sequence[str] | None, setting: Setting) -> Ready:
+    """The methods that are asked for.
 
-    if ALL in (name.strip() for name in text.split(",")):
-        if text.strip() != ALL:
-            raise ConfigError(f"--methods {text}: all stands alone; leave it out, or the other names")
-        return None
-    return parse_methods(text)
-
-
-def ready_methods(names: Sequence[str] | None, setting: Setting) -> tuple[dict[str, Any], dict[str, str] | None]:
-    """Name -> method ready to run, and name -> why it cannot.
-
-    With `names` None (all) a method that cannot run is left out, the baseline aside. Named methods must run: their
+    With `names` None (all) a method that cannot run is left out, the reference aside. Named methods must run: their
     `SSFTError`s are raised, and the second value is None, which tells `measure` to do likewise.
     """
     if names is not None:
         return build_methods(names, setting), None
-    methods = build_methods([BASELINE], setting)
+    methods: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    for name in method_names()[1:]:  # the baseline is the first
+    for name in method_names():
         try:
             methods |= build_methods([name], setting)
         except SSFTError as error:
+            if name == REFERENCE:
+                raise
             left_out[name] = str(error)
     return methods, left_out

@@ -1,260 +1,117 @@
-"""Quality of completions against references, as pure functions: exact match, match of normalised SQL, ROUGE.
+"""How good completions are: rows with references, scores by a metric of `metrics/`, means with intervals.
 
-Values are percent: 0 to 100 per row, their mean over a file, and a bootstrap interval of that mean.
+An adapter's answers stand beside those of its twin, the plain LoRA trained with the same recipe. The adapter decodes
+with its streams, for that is what its users run; the twin, which has none, decodes plainly. In float32 the streams
+leave the adapter's text as it is. In lower precision rounding may decide a tie otherwise with them than without, and a
+difference between adapter and twin then holds that too.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from ssft.bench.statistics import SAMPLES
+from ssft.bench.answers import encode_rows
+from ssft.bench.metrics import AUTO, choose_metric, metric_module
+from ssft.bench.result import QualityResult
+from ssft.bench.statistics import SAMPLES, TAILS
 from ssft.errors import DataError
 
-METRICS = ("auto", "exact", "rouge")
-ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-LABEL_WORDS = 3
-"""Longest reference, in words, that counts as a label."""
-SQL_STATEMENTS = {"select", "with", "insert", "update", "delete", "create", "alter", "drop"}
+BATCH_SIZE = 8
+"""Answers for quality are not timed, so they are decoded in batches."""
 
-# Where a WHERE clause ends; a clause that ends otherwise keeps the order of its conditions.
-_CLAUSE_ENDS = {"group", "having", "order", "limit", "offset", "fetch", "union", "intersect", "except", "minus"}
-_TOKEN = re.compile(
-    r"""
-    (?P<space>\s+)
-    | (?P<comment>--|/\*)
-    | (?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*")
-    | (?P<name>`[^`]*`)
-    | (?P<number>\.?\d[\w.]*)
-    | (?P<word>(?:[^\W\d]|[@\#$])[\w@\#$]*)
-    | (?P<operator><=>|<>|<=|>=|<<|>>|!=|==|\|\||&&|::|:=|->>|->|.)
-    """,
-    re.VERBOSE,
-)
-_ATOMS = {"quoted", "name", "number", "word"}
-_COMPARISONS = {"=", "==", "<>", "!=", "<", ">", "<=", ">=", "like"}
-_KEYWORDS = {"not": "N", "in": "I", "is": "S", "null": "0"}
-_KINDS = {"quoted": "q", "name": "q", "number": "n", "word": "w"}
-_SIGNS = {"+": "s", "-": "s", ".": "."}
-# A number, a parenthesis of any content, or a (qualified) column, string or call.
-_OPERAND = r"(?:s?n|g|[wq](?:\.[wq])*g?)"
-_CONDITION = re.compile(rf"{_OPERAND}(?:N?c{_OPERAND}|N?Ig|SN?0)")
-# The ends of sentences, with quotes and brackets that close there.
-_SENTENCE_END = re.compile(r"([.!?][\"'”’)\]]*)\s+")
+
+@dataclass(frozen=True)
+class Questions:
+    """Rows with their references, and the metric by which answers to them are scored."""
+
+    rows: list[dict[str, Any]]
+    references: list[list[str]]
+    metric: str
+
+
+def questions_of(rows: Sequence[dict[str, Any]], limit: int) -> Questions | None:
+    """The rows among the first `limit` that have references; None if there are none."""
+    chosen = [(number, row) for number, row in enumerate(rows[:limit], start=1) if own_references(row)]
+    if not chosen:
+        return None
+    references = [row_references(row, f"row {number}") for number, row in chosen]
+    return Questions([row for _, row in chosen], references, choose_metric(AUTO, references))
+
+
+def score_texts(
+    texts: Sequence[str], references: Sequence[Sequence[str]], metric: str, progress: bool = True
+) -> list[dict[str, float]]:
+    """The metric's values of every row."""
+    hidden = None if progress else True
+    bar = tqdm(texts, desc="scoring", unit="row", delay=2, disable=hidden, leave=False)
+    return [metric_module(metric).score(text, expected) for text, expected in zip(bar, references, strict=True)]
+
+
+def score_answers(
+    adapted: Any, questions: Questions, max_new_tokens: int, progress: bool = True
+) -> list[dict[str, float]]:
+    """Scores of an adapter's answers; one with streams decodes with them (see the module)."""
+    prompts = encode_rows(adapted, questions.rows)
+    results = adapted.complete(prompts, max_new_tokens=max_new_tokens, batch_size=BATCH_SIZE, progress=progress)
+    texts = [adapted.decode(result.token_ids) for result in results]
+    return score_texts(texts, questions.references, questions.metric, progress)
+
+
+def quality_result(
+    metric: str,
+    adapter: Sequence[Mapping[str, float]],
+    twin: Sequence[Mapping[str, float]] | None = None,
+    unlike: Sequence[str] = (),
+) -> QualityResult:
+    """Means with intervals from the scores of the same rows in the same order; without `twin` its fields are empty.
+
+    `unlike`: for `QualityResult.twin_unlike`.
+    """
+    means, intervals = summarise(adapter)
+    result = QualityResult(len(adapter), metric, means, intervals)
+    if twin is not None:
+        result.twin, result.twin_intervals = summarise(twin)
+        result.twin_unlike = list(unlike)
+        for name in means:
+            columns = ([row[name] for row in rows] for rows in (adapter, twin))
+            result.differences[name], result.difference_intervals[name] = paired_difference(*columns)
+    return result
+
+
+def own_references(row: Mapping[str, Any]) -> list[str]:
+    """A row's `references`, or without them its `completion` (the assistant's last message of `messages`); empty where
+    the row has neither."""
+    if row.get("references"):
+        return list(row["references"])
+    if "messages" in row:
+        last = row["messages"][-1]
+        return [last["content"]] if last["role"] == "assistant" else []
+    return [row["completion"]] if row.get("completion") is not None else []
 
 
 def row_references(row: Mapping[str, Any], where: str) -> list[str]:
-    """What a row's completion is compared with: its `references`, or without them its `completion` (the assistant's
-    last message of `messages`). `where` opens the message of the `DataError` for a row that has neither."""
-    references = list(row.get("references") or ())
-    for number, text in enumerate(references, start=1):
+    """`own_references`; `where` opens the message of the `DataError` for a row without, or with an empty one."""
+    references = own_references(row)
+    if not references:
+        raise DataError(f"{where}: neither `completion` nor `references`, so nothing to compare with; add one of them")
+    for number, text in enumerate(row.get("references") or (), start=1):
         if not text.strip():
             raise DataError(f"{where}: reference {number} is empty; fill it, or remove it from `references`")
-    if references:
-        return references
-    if "messages" in row:
-        last = row["messages"][-1]
-        completion = last["content"] if last["role"] == "assistant" else None
-    else:
-        completion = row.get("completion")
-    if completion is None:
-        raise DataError(f"{where}: neither `completion` nor `references`, so nothing to compare with; add one of them")
-    return [completion]
+    return references
 
 
-def choose_metric(metric: str, references: Sequence[Sequence[str]]) -> str:
-    """`auto` becomes exact for SQL and for labels (no reference longer than three words) with one reference each, else
-    rouge: two people summarise one talk in different words, but hardly write different labels."""
-    if metric != "auto":
-        return metric
-    texts = [text for row in references for text in row]
-    alone = all(len(row) == 1 for row in references)
-    if alone and (all(map(is_sql, texts)) or all(len(text.split()) <= LABEL_WORDS for text in texts)):
-        return "exact"
-    return "rouge"
-
-
-def is_sql(text: str) -> bool:
-    """Whether a text begins as an SQL statement does."""
-    words = text.split(maxsplit=1)
-    return bool(words) and words[0].lower() in SQL_STATEMENTS
-
-
-def exact_match(text: str, references: Sequence[str]) -> bool:
-    """Whether a text equals any of the references, white space at both ends aside."""
-    return text.strip() in {reference.strip() for reference in references}
-
-
-def normalised_match(text: str, references: Sequence[str]) -> bool:
-    """Whether a text is the same SQL as any of the references up to `normalise_sql`; an empty one never is."""
-    normal = normalise_sql(text)
-    return bool(normal) and normal in {normalise_sql(reference) for reference in references}
-
-
-def normalise_sql(text: str) -> str:
-    """A normal form of one SQL statement, for comparing two without executing them. Nothing is parsed.
-
-    What disappears:
-
-    - white space, but for one space between tokens: `COUNT ( a,b )>=3` is `count(a, b) >= 3`; `t . a` is `t.a`;
-    - case outside quotes: `Select A` is `SELECT a`;
-    - the kind of quotes: `'x'` is `"x"`, and `'o''day'` is `"o'day"` (a doubled quote stands for one). Standard SQL
-      takes `"x"` for a column, but data sets and models write strings so; backticks stay what they are;
-    - semicolons at the end;
-    - the order of the conditions of WHERE, where it cannot matter: `WHERE a = 1 AND b = 2` is `WHERE b = 2 AND a = 1`.
-      Only for a single WHERE outside parentheses that runs to the end or to GROUP, HAVING, ORDER, LIMIT, OFFSET, FETCH
-      or a set operation, whose conditions are joined by AND alone, and each is one comparison (LIKE, IN and IS NULL
-      too) of columns, numbers, strings, calls and parentheses, which keep their inner order. With OR, BETWEEN, CASE,
-      arithmetic or a leading NOT outside parentheses the order stays.
-
-    What keeps two texts apart, besides any other token: the case and the spaces of a quoted text (`'A'`, `'a'`), the
-    order of columns, `a = 1` and `1 = a`, `!=` and `<>`, `1` and `1.0`, `1` and `'1'`, an optional word (`AS`, `ASC`),
-    an alias, redundant parentheses.
-
-    A text that cannot be read for sure is only stripped: with a comment (`--`, `/*`), a quote that does not close, or
-    one that touches a word or another quote (`""The End""`, `x'41'`, `'it\\'s'`).
-    """
-    tokens = _tokens(text)
-    if tokens is None:
-        return text.strip()
-    while tokens and tokens[-1][1] == ";":
-        tokens.pop()
-    return " ".join(value for _, value in _sort_conditions(tokens))
-
-
-Token = tuple[str, str]
-"""Kind (a group of `_TOKEN`) and normalised text."""
-
-
-def _tokens(text: str) -> list[Token] | None:
-    """Normalised tokens without white space; None for a text that cannot be read for sure."""
-    tokens: list[Token] = []
-    before = "space"
-    for match in _TOKEN.finditer(text):
-        kind, value = str(match.lastgroup), match.group()
-        # A lone quote is one that does not close.
-        if kind == "comment" or (kind == "operator" and value in "'\"`"):
-            return None
-        if {kind, before} <= _ATOMS and {kind, before} & {"quoted", "name"}:
-            return None
-        before = kind
-        if kind == "quoted":
-            content = value[1:-1].replace(value[0] * 2, value[0])
-            value = "'" + content.replace("'", "''") + "'"
-        elif kind != "name":
-            value = value.lower()
-        if kind != "space":
-            tokens.append((kind, value))
-    return tokens
-
-
-def _sort_conditions(tokens: list[Token]) -> list[Token]:
-    """The tokens with the conditions of WHERE in sorted order, if `normalise_sql` may forget theirs."""
-    depths = _depths(tokens)
-    if depths is None:
-        return tokens
-    top = [i for i, depth in enumerate(depths) if depth == 0 and tokens[i][0] == "word"]
-    wheres = [i for i in top if tokens[i][1] == "where"]
-    if len(wheres) != 1:
-        return tokens
-    start = wheres[0] + 1
-    end = next((i for i in top if i >= start and _ends_clause(tokens, i)), len(tokens))
-    ands = [i for i in top if start <= i < end and tokens[i][1] == "and"]
-    edges = [start - 1, *ands, end]
-    spans = [range(left + 1, right) for left, right in pairwise(edges)]
-    if not all(_CONDITION.fullmatch(_shape(tokens, depths, span)) for span in spans):
-        return tokens
-    conditions = sorted([tokens[i] for i in span] for span in spans)
-    clause = conditions[0] + [token for condition in conditions[1:] for token in [("word", "and"), *condition]]
-    return tokens[:start] + clause + tokens[end:]
-
-
-def _ends_clause(tokens: list[Token], index: int) -> bool:
-    """Whether the word at `index` ends a WHERE clause."""
-    # Data sets have columns named group and order.
-    word, following = tokens[index][1], tokens[index + 1 : index + 2]
-    return word in _CLAUSE_ENDS and (word not in ("group", "order") or following == [("word", "by")])
-
-
-def _depths(tokens: list[Token]) -> list[int] | None:
-    """How many parentheses are open around each token, its own included; None if they do not pair."""
-    depths, depth = [], 0
-    for kind, value in tokens:
-        depth += kind == "operator" and value == "("
-        depths.append(depth)
-        depth -= kind == "operator" and value == ")"
-        if depth < 0:
-            return None
-    return depths if depth == 0 else None
-
-
-def _shape(tokens: list[Token], depths: list[int], span: range) -> str:
-    """One letter per token outside parentheses, for `_CONDITION`; a parenthesis with its content is `g`."""
-    shape = ""
-    for index in span:
-        kind, value = tokens[index]
-        if depths[index] > 0:
-            shape += "g" if depths[index] == 1 and (kind, value) == ("operator", "(") else ""
-        elif kind == "word" and value in _KEYWORDS:
-            shape += _KEYWORDS[value]
-        elif kind in ("word", "operator") and value in _COMPARISONS:
-            shape += "c"
-        else:
-            shape += _SIGNS.get(value, "?") if kind == "operator" else _KINDS[kind]
-    return shape
-
-
-def split_sentences(text: str) -> str:
-    """A text with a line per sentence, as ROUGE-Lsum wants it.
-
-    A sentence ends at `.`, `!` or `?` before white space; lines that are there stay. The field mostly takes NLTK's
-    punkt, a model to download, which does not end one after an abbreviation (`Dr. Lee`); ROUGE-Lsum hardly sees that.
-    """
-    return _SENTENCE_END.sub(r"\1\n", text.strip())
-
-
-@lru_cache(maxsize=1)
-def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(list(ROUGE_TYPES), use_stemmer=True)
-
-
-def rouge(text: str, references: Sequence[str]) -> dict[str, float]:
-    """ROUGE-1, -2, -L and -Lsum in percent: the F-measure of the package rouge-score, with its Porter stemmer.
-
-    Of several references each type takes the one that scores best, as the package's `score_multi` does. It reads
-    a-z and 0-9 alone, so texts in other scripts score 0. ROUGE-Lsum compares sentences (`split_sentences`).
-    """
-    scores = _scorer().score_multi([split_sentences(reference) for reference in references], split_sentences(text))
-    return {name: 100 * float(scores[name].fmeasure) for name in ROUGE_TYPES}
-
-
-def score_row(text: str, references: Sequence[str], metric: str, sql: bool = False) -> dict[str, float]:
-    """Metrics of one row in percent: with `exact` exact_match, for `sql` normalised_match too; else `rouge`'s."""
-    if metric == "rouge":
-        return rouge(text, references)
-    scores = {"exact_match": 100.0 * exact_match(text, references)}
-    if sql:
-        scores["normalised_match"] = 100.0 * normalised_match(text, references)
-    return scores
-
-
-def mean_interval(
-    values: Sequence[float] | np.ndarray, seed: int = 0, samples: int = SAMPLES, level: float = 0.95
-) -> tuple[float, float]:
-    """Bootstrap interval of the mean of `values`, drawn with replacement; a point where all are equal, so few rows
+def mean_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the mean of `values`, drawn with replacement; a point where all are equal, so few rows
     that are all right or all wrong say less than it looks."""
     if not len(values):
         raise ValueError("no values to average")
     array = np.asarray(values, dtype=float)
     random = np.random.default_rng(seed)
-    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(samples)]
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(SAMPLES)]
+    low, high = np.quantile(means, TAILS)
     return float(low), float(high)
 
 

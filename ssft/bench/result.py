@@ -5,15 +5,34 @@ SuiteResult            `ssft bench tasks`: one run over several adapters
     BenchResult        `ssft bench ADAPTER`: its methods, side by side
       MethodResult     one method
     QualityResult      the adapter's answers and its plain-LoRA twin's, scored
+AdaptersResult         `ssft bench adapters`: many adapters over one base, in sections
+StepResult             `ssft bench train`: a training step with streams beside a plain one
+Profile                `ssft bench profile`: one way of decoding, by the parts of a pass
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssft.bench.compare import Difference
-
 FORMAT = 1
 """Version of the JSON that `--compare` reads."""
+TOKENS, PASSES = "tokens/s", "seconds/pass"
+"""Units of a `Comparison`."""
+
+
+@dataclass
+class Difference:
+    """First place where two outputs for one prompt part.
+
+    row: 0-based prompt. position: 0-based place in the output. expected, got: the tokens there; None where an output
+    has ended already. margin: the reference's lead of its best over its second-best logit at that place; near 0 it is
+    a tie that rounding decides. None where the reference has ended, or where nobody asked.
+    """
+
+    row: int
+    position: int
+    expected: int | None
+    got: int | None
+    margin: float | None = None
 
 
 @dataclass
@@ -159,3 +178,214 @@ class SuiteResult:
     created: str
     command: str
     format: int = FORMAT
+
+
+# --- ssft bench adapters, train, profile ---
+
+
+@dataclass
+class Comparison:
+    """Two ways, by name in `values`, of running `rows` rows; see the module for `ratio`.
+
+    unit: of the values, which are medians over the rounds. interval: bootstrap 95 % interval of the ratio over the
+    rounds, None for a single round; spread: standard deviation of the rounds' ratios. identical: rows with the same
+    tokens both ways in every round; None where rows are meant to differ or stand in another order.
+    """
+
+    rows: int
+    unit: str
+    values: dict[str, float]
+    ratio: float
+    interval: tuple[float, float] | None
+    spread: float
+    identical: int | None
+
+
+@dataclass
+class RowDifference(Difference):
+    """A `Difference` with the adapter of its row; `row` counts that adapter's prompts."""
+
+    adapter: str | None = None
+
+
+@dataclass
+class SwitchTime:
+    """`set_adapter` to another resident adapter while `loaded` are loaded: medians.
+
+    microseconds: the call alone. first_token_ms: the call and one token of a prompt of at most `SHORT` tokens, for
+    whoever suspects that the switch is paid later.
+    """
+
+    loaded: int
+    microseconds: float
+    first_token_ms: float
+
+
+@dataclass
+class LoadTime:
+    """`load_adapter`, in milliseconds: medians of the 2nd to 6th, of the last five and of all `loads`."""
+
+    loads: int
+    early_ms: float
+    late_ms: float
+    median_ms: float
+
+
+@dataclass
+class Growth:
+    """What the process gained over `loads` adapters whose safetensors files have `file_bytes` together.
+
+    process_bytes: resident memory after all loads less that before the first, both after a garbage collection and with
+    one adapter loaded, used and deleted before; so it holds tensors, their Python objects and what allocators keep.
+    allocated_bytes: the same of torch's memory on a GPU. Ratios are per file byte; None where there is nothing to read.
+    """
+
+    loads: int
+    file_bytes: int
+    process_bytes: int | None
+    process_ratio: float | None
+    allocated_bytes: int | None
+    allocated_ratio: float | None
+
+
+@dataclass
+class AccountPoint:
+    """After `round` rounds: resident memory of the process, torch's on a GPU, tensors that the collector tracks."""
+
+    round: int
+    process_bytes: int | None
+    allocated_bytes: int | None
+    tensors: int
+
+
+@dataclass
+class Account:
+    """`rounds` of load, set, generate, delete, the given adapters in turn. Growth is from `warm` to `end`."""
+
+    rounds: int
+    warm: AccountPoint
+    middle: AccountPoint
+    end: AccountPoint
+    process_growth: int | None
+    process_growth_per_round: float | None
+    allocated_growth: int | None
+    tensor_growth: int
+
+
+@dataclass
+class AdapterMemory:
+    """Bytes of one adapter on the device, bytes of its safetensors files, and the first over the second."""
+
+    bytes: int
+    file_bytes: int
+    ratio: float
+
+
+@dataclass
+class MemoryResult:
+    """base: bytes of the base's weights; adapters: by name; growth: of the process over many loads."""
+
+    base: int
+    adapters: dict[str, AdapterMemory]
+    growth: Growth | None = None
+
+
+@dataclass
+class MixedResult:
+    """Batches of `ROWS` rows.
+
+    routing: the first adapter on all rows against four copies of it, with tensors of their own, in turn; what is left
+    is the cost of telling rows apart. low_rank: bare rows against the first adapter's, one token per pass and no row
+    ending early. tasks: batches of one adapter each against the same rows in batches of all adapters, which also pays
+    for prompts and answers of unequal length; None for a single adapter. identical of `rows`: rows of those last
+    batches that equal what the row gives alone, decoded without speculation; differences: the others.
+    """
+
+    routing: Comparison
+    low_rank: Comparison
+    tasks: Comparison | None
+    rows: int
+    identical: int
+    differences: list[RowDifference] = field(default_factory=list)
+
+
+@dataclass
+class BatchResult:
+    """The first adapter's prompts in batches of `batch_size`; the comparison is of plain decoding and streaming."""
+
+    batch_size: int
+    tokens_per_call: float
+    comparison: Comparison
+
+
+@dataclass
+class AdaptersResult:
+    """All sections with what they depend on; its fields are the keys of `ssft bench adapters --json`.
+
+    A section that was left out is None.
+    """
+
+    base: str
+    device: str
+    precision: str
+    threads: int
+    adapters: dict[str, dict[str, Any]]
+    max_new_tokens: int
+    rounds: int
+    seed: int
+    versions: dict[str, str]
+    memory: MemoryResult
+    switch: list[SwitchTime] | None = None
+    load: LoadTime | None = None
+    account: Account | None = None
+    mixed: MixedResult | None = None
+    batches: list[BatchResult] | None = None
+    interrupted: bool = False
+
+
+@dataclass
+class StepResult:
+    """Cost of a stream training step.
+
+    seconds: per step, median over rounds and batches. ratio: median over the rounds of streaming seconds / plain
+    seconds; ratio_interval: its bootstrap 95 % interval, None with one round or one batch. tokens: mean tokens of a
+    batch, completion_tokens those that the loss counts. peak_bytes: of the GPU, None elsewhere.
+    """
+
+    recipe: str
+    device: str
+    precision: str
+    threads: int
+    num_streams: int
+    num_msa_layers: int
+    batch_size: int
+    batches: int
+    rounds: int
+    tokens: float
+    completion_tokens: float
+    seconds: dict[str, float]
+    ratio: float
+    ratio_interval: tuple[float, float] | None
+    ratio_spread: float
+    peak_bytes: dict[str, int] | None
+    versions: dict[str, str]
+
+
+@dataclass
+class Part:
+    """One part of a pass: milliseconds per pass, and its share of the pass."""
+
+    ms: float
+    share: float
+
+
+@dataclass
+class Profile:
+    """One way of decoding: passes after the prompts', tokens per row and pass, ms per pass, and its parts."""
+
+    passes: int
+    tokens: int
+    ms_per_pass: float
+    ms_per_token: float
+    prompt_ms: float
+    parts: dict[str, Part]

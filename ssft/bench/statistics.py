@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 SAMPLES = 2000
+TAILS = (0.025, 0.975)
+"""Ends of a 95 % interval."""
 
 Tokens = tuple[np.ndarray, np.ndarray]
 
@@ -32,11 +34,10 @@ def bootstrap_interval(
     method: np.ndarray,
     seed: int = 0,
     samples: int = SAMPLES,
-    level: float = 0.95,
     tokens: Tokens | None = None,
     least_units: int = 2,
 ) -> tuple[float, float] | None:
-    """Bootstrap interval of `speedup`: rounds and units are drawn with replacement, the same ones for both methods.
+    """Bootstrap 95 % interval of `speedup`: rounds and units are drawn with replacement, the same ones for both.
 
     None with fewer than 2 rounds or `least_units` units: what is there once says nothing of its spread. With one unit
     the interval is that of the rounds alone.
@@ -54,8 +55,7 @@ def bootstrap_interval(
     if tokens is not None:
         ratios *= _more_tokens(counts @ tokens[0].T, counts @ tokens[1].T)
     estimates = np.median(np.take_along_axis(ratios, drawn_rounds, axis=1), axis=1)
-    tail = (1 - level) / 2
-    low, high = np.quantile(estimates, [tail, 1 - tail])
+    low, high = np.quantile(estimates, TAILS)
     return float(low), float(high)
 
 

@@ -7,8 +7,8 @@ loses one task at most; it says `interrupted` as long as a task is missing.
 import gc
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ import torch
 from ssft.bench.answers import encode_rows
 from ssft.bench.measure import measure
 from ssft.bench.methods import Setting
-from ssft.bench.peers import ready_methods
-from ssft.bench.result import SuiteResult, TaskResult
-from ssft.bench.rows import task_categories
-from ssft.bench.twin import Questions, quality_result, questions_of, score_answers
+from ssft.bench.peers import Ready, ready_methods
+from ssft.bench.quality import Questions, quality_result, questions_of, score_answers
+from ssft.bench.result import BenchResult, SuiteResult, TaskResult
+from ssft.bench.spec_bench import row_categories
 from ssft.errors import ConfigError, DataError
 
 
@@ -30,7 +30,7 @@ class Task:
     """One adapter.
 
     rows: at least `SuiteSettings.limit` of them where there are so many; the first are the prompts. load, load_twin:
-    give the `AdaptedModel`, and its plain-LoRA twin's or None where there is none. twin_unlike: see `QualityResult`.
+    give the model with the adapter, and with its twin or None where there is none. twin_unlike: see `QualityResult`.
     peers: see `Setting`. data: see `BenchResult`.
     """
 
@@ -45,10 +45,10 @@ class Task:
 
 @dataclass(frozen=True)
 class SuiteSettings:
-    """The same for all tasks. limit: prompts that are timed. quality_limit: rows that are scored, 0 for none. methods:
-    names, or None for all that can run."""
+    """The same for all tasks. limit: prompts of each that are timed. quality_limit: rows that are scored, 0 for none.
+    methods: names, or None for all that can run."""
 
-    limit: int = 10
+    limit: int | None = 10
     quality_limit: int = 40
     max_new_tokens: int = 96
     batch_size: int = 1
@@ -57,29 +57,28 @@ class SuiteSettings:
     methods: Sequence[str] | None = None
     progress: bool = True
 
+    def ready_methods(self, adapted: Any, peers: Path | None) -> Ready:
+        """The methods over an adapter, and why the others cannot run; see `peers.ready_methods`."""
+        return ready_methods(self.methods, Setting(adapted, self.max_new_tokens, self.batch_size, peers))
 
-@dataclass
-class _Run:
-    """A suite under way."""
-
-    settings: SuiteSettings
-    command: str
-    save: Callable[[SuiteResult], object]
-    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    tasks: dict[str, TaskResult] = field(default_factory=dict)
-
-    def result(self, interrupted: bool) -> SuiteResult:
-        first = next(iter(self.tasks.values())).bench
-        return SuiteResult(
-            tasks=dict(self.tasks),
-            device=first.device,
-            precision=first.precision,
-            threads=first.threads,
-            versions=first.versions,
-            interrupted=interrupted,
-            created=self.created,
-            command=self.command,
+    def measure(self, adapted: Any, rows: Sequence[dict[str, Any]], ready: Ready) -> BenchResult:
+        """The methods on the prompts of rows, their categories apart."""
+        return measure(
+            adapted,
+            encode_rows(adapted, rows),
+            ready[0],
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            rounds=self.rounds,
+            seed=self.seed,
+            progress=self.progress,
+            categories=row_categories(rows),
+            left_out=ready[1],
         )
+
+    def score(self, adapted: Any, questions: Questions) -> list[dict[str, float]]:
+        """Scores of an adapter's answers."""
+        return score_answers(adapted, questions, self.max_new_tokens, self.progress)
 
 
 def run_suite(
@@ -94,85 +93,76 @@ def run_suite(
     A Ctrl-C returns what is there, the finished rounds of the running task included, with `interrupted` set; before
     anything is finished it ends the run. An error saves what is there and is raised.
     """
-    if not tasks or settings.limit < 1 or settings.quality_limit < 0:
+    if not tasks or (settings.limit or 0) < 1 or settings.quality_limit < 0:
         raise ConfigError(
             f"{len(tasks)} tasks, limit={settings.limit}, quality_limit={settings.quality_limit}: a run needs a task, "
             "a prompt for each, and 0 or more rows to score"
         )
-    run = _Run(settings, command, save)
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    done: dict[str, TaskResult] = {}
+
+    def result(interrupted: bool) -> SuiteResult:
+        first = next(iter(done.values())).bench
+        facts = (first.device, first.precision, first.threads, first.versions)
+        return SuiteResult(dict(done), *facts, interrupted, created, command)
+
     interrupted = False
     for number, task in enumerate(tasks, start=1):
+        begin, place = time.perf_counter(), f"{number}/{len(tasks)} {task.name}"
         try:
-            _run_task(run, task, f"{number}/{len(tasks)}")
+            for found in _run_task(task, settings, place):
+                found.bench.data, found.bench.command = task.data, command
+                done[task.name] = found
+            if settings.progress:
+                print(f"{place}: done in {time.perf_counter() - begin:,.0f} s", file=sys.stderr)
             if number < len(tasks):
-                save(run.result(interrupted=True))
+                save(result(interrupted=True))
         except KeyboardInterrupt:
-            if not run.tasks:
+            if not done:
                 raise
             interrupted = True
-            print(f"interrupted: the result covers {', '.join(run.tasks)}", file=sys.stderr)
+            print(f"interrupted: the result covers {', '.join(done)}", file=sys.stderr)
             break
         except Exception:  # whatever it is: the tasks before it took minutes, and it is raised again
-            if run.tasks:
-                save(run.result(interrupted=True))
-                print(f"{task.name} failed; the result covers {', '.join(run.tasks)}", file=sys.stderr)
+            if done:
+                save(result(interrupted=True))
+                print(f"{task.name} failed; the result covers {', '.join(done)}", file=sys.stderr)
             raise
         finally:
             _free()
-    result = run.result(interrupted)
-    save(result)
-    return result
+    whole = result(interrupted)
+    save(whole)
+    return whole
 
 
-def _run_task(run: _Run, task: Task, place: str) -> None:
-    """Put the task's result into `run.tasks` as soon as there is one; raises `KeyboardInterrupt` after a part of it."""
-    settings, begin = run.settings, time.perf_counter()
+def _run_task(task: Task, settings: SuiteSettings, place: str) -> Iterator[TaskResult]:
+    """The task's result, every time that there is more of it; raises `KeyboardInterrupt` after a part of the rounds."""
     questions = questions_of(task.rows, settings.quality_limit)
-    scores = _bench_and_scores(run, task, questions, place)
-    if questions is not None and scores is not None:
-        run.tasks[task.name].quality = quality_result(questions.metric, scores)
-        if task.load_twin is not None:
-            _free()
-            twin = score_answers(task.load_twin(), questions, settings.max_new_tokens, settings.progress)
-            run.tasks[task.name].quality = quality_result(questions.metric, scores, twin, task.twin_unlike)
-    if settings.progress:
-        print(f"{place} {task.name}: done in {time.perf_counter() - begin:,.0f} s", file=sys.stderr)
-
-
-def _bench_and_scores(run: _Run, task: Task, questions: Questions | None, place: str) -> list[dict[str, float]] | None:
-    """The adapter's scores, after the comparison; its model is gone when this returns."""
-    settings = run.settings
     adapted = task.load()
-    rows = list(task.rows[: settings.limit])
-    try:
-        prompts = encode_rows(adapted, rows)
-    except DataError as error:
-        raise DataError(f"prompts of {task.name}: {error}") from error
-    setting = Setting(adapted, settings.max_new_tokens, settings.batch_size, task.peers)
-    methods, left_out = ready_methods(settings.methods, setting)
+    rows = task.rows[: settings.limit]
+    methods, left_out = ready = settings.ready_methods(adapted, task.peers)
     if settings.progress:
         without = f"; left out: {', '.join(left_out)}" if left_out else ""
-        print(f"{place} {task.name}: {len(prompts)} prompts with {', '.join(methods)}{without}", file=sys.stderr)
-    bench = measure(
-        adapted,
-        prompts,
-        methods,
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
-        rounds=settings.rounds,
-        seed=settings.seed,
-        progress=settings.progress,
-        categories=row_categories(rows),
-        left_out=left_out,
-    )
-    bench.data, bench.command = task.data, run.command
-    run.tasks[task.name] = TaskResult(bench)
-    if bench.interrupted:
+        print(f"{place}: {len(rows)} prompts with {', '.join(methods)}{without}", file=sys.stderr)
+    try:
+        found = TaskResult(settings.measure(adapted, rows, ready))
+    except DataError as error:
+        raise DataError(f"prompts of {task.name}: {error}") from error
+    yield found
+    if found.bench.interrupted:
         raise KeyboardInterrupt
-    methods.clear()  # their heads and drafts are not needed for the answers
     if questions is None:
-        return None
-    return score_answers(adapted, questions, settings.max_new_tokens, settings.progress)
+        return
+    methods.clear()  # their heads and drafts are not needed for the answers
+    scores = settings.score(adapted, questions)
+    found.quality = quality_result(questions.metric, scores)
+    yield found
+    if task.load_twin is not None:
+        del adapted, methods, ready  # one model at a time
+        _free()
+        twin = settings.score(task.load_twin(), questions)
+        found.quality = quality_result(questions.metric, scores, twin, task.twin_unlike)
+        yield found
 
 
 def _free() -> None:
@@ -180,11 +170,3 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def row_categories(rows: Sequence[dict[str, Any]]) -> list[str] | None:
-    """Each row's category as Spec-Bench groups them (`task_categories`), "other" for a row without; None if no row has
-    one."""
-    if not any(row.get("category") for row in rows):
-        return None
-    return task_categories([row.get("category") or "other" for row in rows])

@@ -1,24 +1,22 @@
 """What a training step with streams costs beside TRL's plain LoRA step on the same batches.
 
-Forward and backward are timed; the optimiser's step, which both share, is not. Rounds are paired: every batch goes
-through both trainers, one right after the other, in random order.
+Forward and backward are timed; the optimiser's step, which both share, is not.
 """
 
 import copy
-import random
 import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from trl import SFTTrainer
 
-from ssft.bench.statistics import bootstrap_interval, round_ratios, spread
+from ssft.bench.result import StepResult
+from ssft.bench.rounds import Way, timed_rounds
+from ssft.bench.statistics import bootstrap_interval, round_ratios, speedup, spread
 from ssft.environment import describe_device, versions
 from ssft.errors import DataError
 from ssft.runs.prepare import prepare
@@ -28,49 +26,54 @@ from ssft.training.trainer import keep_gradients_on_cpu
 PLAIN, STREAMING = "plain", "streaming"
 
 
-@dataclass
-class StepResult:
-    """Cost of a stream training step.
-
-    seconds: per step, median over rounds and batches. ratio: median over the rounds of streaming seconds / plain
-    seconds; ratio_interval: its bootstrap 95 % interval, None with one round or one batch. tokens: mean tokens of a
-    batch, completion_tokens those that the loss counts. peak_bytes: of the GPU, None elsewhere.
-    """
-
-    recipe: str
-    device: str
-    precision: str
-    threads: int
-    num_streams: int
-    num_msa_layers: int
-    batch_size: int
-    batches: int
-    rounds: int
-    tokens: float
-    completion_tokens: float
-    seconds: dict[str, float]
-    ratio: float
-    ratio_interval: tuple[float, float] | None
-    ratio_spread: float
-    peak_bytes: dict[str, int] | None
-    versions: dict[str, str]
-
-
 def measure_recipe(
     recipe: Any, *, batches: int = 4, rounds: int = 5, seed: int = 0, device: str | None = None, progress: bool = True
 ) -> StepResult:
-    """Build both trainers of a recipe, which puts two copies of the base into memory, and compare their steps."""
+    """Build both trainers of a recipe, which puts two copies of the base into memory, and time forward and backward of
+    both on the same `batches` batches."""
     with tempfile.TemporaryDirectory(prefix="ssft-bench-") as scratch:
         trainers = build_trainers(recipe, batches, Path(scratch), device)
-        result = compare_steps(trainers, batches, rounds, seed, progress)
-    result.recipe = recipe.name
-    base, args = trainers[PLAIN].model, trainers[PLAIN].args
-    result.device = describe_device(base.device)
-    result.precision = "4bit" if recipe.quantization == "4bit" else str(base.dtype).removeprefix("torch.")
-    autocast = "bfloat16" if args.bf16 else "float16" if args.fp16 else result.precision
-    if autocast != result.precision:
-        result.precision += f", computed in {autocast}"
-    return result
+        loader = trainers[PLAIN].get_train_dataloader()
+        # The data may hold fewer batches than were asked for.
+        data = [batch for batch, _ in zip(loader, range(batches), strict=False)]
+        base, args = trainers[PLAIN].model, trainers[STREAMING].args
+        cuda = base.device.type == "cuda"
+        peaks: dict[str, int] = {}
+
+        def way(name: str) -> Way:
+            def warm_up() -> None:  # kernels are chosen and memory is taken here
+                if cuda:
+                    torch.cuda.reset_peak_memory_stats()
+                for batch in data:
+                    _step(trainers[name], batch)
+                peaks[name] = torch.cuda.max_memory_allocated() if cuda else 0
+
+            return Way(partial(_step, trainers[name]), data, warm_up)
+
+        timed = timed_rounds({name: way(name) for name in trainers}, rounds, seed, progress)
+    times = {name: np.array(done.seconds) for name, done in timed.items()}
+    pair = times[STREAMING], times[PLAIN]
+    precision = "4bit" if recipe.quantization == "4bit" else str(base.dtype).removeprefix("torch.")
+    autocast = "bfloat16" if args.bf16 else "float16" if args.fp16 else precision
+    return StepResult(
+        recipe=recipe.name,
+        device=describe_device(base.device),
+        precision=precision if autocast == precision else f"{precision}, computed in {autocast}",
+        threads=torch.get_num_threads(),
+        num_streams=args.num_streams,
+        num_msa_layers=args.num_msa_layers,
+        batch_size=args.per_device_train_batch_size,
+        batches=len(data),
+        rounds=rounds,
+        tokens=float(np.mean([int(batch["attention_mask"].sum()) for batch in data])),
+        completion_tokens=float(np.mean([int((batch["labels"] != -100).sum()) for batch in data])),
+        seconds={name: float(np.median(values)) for name, values in times.items()},
+        ratio=speedup(*pair),
+        ratio_interval=bootstrap_interval(*pair, seed),
+        ratio_spread=spread(round_ratios(*pair)),
+        peak_bytes=peaks if cuda else None,
+        versions=versions(),
+    )
 
 
 def build_trainers(recipe: Any, batches: int, scratch: Path, device: str | None = None) -> dict[str, Any]:
@@ -121,52 +124,12 @@ def _make_ready(trainer: Any) -> None:
     trainer.current_gradient_accumulation_steps = 1
 
 
-def compare_steps(
-    trainers: dict[str, Any], batches: int, rounds: int, seed: int = 0, progress: bool = True
-) -> StepResult:
-    """Time forward and backward of both trainers on the plain trainer's first batches."""
-    loader = trainers[PLAIN].get_train_dataloader()
-    # The data may hold fewer batches than were asked for.
-    data = [batch for batch, _ in zip(loader, range(batches), strict=False)]
-    args = trainers[STREAMING].args
-    cuda = trainers[PLAIN].model.device.type == "cuda"
-    times: dict[str, list[list[float]]] = {name: [] for name in trainers}
-    peaks: dict[str, int] = dict.fromkeys(trainers, 0)
-    order = random.Random(seed)
-    for name, trainer in trainers.items():
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        for batch in data:  # warm-up, not counted: kernels are chosen and memory is taken here
-            _step(trainer, batch)
-        peaks[name] = torch.cuda.max_memory_allocated() if cuda else 0
-    with tqdm(total=rounds * len(data), unit="batch", delay=2, disable=None if progress else True, leave=False) as bar:
-        for _ in range(rounds):
-            seconds: dict[str, list[float]] = {name: [] for name in trainers}
-            for batch in data:
-                for name in order.sample(list(trainers), len(trainers)):
-                    seconds[name].append(_step(trainers[name], batch))
-                bar.update()
-            for name in trainers:
-                times[name].append(seconds[name])
-    plain, streaming = np.array(times[PLAIN]), np.array(times[STREAMING])
-    return StepResult(
-        recipe="",
-        device=str(trainers[PLAIN].model.device),
-        precision="",
-        threads=torch.get_num_threads(),
-        num_streams=args.num_streams,
-        num_msa_layers=args.num_msa_layers,
-        batch_size=args.per_device_train_batch_size,
-        batches=len(data),
-        rounds=rounds,
-        tokens=_mean(int(batch["attention_mask"].sum()) for batch in data),
-        completion_tokens=_mean(int((batch["labels"] != -100).sum()) for batch in data),
-        seconds={name: float(np.median(np.array(values))) for name, values in times.items()},
-        ratio=float(np.median(round_ratios(streaming, plain))),
-        ratio_interval=bootstrap_interval(streaming, plain, seed),
-        ratio_spread=spread(round_ratios(streaming, plain)),
-        peak_bytes=peaks if cuda else None,
-        versions=versions(),
+def heading(result: StepResult) -> str:
+    """One line: what was measured, on what."""
+    return (
+        f"{result.recipe}: γ={result.num_streams}, N_s={result.num_msa_layers}, {result.batches} batches of "
+        f"{result.batch_size} ({result.tokens:.0f} tokens, {result.completion_tokens:.0f} with loss), "
+        f"{result.rounds} rounds, {result.precision} on {result.device}"
     )
 
 
@@ -181,22 +144,10 @@ def table_rows(result: StepResult) -> list[list[Any]]:
     return rows
 
 
-def _step(trainer: Any, batch: dict[str, Any]) -> float:
-    """Seconds of one forward and backward; the gradients are dropped."""
+def _step(trainer: Any, batch: dict[str, Any]) -> None:
+    """One forward and backward; the gradients are dropped."""
     inputs = dict(batch)
-    count = (inputs["labels"] != -100).sum()
-    cuda = trainer.model.device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    trainer.training_step(trainer.model_wrapped, inputs, num_items_in_batch=count)
-    if cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - begin
+    trainer.training_step(trainer.model_wrapped, inputs, num_items_in_batch=(inputs["labels"] != -100).sum())
     trainer.model_wrapped.zero_grad(set_to_none=True)
-    return seconds
-
-
-def _mean(values: Any) -> float:
-    numbers: Sequence[int] = list(values)
-    return sum(numbers) / len(numbers)
+    if trainer.model.device.type == "cuda":
+        torch.cuda.synchronize()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from ssft.bundle.format import (
     LoraPart,
     is_bundle,
 )
-from ssft.bundle.notes import carried_over
 from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
@@ -44,15 +44,14 @@ def write_bundle(
     base: dict[str, str],
     run_yaml: str = "",
     provenance: dict[str, Any] | None = None,
-    card: str = "",
+    keep: Mapping[str, bytes] | None = None,
     adapter: str = "default",
     text_lora: LoraPart | None = None,
     save_dtype: torch.dtype | None = None,
 ) -> Bundle:
     """Write the bundle of one trained adapter; the folder appears whole or not at all.
 
-    Of a bundle that is replaced, the user's text below its card and what `results.json` says of licences and datasets
-    are carried over; `check_bundle_target` tells beforehand whether that will be possible.
+    Of a bundle that is replaced nothing stays but what `keep` holds: see `ssft.card.notes.carried_over`.
 
     Args:
         path: target folder; a bundle that is there already is replaced.
@@ -60,12 +59,11 @@ def write_bundle(
         tree: default draft tree.
         base: fingerprint of the base (`ssft.base.load.base_fingerprint`).
         run_yaml, provenance: settings that reproduce the run; versions, commit, history.
-        card: text of README.md.
+        keep: further files of the new bundle, name -> content: what was the user's in the one that is replaced.
         text_lora: the LoRA under which the adapter of `peft_model` was trained, which is then the streams' own.
         save_dtype: type in which LoRA tensors are written; None: the one that they have.
     """
     target = Path(path)
-    check_bundle_target(target)
     modules = streams_of(peft_model, adapter)
     if modules is None:
         raise BundleError("the model has no streams to save; train it with StreamSFTTrainer")
@@ -87,10 +85,9 @@ def write_bundle(
         save_file(weights, folder / STREAM_WEIGHTS)
         (folder / RUN).write_text(run_yaml, encoding="utf-8")
         write_sorted_json(folder / PROVENANCE, provenance or {})
-        (folder / CARD).write_text(card, encoding="utf-8")
-        if is_bundle(target):
-            for name, data in carried_over(target, card).items():
-                (folder / name).write_bytes(data)
+        (folder / CARD).unlink(missing_ok=True)  # what peft writes of every adapter
+        for name, data in (keep or {}).items():
+            (folder / name).write_bytes(data)
         read_bundle(folder)
     return read_bundle(target)
 
@@ -102,13 +99,6 @@ def save_lora(file: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None)
         if not all_finite(value):
             raise BundleError(f"{key} has values beyond the range of {dtype}; set save_dtype=bfloat16 or float32")
     save_file(narrow, file, metadata={"format": "pt"})
-
-
-def check_bundle_target(target: Path) -> None:
-    """Raise `BundleError` for what `write_bundle` would refuse of its target, before hours are spent on a training."""
-    check_replaceable(target)
-    if is_bundle(target):
-        carried_over(target, "")
 
 
 def check_replaceable(target: Path) -> None:

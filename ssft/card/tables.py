@@ -1,32 +1,16 @@
-"""The measured tables of a card, each row with the number of the command that made it."""
+"""The tables of a card: speed, quality, and the training that made the adapter."""
 
-from ssft.bundle.results import QualityRow, Results, SpeedRow
-from ssft.card.markdown import fenced, plain
+import re
+from typing import Any
 
-NOTHING = (
-    "Nothing measured yet: `ssft verify`, `ssft bench` and `ssft eval` write results, `ssft card` shows them here."
-)
+from ssft.bundle.folder import finite
+from ssft.bundle.format import PROVENANCE, Bundle
+from ssft.card.results import Results, SpeedRow
+from ssft.errors import BundleError
+from ssft.tables import Column, Estimate, Table
 
-
-def measured_section(results: Results) -> list[str]:
-    """Lines of "## Measured": speed by device, quality, and the commands."""
-    lines = ["## Measured", ""]
-    if results.stale:
-        lines += ["Results of an earlier state of this adapter's weights or settings are not shown.", ""]
-    numbers = commands(results)
-    if not numbers:
-        return [*lines, NOTHING, ""]
-    for device in dict.fromkeys(row.device for row in results.speed):
-        rows = [row for row in results.speed if row.device == device]
-        lines += [f"Speed and identity on {plain(device)}:", "", *_speed_table(rows, numbers), ""]
-    if results.quality:
-        unlike = dict.fromkeys(row.twin_unlike for row in results.quality if row.twin_unlike)
-        twin = "a plain LoRA (below)" if unlike else "the same training without streams"
-        lines += [f"Quality, in percent, with 95 % intervals; the twin is {twin}:", ""]
-        lines += [*_quality_table(results.quality, numbers), ""]
-        lines += [line for text in unlike for line in (f"The twin: {plain(text)}.", "")]
-    listing = "\n".join(f"{' '.join(command.split())}   # [{number}]" for command, number in numbers.items())
-    return [*lines, "Made by:", "", *fenced("bash", listing), ""]
+_METRIC = re.compile(r"eval_(acceptance_\d{1,2}|chain_tokens_per_call)")
+_SHOWN = ("ssft", "torch", "transformers", "peft", "trl")
 
 
 def commands(results: Results) -> dict[str, int]:
@@ -37,51 +21,119 @@ def commands(results: Results) -> dict[str, int]:
     return {command: number for number, command in enumerate(dict.fromkeys(filter(None, found)), start=1)}
 
 
-def _speed_table(rows: list[SpeedRow], numbers: dict[str, int]) -> list[str]:
-    lines = [
-        "| method | tokens per call | speed-up (95 % interval) | same text | precision, batch, tree | data | by |",
-        "|---|---|---|---|---|---|---|",
+def speed_tables(results: Results) -> dict[str, Table]:
+    """Device -> the table of what was measured there."""
+    numbers = commands(results)
+    devices = dict.fromkeys(row.device for row in results.speed)
+    return {device: _speed([row for row in results.speed if row.device == device], numbers) for device in devices}
+
+
+def _speed(rows: list[SpeedRow], numbers: dict[str, int]) -> Table:
+    columns: list[Column | str] = [
+        *("method", Column("tokens per call", ".2f"), Column("speed-up (95 % interval)", ".2f", "×"), "over"),
+        *("same text", "precision, batch, tree", "data", "by"),
     ]
-    for row in rows:
-        cells = [
-            plain(row.method),
-            f"{row.tokens / row.calls:.2f}" if row.calls else "-",
-            _speedup(row),
-            f"{row.identical} of {row.rows} ({plain(row.reference)})" if row.identical is not None else "-",
-            plain(", ".join(filter(None, (row.precision, str(row.batch_size), row.tree)))),
-            plain(f"{row.data}: {row.rows} prompts, at most {row.max_new_tokens} tokens"),
-            f"[{numbers[row.command]}]",
+    cells = [
+        [
+            row.method,
+            row.tokens / row.calls if row.calls else None,
+            "1 (baseline)" if is_base else _estimate(row.speedup, row.speedup_low, row.speedup_high),
+            f"{row.baseline}, {row.rounds} rounds" if row.speedup is not None and not is_base else None,
+            None if row.identical is None else f"{row.identical} of {row.rows} ({row.reference})",
+            ", ".join(filter(None, (row.precision, str(row.batch_size), row.tree))),
+            f"{row.data}: {row.rows} prompts, at most {row.max_new_tokens} tokens",
+            f"({numbers[row.command]})",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        for row in rows
+        for is_base in [row.speedup is not None and row.method == row.baseline]
+    ]
+    return Table("", columns, cells)
 
 
-def _speedup(row: SpeedRow) -> str:
-    if row.speedup is None:
-        return "-"
-    if row.method == row.baseline:
-        return "1 (baseline)"
-    value = _interval(row.speedup, row.speedup_low, row.speedup_high)
-    return f"{value} x {plain(row.baseline)}, {row.rounds} rounds"
-
-
-def _quality_table(rows: list[QualityRow], numbers: dict[str, int]) -> list[str]:
-    lines = ["| metric | adapter | twin | difference | data, precision | by |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        made = f"[{numbers[row.command]}]"
-        cells = [
-            plain(row.metric),
-            _interval(row.value, row.low, row.high),
-            _interval(row.twin, row.twin_low, row.twin_high),
-            _interval(row.difference, row.difference_low, row.difference_high),
-            plain(f"{row.data}: {row.rows} rows, {row.precision}"),
-            f"{made}, [{numbers[row.twin_command]}]" if row.twin_command else made,
+def quality_table(results: Results) -> Table | None:
+    """The metrics beside those of the twin; the notes say in what the twin is unlike."""
+    numbers = commands(results)
+    numbered = [Column(name, ".2f", right=True) for name in ("adapter", "twin", "difference")]
+    cells = [
+        [
+            row.metric,
+            _estimate(row.value, row.low, row.high),
+            _estimate(row.twin, row.twin_low, row.twin_high),
+            _estimate(row.difference, row.difference_low, row.difference_high),
+            f"{row.data}: {row.rows} rows, {row.precision}",
+            ", ".join(f"({numbers[command]})" for command in (row.command, row.twin_command) if command),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        for row in results.quality
+    ]
+    unlike = dict.fromkeys(row.twin_unlike for row in results.quality if row.twin_unlike)
+    notes = [f"The twin: {text}." for text in unlike]
+    return Table("", ["metric", *numbered, "data, precision", "by"], cells, notes) if cells else None
 
 
-def _interval(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" + (f" ({low:.2f} - {high:.2f})" if low is not None and high is not None else "")
+def _estimate(value: float | None, low: float | None, high: float | None) -> Estimate | None:
+    return None if value is None else Estimate(value, None if low is None or high is None else (low, high))
+
+
+def training_table(bundle: Bundle) -> Table:
+    """What the adapter is, and what `provenance.json` tells of its training; `BundleError` where that is damaged."""
+    streams, told = bundle.stream_config, bundle.provenance
+    assert streams is not None
+    lora, *own = bundle.loras
+    modules, libraries, metrics = lora.config.get("target_modules"), told.get("libraries"), told.get("metrics")
+    shown = ", ".join(sorted(map(str, modules))) if isinstance(modules, list) else modules
+    rows = [
+        ("streams γ, layers N_s", f"{streams.num_streams}, {streams.num_msa_layers}"),
+        ("LoRA rank, modules", f"{lora.config['r']}; {shown}"),
+        ("parameters: LoRA, streams", f"{lora.parameters:,}, {bundle.stream_parameters:,}"),
+        *(("the streams' own LoRA: rank, parameters", f"{p.config['r']}, {p.parameters:,}") for p in own),
+        ("weights", f"{bundle.weights_bytes / 1e6:,.1f} MB"),
+        ("draft tree", f"{bundle.tree.kind}, {bundle.tree.max_nodes} nodes"),
+        ("the LoRA" if own else "began from", _ancestor(bundle)),
+    ]
+    if (count := _count(told, "train_rows")) is not None:
+        source = data_files(bundle).get("train", {}).get("name", "data without a name")
+        rows.append(("trained on", f"{count:,.0f} rows of {source}"))
+    if (steps := _count(told, "steps")) is not None:
+        rows.append(("steps", f"{steps:,.0f}"))
+    if (seconds := _count(told, "train_seconds")) is not None:
+        rows.append(("time", f"{seconds:,.0f} s ({seconds / 3600:.2f} h)"))
+    if isinstance(device := told.get("device"), str):
+        processes = _count(told, "processes") or 1
+        rows.append(("device", f"{device}, {processes:.0f} processes" if processes > 1 else device))
+    versions = {"ssft": told.get("ssft"), **(libraries if isinstance(libraries, dict) else {})}
+    rows.append(("versions", ", ".join(f"{name} {versions[name]}" for name in _SHOWN if versions.get(name))))
+    for key, value in sorted(metrics.items()) if isinstance(metrics, dict) else ():
+        if _METRIC.fullmatch(key) and (number := finite(value)) is not None:
+            title = key.removeprefix("eval_").replace("_", " ")
+            rows.append((f"{title}, at the end, teacher-forced", f"{number:.3f}"))
+    return Table("", ["", ""], [list(row) for row in rows if row[1]])
+
+
+def data_files(bundle: Bundle) -> dict[str, dict[str, str]]:
+    """train, validation -> name, and sha256 where it was a file, as far as `provenance.json` tells them."""
+    data = bundle.provenance.get("data")
+    found = {}
+    for part in ("train", "validation"):
+        entry = data.get(part) if isinstance(data, dict) else None
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str) and entry["name"]:
+            found[part] = {key: str(entry[key]) for key in ("name", "sha256") if key in entry}
+    return found
+
+
+def _ancestor(bundle: Bundle) -> str:
+    """The adapter that the training began from or whose LoRA it kept, by its weights: many have one name."""
+    start = bundle.provenance.get("adapter")
+    if not isinstance(start, dict) or not isinstance(name := start.get("name"), str):
+        return ""
+    text = f"another adapter named {name} (weights {str(start.get('weights_sha256'))[:12]})"
+    lora, *own = bundle.loras
+    return f"that of {text}, kept as it was, in {lora.dtype}" if own else text
+
+
+def _count(told: dict[str, Any], key: str) -> float | None:
+    """A finite number of provenance.json, None if it is not told; anything else is a `BundleError`."""
+    value = told.get(key)
+    number = finite(value)
+    if value is not None and (number is None or number < 0):
+        raise BundleError(f"{PROVENANCE}: {key}={str(value)[:60]!r}, expected a number; the file is damaged")
+    return number

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ssft.cli._bench import output_option
+from ssft.cli._bench import rounds_option
 from ssft.cli._options import (
-    POSITIVE,
     base_option,
     data_option,
     device_option,
@@ -16,13 +16,13 @@ from ssft.cli._options import (
     json_option,
     limit_option,
     max_new_tokens_option,
-    print_json,
+    print_table,
     quantization_option,
     seed_option,
     set_threads,
-    table,
     threads_option,
 )
+from ssft.cli._result import deliver, file_option
 from ssft.cli._shelf import adapter_names, adapter_rows, encode_prompts, shared_base
 
 
@@ -38,7 +38,7 @@ from ssft.cli._shelf import adapter_names, adapter_rows, encode_prompts, shared_
 )
 @limit_option(default=8, help="Prompts per adapter; repeated where they do not fill batches of 8.")
 @max_new_tokens_option(default=64)
-@click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Paired rounds of every comparison.")
+@rounds_option("Paired rounds of every comparison.")
 @click.option(
     "--adapters",
     "loads",
@@ -68,18 +68,12 @@ from ssft.cli._shelf import adapter_names, adapter_rows, encode_prompts, shared_
 @dtype_option()
 @device_option()
 @threads_option()
-@output_option()
+@file_option()
 @json_option()
 def adapters_command(
     adapters: tuple[str, ...],
     data: tuple[str, ...],
     limit: int,
-    max_new_tokens: int,
-    rounds: int,
-    loads: int,
-    account_rounds: int,
-    skip: tuple[str, ...],
-    seed: int,
     base: str | None,
     quantization: str,
     dtype: str,
@@ -87,6 +81,7 @@ def adapters_command(
     threads: int | None,
     output: Path | None,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """Measure what many adapters over one base cost: switching, loading, memory, mixed batches, batches of one.
 
@@ -95,12 +90,10 @@ def adapters_command(
     """
     paths = adapter_names(adapters)
     from ssft.bench.adapters import measure_adapters
-    from ssft.bench.adapters_report import heading, tables
-    from ssft.files import check_target, write_json
+    from ssft.bench.report.adapters import heading, tables
     from ssft.runtime.model import MultiAdapterModel
+    from ssft.tables import terminal_text
 
-    if output is not None:
-        check_target(output)
     name = shared_base(paths, base)
     rows = adapter_rows(paths, data, limit)
     set_threads(threads)
@@ -110,19 +103,13 @@ def adapters_command(
         paths,
         encode_prompts(model, rows),
         precision="4bit" if quantization == "4bit" else str(model.model.dtype).removeprefix("torch."),
-        max_new_tokens=max_new_tokens,
-        rounds=rounds,
-        seed=seed,
-        loads=loads,
-        account_rounds=account_rounds,
-        skip=skip,
+        **settings,  # the options that are left, by their names
     )
-    if output is not None:
-        write_json(output, result)
-    if as_json:
-        print_json(result)
-        return
-    click.echo(heading(result))
-    for title, headers, lines in tables(result):
-        click.echo(f"\n{title}")
-        table(lines, headers)
+
+    def show() -> None:
+        click.echo(terminal_text(heading(result)))
+        for table in tables(result):
+            click.echo()
+            print_table(table)
+
+    deliver(result, output, as_json, show)

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssft.cli._adapted import Opening, adapted_options, prompt_rows
-from ssft.cli._bench import METHODS_HELP, exit_code, peers_option, print_tables
+from ssft.cli._bench import exit_code, measuring_options, print_tables
 from ssft.cli._command_line import command_line
-from ssft.cli._options import (
-    POSITIVE,
-    batch_size_option,
-    data_option,
-    json_option,
-    limit_option,
-    max_new_tokens_option,
-    print_json,
-    seed_option,
-)
+from ssft.cli._options import data_option, json_option, limit_option
+from ssft.cli._result import deliver
 from ssft.cli._shelf import adapter_names, data_files
 from ssft.errors import ConfigError
+from ssft.files import check_target
+
+if TYPE_CHECKING:
+    from ssft.bench.suite import SuiteSettings
 
 ADAPTERS = Path("adapters")
 """Where adapters are looked for if none is named."""
@@ -38,10 +34,6 @@ ADAPTERS = Path("adapters")
     help="Rows of an adapter, once per adapter in their order, or NAME=FILE for the adapter NAME; as JSONL or "
     ".jsonl.gz. Without it an adapter's own validation rows.",
 )
-@peers_option()
-@limit_option(default=10, help="Prompts per adapter that are timed.")
-@click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Times that every method runs.")
-@max_new_tokens_option(default=96)
 @click.option(
     "--quality-limit",
     metavar="N",
@@ -50,9 +42,7 @@ ADAPTERS = Path("adapters")
     show_default=True,
     help="Rows per adapter whose answers are scored against their references, the twin's too; 0 for none.",
 )
-@click.option("--methods", metavar="NAMES", default="all", show_default=True, help=METHODS_HELP)
-@batch_size_option()
-@seed_option(help="Order of the methods in each round, and the bootstrap.")
+@measuring_options("all", limit_option(default=10, help="Prompts per adapter that are timed."), max_new_tokens=96)
 @adapted_options
 @click.option(
     "--output",
@@ -67,14 +57,8 @@ def tasks_command(
     ctx: click.Context,
     adapters: tuple[str, ...],
     data: tuple[str, ...],
+    settings: SuiteSettings,
     peers: Path | None,
-    limit: int,
-    rounds: int,
-    max_new_tokens: int,
-    quality_limit: int,
-    methods: str,
-    batch_size: int,
-    seed: int,
     opening: Opening,
     output: Path,
     as_json: bool,
@@ -92,27 +76,24 @@ def tasks_command(
     paths = adapter_names(adapters or found_adapters(ADAPTERS))
     files = task_files(list(paths), data)
     from ssft.bench.card_rows import describe_data
-    from ssft.bench.peers import methods_from
-    from ssft.bench.report import write_report
-    from ssft.bench.suite import SuiteSettings, Task, run_suite
-    from ssft.files import check_target
+    from ssft.bench.report.write import write_report
+    from ssft.bench.suite import Task, run_suite
 
-    names = methods_from(methods)
     check_target(output / "report.json")
-    rows = max(limit, quality_limit)
+    rows = max(settings.limit or 0, settings.quality_limit)
     tasks = []
     for name, path in paths.items():
         folder, load_twin, unlike = _peers(name, path, peers, opening)
         own = prompt_rows(str(path), files.get(name), rows)
         load = partial(opening.open, str(path))
         tasks.append(Task(name, own, load, load_twin, folder, describe_data(files.get(name)), unlike))
-    settings = SuiteSettings(limit, quality_limit, max_new_tokens, batch_size, rounds, seed, names)
     result = run_suite(tasks, settings, command_line(), lambda suite: write_report(suite, output))
-    if as_json:
-        print_json(result)
-    else:
+
+    def show() -> None:
         print_tables(result)
         click.echo(f"\nreport: {output / 'report.html'}")
+
+    deliver(result, None, as_json, show)
     ctx.exit(exit_code(result))
 
 

@@ -7,8 +7,9 @@ object; progress and logs always go to stderr.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import click
 
 from ssft.base.load import DTYPES, QUANTIZATIONS
 from ssft.files import json_text
+from ssft.tables import Table, terminal
 
 Decorator = Callable[[Any], Any]
 POSITIVE = click.IntRange(min=1)
@@ -118,29 +120,19 @@ def print_json(value: Any) -> None:
     click.echo(json_text(value))
 
 
-def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], stderr: bool = False) -> None:
-    """Print a plain-text table on stdout or stderr; columns of numbers are aligned to the right."""
+def table(rows: Sequence[Sequence[Any]], headers: Sequence[Any]) -> None:
+    """Print rows under headers on stdout; cells and headers are those of `ssft.tables.Table`."""
+    print_table(Table("", headers, [list(row) for row in rows]))
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout, within the width of the terminal.
+
+    In a pipe there is no width to respect, and a wrapped line would be hard to read by a program, unless the variable
+    COLUMNS asks for one.
+    """
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    cells = [list(row) for row in rows]
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column, header in enumerate(headers):
-        numbers = bool(cells) and all(type(row[column]) in (int, float) for row in cells)
-        grid.add_column(header, justify="right" if numbers else "left", overflow="fold")
-    for row in cells:
-        grid.add_row(*(Text(_cell(cell)) for cell in row))
-    file = sys.stderr if stderr else sys.stdout
-    # In a pipe there is no width to respect, and a wrapped line would be hard to read by a program.
-    Console(file=file, width=None if file.isatty() else 240, highlight=False).print(grid)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    console = Console(file=sys.stdout, width=240 if free else None, highlight=False)
+    console.print(terminal(table, console.width))

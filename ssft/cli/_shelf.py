@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ssft.bench.answers import encode_rows
+from ssft.bench.answers import check_prompts
 from ssft.cli._adapted import prompt_rows
 from ssft.errors import ConfigError, DataError, nearest
 
@@ -73,11 +72,11 @@ def encode_prompts(model: MultiAdapterModel, rows: dict[str, list[dict[str, Any]
     """Name -> token ids of each row's prompt; raises `DataError` for one that leaves the answer no room."""
     from ssft.runtime.inputs import encode_prompt
 
-    encoder: Any = SimpleNamespace(encode=lambda row: encode_prompt(row, model.tokenizer), hooks=model.hooks)
     prompts = {}
     for name, values in rows.items():
+        prompts[name] = [encode_prompt(row, model.tokenizer) for row in values]
         try:
-            prompts[name] = encode_rows(encoder, values)
+            check_prompts(prompts[name], model.hooks.backbone.context_length)
         except DataError as error:
             raise DataError(f"prompts of {name}: {error}") from error
     return prompts

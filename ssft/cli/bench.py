@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,16 +17,15 @@ from ssft.cli._adapted import (
     tree_option,
 )
 from ssft.cli._bench import (
-    COMPARE,
-    METHODS_HELP,
-    CompareByDefault,
+    MEASURE,
+    MeasureByDefault,
     exit_code,
-    output_option,
-    peers_option,
+    measuring_options,
     print_tables,
+    rounds_option,
 )
 from ssft.cli._bench_adapters import adapters_command
-from ssft.cli._bench_difference import difference_command
+from ssft.cli._bench_compare import compare_command
 from ssft.cli._bench_tasks import tasks_command
 from ssft.cli._command_line import command_line
 from ssft.cli._options import (
@@ -36,18 +36,21 @@ from ssft.cli._options import (
     json_option,
     limit_option,
     max_new_tokens_option,
-    print_json,
     seed_option,
     set_threads,
     table,
     threads_option,
 )
+from ssft.cli._result import deliver, file_option
+
+if TYPE_CHECKING:
+    from ssft.bench.suite import SuiteSettings
 
 LIMIT = 20
 """Prompts of a comparison."""
 
 
-@click.group(cls=CompareByDefault)
+@click.group(cls=MeasureByDefault)
 def command() -> None:
     """Compare decoding with an adapter's streams to plain decoding and to other methods, on the same prompts.
 
@@ -60,7 +63,7 @@ def command() -> None:
     """
 
 
-@command.command(COMPARE, hidden=True)
+@command.command(MEASURE, hidden=True)
 @click.argument("adapter")
 @data_option(help=PROMPTS_HELP)
 @click.option(
@@ -71,37 +74,24 @@ def command() -> None:
     help="Spec-Bench's question.jsonl instead of --data; a second turn follows the answer of plain decoding. --limit: "
     "questions of each of its 13 categories.",
 )
-@limit_option(help="Use only the first N rows, 20 without it; with --spec-bench of each category, all without it.")
-@max_new_tokens_option()
-@batch_size_option()
-@click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Times that every method runs.")
-@click.option(
-    "--methods",
-    metavar="NAMES",
-    default="plain,generate,streaming",
-    show_default=True,
-    help=METHODS_HELP,
+@measuring_options(
+    "plain,generate,streaming",
+    limit_option(help="Use only the first N rows, 20 without it; with --spec-bench of each category, all without it."),
+    max_new_tokens=128,
 )
-@peers_option()
 @tree_option()
-@seed_option(help="Order of the methods in each round, and the bootstrap.")
 @adapted_options
-@output_option()
+@file_option()
 @json_option()
 @click.pass_context
-def compare_command(
+def measure_command(
     ctx: click.Context,
     adapter: str,
     data: Path | None,
     spec_bench: Path | None,
-    limit: int | None,
-    max_new_tokens: int,
-    batch_size: int,
-    rounds: int,
-    methods: str,
+    settings: SuiteSettings,
     peers: Path | None,
     tree: tuple[str, ...],
-    seed: int,
     opening: Opening,
     output: Path | None,
     as_json: bool,
@@ -112,43 +102,20 @@ def compare_command(
     """
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
-    from ssft.bench.answers import encode_rows
     from ssft.bench.card_rows import describe_data
-    from ssft.bench.measure import measure
-    from ssft.bench.methods import Setting
-    from ssft.bench.peers import methods_from, peers_folder, ready_methods
-    from ssft.bench.rows import spec_bench_rows
-    from ssft.bench.suite import row_categories
-    from ssft.files import check_target, write_json
+    from ssft.bench.peers import peers_folder
+    from ssft.bench.spec_bench import spec_bench_rows
 
-    names = methods_from(methods)
-    if output is not None:
-        check_target(output)
     folder = peers_folder(peers, Path(adapter).resolve().name)
     adapted = opening.open(adapter, tree)
-    built, left_out = ready_methods(names, Setting(adapted, max_new_tokens, batch_size, folder))
+    ready = settings.ready_methods(adapted, folder)
     if spec_bench is not None:
-        rows = spec_bench_rows(spec_bench, adapted, max_new_tokens, limit)
+        rows = spec_bench_rows(spec_bench, adapted, settings.max_new_tokens, settings.limit)
     else:
-        rows = prompt_rows(adapter, data, limit or LIMIT)
-    result = measure(
-        adapted,
-        encode_rows(adapted, rows),
-        built,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        rounds=rounds,
-        seed=seed,
-        categories=row_categories(rows),
-        left_out=left_out,
-    )
+        rows = prompt_rows(adapter, data, settings.limit or LIMIT)
+    result = settings.measure(adapted, rows, ready)
     result.data, result.command = describe_data(spec_bench or data), command_line()
-    if output is not None:
-        write_json(output, result)
-    if as_json:
-        print_json(result)
-    else:
-        print_tables(result)
+    deliver(result, output, as_json, lambda: print_tables(result))
     ctx.exit(exit_code(result))
 
 
@@ -156,22 +123,19 @@ def compare_command(
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--batches", type=POSITIVE, default=4, show_default=True, help="Different batches to time.")
-@click.option("--rounds", type=POSITIVE, default=5, show_default=True, help="Times that every batch is run.")
+@rounds_option("Times that every batch is run.", default=5)
 @seed_option(help="Order of the trainers, and the bootstrap.")
 @device_option()
 @threads_option()
-@output_option()
+@file_option()
 @json_option()
 def train_command(
     recipe: str,
     overrides: tuple[str, ...],
-    batches: int,
-    rounds: int,
-    seed: int,
-    device: str | None,
     threads: int | None,
     output: Path | None,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """Time a training step with streams against TRL's plain LoRA step, on the same batches of RECIPE.
 
@@ -180,24 +144,16 @@ def train_command(
     from ssft.recipes.recipe import load_recipe
 
     resolved = load_recipe(recipe, list(overrides))
-    from ssft.bench.train_step import measure_recipe, table_rows
-    from ssft.files import check_target, write_json
+    from ssft.bench.train_step import heading, measure_recipe, table_rows
 
-    if output is not None:
-        check_target(output)
     set_threads(threads)
-    result = measure_recipe(resolved, batches=batches, rounds=rounds, seed=seed, device=device)
-    if output is not None:
-        write_json(output, result)
-    if as_json:
-        print_json(result)
-        return
-    click.echo(
-        f"{result.recipe}: γ={result.num_streams}, N_s={result.num_msa_layers}, {result.batches} batches of "
-        f"{result.batch_size} ({result.tokens:.0f} tokens, {result.completion_tokens:.0f} with loss), "
-        f"{result.rounds} rounds, {result.precision} on {result.device}"
-    )
-    table(table_rows(result), ["trainer", "ms per step", "ratio (95 % interval)", "peak memory"])
+    result = measure_recipe(resolved, **settings)  # the options that are left, by their names
+
+    def show() -> None:
+        click.echo(heading(result))
+        table(table_rows(result), ["trainer", "ms per step", "ratio (95 % interval)", "peak memory"])
+
+    deliver(result, output, as_json, show)
 
 
 @command.command("profile")
@@ -208,7 +164,7 @@ def train_command(
 @batch_size_option()
 @tree_option()
 @adapted_options
-@output_option()
+@file_option()
 @json_option()
 def profile_command(
     adapter: str,
@@ -224,40 +180,30 @@ def profile_command(
     """Show where a pass with ADAPTER's streams spends its time, beside a plain pass."""
     from torch import get_num_threads
 
-    from ssft.bench.profile import PARTS, profile
-    from ssft.files import check_target, write_json
+    from ssft.bench.profile import profile, table_rows
 
-    if output is not None:
-        check_target(output)
     adapted = opening.open(adapter, tree)
     prompts = load_prompts(adapted, adapter, data, limit)
     profiles = profile(adapted, prompts, max_new_tokens, batch_size)
     result = {
-        "adapter": adapted.name,
+        "adapter": adapted.active.name,
         "device": adapted.device,
         "precision": adapted.precision,
         "threads": get_num_threads(),
         "rows": len(prompts),
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
-        "tree": adapted.tree.tree_dict(),
+        "tree": adapted.active.tree.tree_dict(),
         **{name: asdict(value) for name, value in profiles.items()},
     }
-    if output is not None:
-        write_json(output, result)
-    if as_json:
-        print_json(result)
-        return
-    click.echo(f"{adapted.name}: {len(prompts)} prompts, batch {batch_size}, {adapted.precision} on {adapted.device}")
-    headers = ["ms per pass", *(title for name in profiles for title in (name, "share"))]
-    rows = [
-        [part, *(cell for p in profiles.values() for cell in (f"{p.parts[part].ms:.3f}", f"{p.parts[part].share:.0%}"))]
-        for part in PARTS
-    ]
-    totals = (("whole pass", "ms_per_pass"), ("per token", "ms_per_token"), ("prompts' pass", "prompt_ms"))
-    rows += [[title, *(c for p in profiles.values() for c in (f"{getattr(p, key):.3f}", ""))] for title, key in totals]
-    table(rows, headers)
+
+    def show() -> None:
+        where = f"batch {batch_size}, {adapted.precision} on {adapted.device}"
+        click.echo(f"{adapted.active.name}: {len(prompts)} prompts, {where}")
+        table(table_rows(profiles), ["ms per pass", *(title for name in profiles for title in (name, "share"))])
+
+    deliver(result, output, as_json, show)
 
 
-for subcommand in (adapters_command, tasks_command, difference_command):
+for subcommand in (adapters_command, tasks_command, compare_command):
     command.add_command(subcommand)

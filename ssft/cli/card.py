@@ -47,7 +47,7 @@ def command(
     from ssft.bench.card_rows import measured, with_twin
     from ssft.bundle.format import CARD, RESULTS
     from ssft.bundle.read import read_bundle
-    from ssft.bundle.results import read_results, write_results
+    from ssft.card.results import read_results, write_results
     from ssft.card.write import check_card, write_card
 
     bundle = read_bundle(adapter)

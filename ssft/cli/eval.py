@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssft.bench.quality import METRICS
+from ssft.bench.metrics import AUTO, metric_module, metric_names
 from ssft.cli._adapted import Opening, adapted_options, tree_option
 from ssft.cli._options import (
     batch_size_option,
@@ -16,46 +16,38 @@ from ssft.cli._options import (
     json_option,
     limit_option,
     max_new_tokens_option,
-    print_json,
     table,
 )
-from ssft.cli._result import result_facts
+from ssft.cli._result import deliver, file_option, result_facts
+from ssft.files import write_bytes
 
 if TYPE_CHECKING:
-    from ssft.decoding.request import Generation
-    from ssft.runtime.loader import AdaptedModel
+    from ssft.runtime.model import MultiAdapterModel
 
 
 DATA_HELP = (
     "JSONL or .jsonl.gz file with `prompt` or `messages`, and `completion` (the assistant's message) or a list of "
     "`references`, which then counts instead."
 )
+METRICS = metric_names()
 METRIC_HELP = (
-    "exact: the text equals a reference; where all references are SQL, also up to spacing, case, kind of quotes and "
-    "order of AND-ed conditions. rouge: ROUGE-1, 2, L and Lsum F-measures, of the best reference. auto: exact for "
-    "SQL and for labels (three words at most) with one reference each, else rouge."
+    f"{AUTO}: sql for SQL and exact for labels (three words at most) with one reference each, else rouge. "
+    + ". ".join(f"{name}: {metric_module(name).DESCRIPTION}" for name in METRICS)
+    + "."
 )
+
+
+REASONS = {"sql": "SQL, one each", "exact": "labels, one each", "rouge": "texts"}
+"""Why `auto` chose a metric."""
 
 
 @click.command()
 @click.argument("adapter", required=False)
 @data_option(required=True, help=DATA_HELP)
 @limit_option()
-@click.option("--metric", type=click.Choice(METRICS), default="auto", show_default=True, help=METRIC_HELP)
-@click.option(
-    "--output",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="Also write JSONL, a row per prompt with its metrics, to FILE; the file appears when all is done.",
-)
-@click.option(
-    "--facts",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="Also write what --json prints to FILE; `ssft card` shows it.",
-)
+@click.option("--metric", type=click.Choice([AUTO, *METRICS]), default=AUTO, show_default=True, help=METRIC_HELP)
+@file_option(help="Also write JSONL, a row per prompt with its metrics, to FILE; the file appears when all is done.")
+@file_option("--facts", "Also write what --json prints to FILE; `ssft card` shows it.")
 @click.option("--plain", is_flag=True, help="Decode without streams; the text is the same.")
 @max_new_tokens_option()
 @batch_size_option()
@@ -83,30 +75,45 @@ def command(
     """
     if adapter is None and opening.base is None:
         raise click.UsageError("no model: give an adapter folder, or --base NAME for the bare base")
-    from ssft.bench.answers import decode_prompts, encode_rows
-    from ssft.bench.quality import choose_metric, is_sql, row_references, summarise
-    from ssft.files import check_target, write_json
+    from ssft.base.chat import render_prompt
+    from ssft.bench.answers import encode_rows
+    from ssft.bench.metrics import choose_metric
+    from ssft.bench.quality import row_references, score_texts, summarise
     from ssft.recipes.data import load_rows
 
-    for path, option in ((output, "--output"), (facts, "--facts")):
-        if path is not None:
-            check_target(path, option)
     rows = load_rows(data, limit, need_completion=False)
     references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
     chosen = choose_metric(metric, references)
-    sql = chosen == "exact" and all(is_sql(text) for texts in references for text in texts)
     adapted = opening.open(adapter, tree)
-    results = decode_prompts(adapted, encode_rows(adapted, rows), not plain, max_new_tokens, batch_size)
+    results = adapted.complete(
+        encode_rows(adapted, rows),
+        max_new_tokens=max_new_tokens,
+        speculate=not plain,
+        batch_size=batch_size,
+        progress=True,
+    )
     texts = [adapted.decode(result.token_ids) for result in results]
-    scores = _score(texts, references, chosen, sql)
+    scores = score_texts(texts, references, chosen)
     if output is not None:
-        _write(output, adapted, rows, references, results, texts, scores)
+        lines = []
+        for row, expected, result, text, score in zip(rows, references, results, texts, scores, strict=True):
+            record = {
+                "prompt": render_prompt(row, adapted.tokenizer),
+                "completion": text,
+                "references": expected,
+                "metrics": {name: round(value, 4) for name, value in score.items()},
+                "tokens": len(result.token_ids),
+                "calls": result.calls,
+                "finish_reason": result.finish_reason,
+            }
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        write_bytes(output, "".join(lines).encode())
     metrics, intervals = summarise(scores)
     tokens, calls = sum(len(result.token_ids) for result in results), sum(result.calls for result in results)
     cut_off = sum(result.finish_reason == "length" for result in results)
-    result = {
+    found = {
         **result_facts("eval", adapted, data),
-        "adapter": adapted.name if adapter is not None else None,
+        "adapter": adapted.active.name if adapter is not None else None,
         "rows": len(rows),
         "metric": chosen,
         "metrics": metrics,
@@ -116,71 +123,29 @@ def command(
         "calls": calls,
         "tokens_per_call": tokens / calls,
         "cut_off": cut_off,
-        "streaming": not plain and adapted.streams is not None,
+        "streaming": not plain and adapted.active.streams is not None,
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
     }
-    if facts is not None:
-        write_json(facts, result)
-    if as_json:
-        print_json(result)
-        return
-    click.echo(f"{adapted.name}: {len(rows):,} rows, {_title(metric, chosen)}, {adapted.precision} on {adapted.device}")
+    deliver(found, facts, as_json, lambda: _show(adapted, found, metric))
+
+
+def _show(adapted: MultiAdapterModel, result: dict[str, Any], asked: str) -> None:
+    """The facts for people; `asked`: the metric that was asked for."""
+    metric, rows, tokens, calls = (result[key] for key in ("metric", "rows", "tokens", "calls"))
+    why = f" (auto: the references are {REASONS[metric]})" if asked == AUTO else ""
+    click.echo(f"{adapted.active.name}: {rows:,} rows, metric {metric}{why}, {adapted.precision} on {adapted.device}")
+    intervals = result["intervals"]
     table(
-        [[name, f"{metrics[name]:.2f}", "{:.2f} - {:.2f}".format(*intervals[name])] for name in metrics],
+        [
+            [name, f"{value:.2f}", "{:.2f} - {:.2f}".format(*intervals[name])]
+            for name, value in result["metrics"].items()
+        ],
         ["metric", "%", "95 % interval"],
     )
     click.echo(f"{tokens:,} tokens in {calls:,} calls, {tokens / calls:.2f} tokens per call")
-    if cut_off:
+    if result["cut_off"]:
         click.echo(
-            f"{cut_off:,} of {len(rows):,} completions were cut off at their longest; raise --max-new-tokens "
-            f"({max_new_tokens}) if the task needs more"
+            f"{result['cut_off']:,} of {rows:,} completions were cut off at their longest; raise --max-new-tokens "
+            f"({result['max_new_tokens']}) if the task needs more"
         )
-
-
-def _title(metric: str, chosen: str) -> str:
-    """Which metric it is, and where `auto` chose it, why."""
-    if metric != "auto":
-        return f"metric {chosen}"
-    if chosen == "rouge":
-        return "metric rouge (auto: the references are texts)"
-    return "metric exact (auto: the references are SQL or labels, one each; --metric rouge compares texts)"
-
-
-def _score(texts: list[str], references: list[list[str]], metric: str, sql: bool) -> list[dict[str, float]]:
-    """Metrics of every row."""
-    from tqdm import tqdm
-
-    from ssft.bench.quality import score_row
-
-    pairs = zip(texts, references, strict=True)
-    bar = tqdm(pairs, total=len(texts), desc="scoring", unit="row", delay=2, disable=None, leave=False)
-    return [score_row(text, expected, metric, sql) for text, expected in bar]
-
-
-def _write(
-    output: Path,
-    adapted: AdaptedModel,
-    rows: list[dict[str, Any]],
-    references: list[list[str]],
-    results: list[Generation],
-    texts: list[str],
-    scores: list[dict[str, float]],
-) -> None:
-    """The per-row file, whole or not at all."""
-    from ssft.base.chat import render_prompt
-    from ssft.files import write_bytes
-
-    lines = []
-    for row, expected, result, text, score in zip(rows, references, results, texts, scores, strict=True):
-        record = {
-            "prompt": render_prompt(row, adapted.tokenizer),
-            "completion": text,
-            "references": expected,
-            "metrics": {name: round(value, 4) for name, value in score.items()},
-            "tokens": len(result.token_ids),
-            "calls": result.calls,
-            "finish_reason": result.finish_reason,
-        }
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    write_bytes(output, "".join(lines).encode())

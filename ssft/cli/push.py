@@ -17,9 +17,9 @@ from ssft.cli._options import json_option, print_json
 def command(adapter: str, repo: str, private: bool, revision: str | None, create_pr: bool, as_json: bool) -> None:
     """Check the folder ADAPTER and upload its own files, nothing else, to the repository OWNER/NAME in one commit.
 
-    README.md, the card, is written anew before that, as `ssft card` does. The repository is made if there is none. The
-    token is that of HF_TOKEN or of `hf auth login`; HF_ENDPOINT names another hub. After an interruption the same
-    command goes on: large files that arrived are not sent again.
+    README.md, the card, is written for the repository: its commands name OWNER/NAME. The folder stays as it is. The
+    repository is made if there is none. The token is that of HF_TOKEN or of `hf auth login`; HF_ENDPOINT names another
+    hub. After an interruption the same command goes on: large files that arrived are not sent again.
     """
     from ssft.hub import push
 

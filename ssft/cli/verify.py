@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,10 +14,13 @@ from ssft.cli._options import (
     json_option,
     limit_option,
     max_new_tokens_option,
-    print_json,
     table,
 )
-from ssft.cli._result import result_facts
+from ssft.cli._result import deliver, file_option, result_facts
+
+if TYPE_CHECKING:
+    from ssft.bench.methods import DecodingMethod
+    from ssft.decoding.request import Generation
 
 
 @click.command()
@@ -34,13 +38,7 @@ from ssft.cli._result import result_facts
 )
 @tree_option()
 @adapted_options
-@click.option(
-    "--output",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="Write the result to FILE as JSON; `ssft card` shows it.",
-)
+@file_option(help="Write the result to FILE as JSON; `ssft card` shows it.")
 @json_option()
 @click.pass_context
 def command(
@@ -62,32 +60,25 @@ def command(
     rounding decides: its margin, the lead of the plain model's best over its second-best logit, is then near 0.
     Exit 0: all are the same, 1: some differ.
     """
-    from tqdm import tqdm
-
-    from ssft.bench.compare import differences_with_margins
+    from ssft.bench.identity import add_margins, compare_outputs
     from ssft.bench.methods import Setting, build_methods
-    from ssft.files import check_target, write_json
-    from ssft.runtime.batching import length_batches
+    from ssft.runtime.batching import run_in_batches
 
-    if output is not None:
-        check_target(output)
     adapted = opening.open(adapter, tree)
     need_streams(adapted, "verify")
     prompts = load_prompts(adapted, adapter, data, limit)
     methods = build_methods([against, "streaming"], Setting(adapted, max_new_tokens, batch_size))
-    outputs: dict[str, dict[int, list[int]]] = {name: {} for name in methods}
-    calls = 0
-    with tqdm(total=len(prompts), unit="prompt", delay=2, disable=None, leave=False) as bar:
-        for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
-            for name, method in methods.items():
-                for index, result in zip(batch, method.run([prompts[index] for index in batch]), strict=True):
-                    outputs[name][index] = result.token_ids
-                    calls += result.calls if name == "streaming" else 0
-            bar.update(len(batch))
-    expected, got = ([outputs[name][index] for index in range(len(prompts))] for name in (against, "streaming"))
-    differences = differences_with_margins(adapted, prompts, expected, got)
-    identical = len(prompts) - len(differences)
-    tokens = sum(map(len, got))
+
+    def decoded(method: DecodingMethod) -> list[Generation]:
+        lengths = [len(prompt) for prompt in prompts]
+        return run_in_batches(lengths, batch_size, lambda batch: method.run([prompts[i] for i in batch]), progress=True)
+
+    reference, streamed = map(decoded, methods.values())
+    expected, got = ([result.token_ids for result in results] for results in (reference, streamed))
+    differences = compare_outputs(expected, got)
+    add_margins(adapted, prompts, expected, differences)
+    identical, tokens = len(prompts) - len(differences), sum(map(len, got))
+    calls = sum(result.calls for result in streamed)
     facts = {
         **result_facts("verify", adapted, data),
         "rows": len(prompts),
@@ -99,11 +90,8 @@ def command(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
     }
-    if output is not None:
-        write_json(output, facts)
-    if as_json:
-        print_json(facts)
-    else:
+
+    def show() -> None:
         click.echo(
             f"{identical} of {len(prompts)} outputs are the same as {against}'s, {tokens:,} tokens in {calls:,} passes "
             f"({tokens / calls:.2f} per pass), {adapted.precision} on {adapted.device}"
@@ -111,5 +99,7 @@ def command(
         if differences:
             rows = [[d.row, d.position, d.margin, d.expected, d.got] for d in differences]
             table(rows, ["row", "position", "margin", f"{against}'s token", "streams' token"])
+
+    deliver(facts, output, as_json, show)
     if differences:
         ctx.exit(1)

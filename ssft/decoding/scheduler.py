@@ -108,7 +108,9 @@ class Scheduler:
     def _run_trees(self) -> None:
         """The trees of all rows: verified, kept as far as they are right, and drafted anew."""
         assert self._cache is not None
-        states = self.step.trees(self.rows, self.budget.sources(self.rows), self._cache)
+        with self.step.timer(DRAFT):
+            sources = self.budget.sources(self.rows)
+        states = self.step.trees(self.rows, sources, self._cache)
         logits = self.step.logits(self.rows, states.main)
         with self.step.timer(DRAFT):
             paths, issued = accept(self.rows, logits)

@@ -15,7 +15,7 @@ from ssft.streams.mixed import streams_of_rows
 from ssft.streams.passes import Pass, announced
 from ssft.streams.plan import StreamPlan
 
-PROMPT, MASKS, LAYERS, HEAD = "prompt passes", "masks (Python)", "layers", "head"
+PROMPT, MASKS, LAYERS, HEAD = "prompt passes", "masks (Python)", "layers without streams", "head"
 """Parts of a pass that a step times, if it is given a timer."""
 
 Timer = Callable[[str], AbstractContextManager[None]]

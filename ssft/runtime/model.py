@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import eos_token_ids, load_base
@@ -22,7 +21,7 @@ from ssft.errors import ConfigError, GenerationError
 from ssft.lora.bank import Adapter, AdapterBank
 from ssft.lora.memory import memory_account
 from ssft.lora.router import LoraRouter
-from ssft.runtime.batching import length_batches
+from ssft.runtime.batching import run_in_batches
 from ssft.runtime.generate import StreamGenerate
 from ssft.runtime.inputs import encode_prompt, split_prompts
 from ssft.runtime.jobs import ACTIVE, Active, Job, make_jobs
@@ -350,13 +349,9 @@ class MultiAdapterModel:
 
     def _in_batches(self, jobs: list[Job], size: int | None, progress: bool, **run: Any) -> list[Generation]:
         """The jobs' results in their order, decoded in batches of like length; `run`: what `_run` takes."""
-        results: dict[int, Generation] = {}
-        batches = length_batches([len(job.prompt) for job in jobs], size or max(len(jobs), 1))
-        with tqdm(total=len(jobs), unit="prompt", delay=2, disable=None if progress else True, leave=False) as bar:
-            for batch in batches:
-                results.update(zip(batch, self._run([jobs[i] for i in batch], **run), strict=True))
-                bar.update(len(batch))
-        return [results[i] for i in range(len(jobs))]
+        lengths = [len(job.prompt) for job in jobs]
+        batches = size or max(len(jobs), 1)
+        return run_in_batches(lengths, batches, lambda batch: self._run([jobs[i] for i in batch], **run), progress)
 
     def _run(
         self,

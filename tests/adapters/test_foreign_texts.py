@@ -11,7 +11,7 @@ from shelf import shared_shelf
 
 from ssft.bundle.folder import MAX_JSON, AdapterFiles
 from ssft.bundle.read import read_bundle
-from ssft.bundle.results import read_results
+from ssft.card.results import read_results
 from ssft.card.write import write_card
 from ssft.errors import BundleError, SSFTError
 from ssft.recipes.recipe import load_recipe
@@ -110,13 +110,16 @@ def test_an_integer_beyond_any_float_in_the_provenance(folder, content, message)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"format": 2}', "results.json: format is 2, this ssft reads 1"),
+        ('{"format": 2}', "results.json: its format is 2, this ssft reads 1"),
         ('{"format": 1, "format": 1}', "'format' stands twice"),
         ("[]", "holds a list, expected an object"),
-        ('{"format": 1, "about": {}, "speed": [], "quality": []}', "adapter_sha256='None', expected str"),
-        ('{"format": 1}', "about is no object"),
-        ('{"format": 1, "adapter_sha256": "x", "about": {"run": "rm"}}', r"about\.run is unknown"),
-        ('{"format": 1, "adapter_sha256": "x", "about": {}, "speed": {}, "quality": []}', "speed is no list"),
+        ('{"format": 1, "about": {}, "speed": [], "quality": []}', "adapter_sha256 is missing"),
+        ('{"format": 1, "adapter_sha256": "x"}', "about is missing"),
+        ('{"format": 1, "adapter_sha256": "x", "about": {"run": "rm"}}', r"about\.run=rm: Unexpected"),
+        (
+            '{"format": 1, "adapter_sha256": "x", "about": {}, "speed": {}, "quality": []}',
+            "speed={}: Input should be a valid array",
+        ),
     ],
 )
 def test_damaged_results_are_named(folder, content, message):

@@ -86,7 +86,8 @@ def test_counts_card_and_inspection_tell_the_two_apart(shelf, own):
     bundle.release()
     text = card_text(bundle)
     bundle = read_bundle(own)
-    assert "| the LoRA | the adapter plain, kept as it was, in float32 |" in text
+    start = read_bundle(shelf.plain).weights_sha256[:12]
+    assert f"| the LoRA | that of another adapter named plain (weights {start}), kept as it was, in float32 |" in text
     assert "decodes the same greedy text" in text
     assert "| the streams' own LoRA: rank, parameters | 2, " + f"{extra:,} |" in text
     assert "PeftModel.from_pretrained" in text

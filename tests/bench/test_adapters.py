@@ -11,10 +11,12 @@ from shelf import SHELF, save_adapter
 from tiny_base import save_tiny_base
 
 from ssft.bench import adapters as bench
-from ssft.bench import shelf_account
-from ssft.bench.adapters import ROWS, measure_adapters, measure_mixed
-from ssft.bench.adapters_report import heading, tables
-from ssft.bench.paired import PASSES, PairedRunner, Timed, compare
+from ssft.bench import adapters_shelf
+from ssft.bench.adapters import measure_adapters
+from ssft.bench.adapters_batches import ROWS, BatchRunner, compare, filled, loaded, measure_mixed
+from ssft.bench.report.adapters import heading, tables
+from ssft.bench.result import PASSES
+from ssft.bench.rounds import Timed
 from ssft.errors import BundleError, ConfigError
 from ssft.runtime.model import MultiAdapterModel
 
@@ -91,13 +93,13 @@ def test_switching_and_loading(result):
 
 def test_switching_is_timed_with_two_before_and_after_and_with_all(model, shelf, monkeypatch):
     loaded = []
-    switch_time = shelf_account._switch_time
+    switch_time = adapters_shelf._switch_time
 
     def count(model, names, prompt):
         loaded.append((len(model.adapters()), names))
         return switch_time(model, names, prompt)
 
-    monkeypatch.setattr(shelf_account, "_switch_time", count)
+    monkeypatch.setattr(adapters_shelf, "_switch_time", count)
     measure(model, shelf, "account", "mixed", "batches", loads=5)
     pair = ("deep#0", "projected#1")
     assert loaded == [(2, pair), (5, ("deep#0", "deep#4")), (2, pair)]
@@ -107,24 +109,24 @@ def test_every_timed_call_is_a_switch(model, shelf, monkeypatch):
     done = []
     set_adapter = model.set_adapter
     monkeypatch.setattr(model, "set_adapter", lambda name: done.append(name) or set_adapter(name))
-    with bench.loaded(model, shelf.paths):
-        shelf_account._switch_time(model, NAMES, [5, 6])
-    assert len(done) == shelf_account.BLOCKS * shelf_account.SWITCHES + 1 + shelf_account.FIRST_TOKENS + 1
+    with loaded(model, shelf.paths):
+        adapters_shelf._switch_time(model, NAMES, [5, 6])
+    assert len(done) == adapters_shelf.BLOCKS * adapters_shelf.SWITCHES + 1 + adapters_shelf.FIRST_TOKENS + 1
     assert done.pop() is None
-    warm_up = shelf_account.BLOCKS * shelf_account.SWITCHES
+    warm_up = adapters_shelf.BLOCKS * adapters_shelf.SWITCHES
     repeated = [at for at in range(1, len(done)) if done[at] == done[at - 1]]
     assert repeated == [warm_up]
 
 
 def test_every_load_has_tensors_of_its_own(model, shelf, monkeypatch):
     places = set()
-    switch_time = shelf_account._switch_time
+    switch_time = adapters_shelf._switch_time
 
     def look(model, names, prompt):
         places.update(adapter.lora.buffers[0].data_ptr() for adapter in model.adapters().values())
         return switch_time(model, names, prompt)
 
-    monkeypatch.setattr(shelf_account, "_switch_time", look)
+    monkeypatch.setattr(adapters_shelf, "_switch_time", look)
     measure(model, shelf, "account", "mixed", "batches", loads=7)
     assert len(places) >= 7
 
@@ -139,9 +141,9 @@ def test_load_times_are_those_of_the_2nd_to_6th_and_of_the_last_five(model, shel
             clock["now"] += clock["loads"]
         return load_adapter(path, name)
 
-    monkeypatch.setattr(shelf_account.time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(adapters_shelf.time, "perf_counter", lambda: clock["now"])
     monkeypatch.setattr(model, "load_adapter", load)
-    _, times, _ = shelf_account.measure_shelf(model, shelf.paths, [5, 6, 7], 9, progress=False)
+    _, times, _ = adapters_shelf.measure_shelf(model, shelf.paths, [5, 6, 7], 9, progress=False)
     assert (times.early_ms, times.late_ms, times.median_ms) == (4000, 7000, 5000)
 
 
@@ -168,8 +170,8 @@ def test_growth_is_between_the_first_and_the_last_load(model, shelf, monkeypatch
         loaded.append(len(model.adapters()))
         return 1000 + 500 * len(model.adapters())
 
-    monkeypatch.setattr(shelf_account, "process_bytes", resident)
-    _, _, growth = shelf_account.measure_shelf(model, shelf.paths, [5, 6], 4, progress=False)
+    monkeypatch.setattr(adapters_shelf, "process_bytes", resident)
+    _, _, growth = adapters_shelf.measure_shelf(model, shelf.paths, [5, 6], 4, progress=False)
     assert loaded == [0, 4]
     assert growth.process_bytes == 2000
 
@@ -194,7 +196,7 @@ def test_what_a_deleted_adapter_leaves_behind_is_in_the_account(model, shelf, mo
 
     monkeypatch.setattr(model, "delete_adapter", leak)
     prompts = {name: rows[0] for name, rows in shelf.prompts.items()}
-    account = shelf_account.measure_account(model, shelf.paths, prompts, 21, progress=False)
+    account = adapters_shelf.measure_account(model, shelf.paths, prompts, 21, progress=False)
     assert (account.warm.round, account.middle.round) == (1, 11)
     assert account.tensor_growth == 21 - 1
 
@@ -217,7 +219,7 @@ def test_mixed_batches_and_batches_of_one_adapter(result):
 
 def test_a_single_adapter_has_no_tasks_to_mix(model, shelf):
     paths = {"deep": shelf.paths["deep"]}
-    runner = PairedRunner(model, 2, 1, progress=False)
+    runner = BatchRunner(model, 2, 1, progress=False)
     mixed = measure_mixed(runner, paths, {"deep": shelf.prompts["deep"]})
     assert mixed.tasks is None
     assert (mixed.rows, mixed.identical) == (8, 8)
@@ -234,8 +236,8 @@ def test_both_ways_have_the_same_rows(model, shelf, monkeypatch):
         return generate(prompts, adapter=adapter, **settings)
 
     monkeypatch.setattr(model, "generate", record)
-    rows = {name: bench._filled(prompts) for name, prompts in shelf.prompts.items()}
-    runner = PairedRunner(model, 2, 1, progress=False)
+    rows = {name: filled(prompts) for name, prompts in shelf.prompts.items()}
+    runner = BatchRunner(model, 2, 1, progress=False)
     measure_mixed(runner, shelf.paths, rows)
     assert all(len(prompts) in (1, ROWS) for prompts, _, _ in calls)
     four = [f"deep#{number}" for number in range(4)]
@@ -288,16 +290,16 @@ def test_rows_that_differ_are_counted_and_named(model, shelf):
     for difference in result.mixed.differences:
         assert difference.got == (difference.expected + 1) % 97
         assert difference.margin > 0
-    shown = {title: rows for title, _, rows in tables(result)}
+    shown = {table.title: table.rows for table in tables(result)}
     assert "Mixed batches: 14 of 16 rows are what the row gives alone, without speculation" in shown
     assert shown["Differences; near-zero margins are ties that rounding decides"][0][:3] == ["projected", 0, 2]
 
 
 def test_a_margin_is_that_of_the_rows_own_adapter(model, shelf):
-    runner = PairedRunner(model, 1, 1, progress=False)
+    runner = BatchRunner(model, 1, 1, progress=False)
     ids = shelf.prompts["deep"][0]
-    with bench.loaded(model, shelf.paths):
-        margins = {name: runner._margin(name, ids) for name in [*NAMES, None]}
+    with loaded(model, shelf.paths):
+        margins = {name: runner.margin(name, ids) for name in [*NAMES, None]}
     with torch.inference_mode():
         best = model.model(torch.tensor([ids])).logits[0, -1].topk(2).values
     assert margins[None] == pytest.approx(float(best[0] - best[1]), abs=1e-4)
@@ -314,7 +316,7 @@ def outputs(*batches, calls=2):
 
 def test_a_ratio_is_the_second_ways_speed_over_the_firsts():
     text = outputs([[1, 2, 3], [4]], [[5, 6]])
-    timed = {"a": Timed([3.0, 6.0, 3.0], [text] * 3), "b": Timed([6.0, 6.0, 12.0], [text] * 3)}
+    timed = {"a": Timed([[3.0, 0], [1, 5], [2, 1]], [text] * 3), "b": Timed([[6.0], [6], [12]], [text] * 3)}
     found = compare(timed)
     assert found.ratio == 0.5  # of 0.5, 1 and 0.25
     assert found.values == {"a": 2.0, "b": 1.0}  # six tokens
@@ -327,7 +329,7 @@ def test_a_ratio_is_the_second_ways_speed_over_the_firsts():
 
 
 def test_a_shorter_text_is_not_a_faster_one():
-    timed = {"a": Timed([2.0], [outputs([[1, 2, 3, 4]])]), "b": Timed([1.0], [outputs([[1, 2]])])}
+    timed = {"a": Timed([[2.0]], [outputs([[1, 2, 3, 4]])]), "b": Timed([[1.0]], [outputs([[1, 2]])])}
     found = compare(timed)
     assert (found.ratio, found.interval) == (1, None)  # one round
     assert found.identical == 0
@@ -336,22 +338,9 @@ def test_a_shorter_text_is_not_a_faster_one():
 @pytest.mark.parametrize("way", ["a", "b"])
 def test_a_row_counts_as_identical_only_if_it_is_in_every_round(way):
     right, wrong = outputs([[1], [2]]), outputs([[1], [3]])
-    timed = {name: Timed([1.0, 1.0], [right, wrong if name == way else right]) for name in "ab"}
+    timed = {name: Timed([[1.0], [1.0]], [right, wrong if name == way else right]) for name in "ab"}
     assert compare(timed).identical == 1
     assert compare(timed, same_rows=False).identical is None
-
-
-def test_a_warm_up_does_not_count_and_every_round_has_every_way():
-    ran = []
-    runner = PairedRunner(None, 1, 20, seed=3, progress=False)
-    ways = {name: lambda name=name: ran.append(name) or outputs([[len(ran)]]) for name in "ab"}
-    timed = runner.time(ways)
-    assert ran[:2] == ["a", "b"]
-    pairs = ["".join(ran[at : at + 2]) for at in range(2, len(ran), 2)]
-    assert len(pairs) == 20
-    assert set(pairs) == {"ab", "ba"}
-    assert all(len(way.seconds) == len(way.outputs) == 20 for way in timed.values())
-    assert min(ids for way in timed.values() for round_ in range(20) for (ids,) in way.ids(round_)) == 3
 
 
 # --- whole runs ---
@@ -361,18 +350,16 @@ def test_sections_can_be_left_out(model, shelf):
     result = measure(model, shelf, *bench.SECTIONS)
     assert [result.switch, result.load, result.account, result.mixed, result.batches] == [None] * 5
     assert result.memory.growth is None
-    assert [title for title, _, _ in tables(result)] == ["Memory"]
+    assert [table.title for table in tables(result)] == ["Memory"]
 
 
 def test_every_section_has_its_table(result):
-    found = {title.split()[0]: (headers, rows) for title, headers, rows in tables(result)}
+    found = {table.title.split()[0]: table.texts() for table in tables(result)}
     assert list(found) == ["Switching", "Loading", "Memory", "Account", "Mixed", "Batches"]
-    for headers, rows in found.values():
-        assert {len(row) for row in rows} == {len(headers)}
-    assert [row[0] for row in found["Memory"][1]] == ["base", *NAMES, "process, by 6 adapters"]
-    assert [row[0] for row in found["Account"][1]] == ["1", "6", "12", "growth", "growth per round"]
-    assert [row[-1] for row in found["Mixed"][1]] == ["8/8", "-", "-"]
-    assert [row[-1] for row in found["Batches"][1]] == ["8/8"] * 4
+    assert [row[0] for row in found["Memory"]] == ["base", *NAMES, "process, by 6 adapters"]
+    assert [row[0] for row in found["Account"]] == ["1", "6", "12", "growth", "growth per round"]
+    assert [row[-1] for row in found["Mixed"]] == ["8/8", "–", "–"]
+    assert [row[-1] for row in found["Batches"]] == ["8/8"] * 4
     assert heading(result).startswith("deep (8 prompts), projected (3 prompts) over base: at most 4 tokens, 1 rounds")
 
 
@@ -392,9 +379,9 @@ def test_an_interrupt_after_a_section_keeps_it(model, shelf, monkeypatch, capsys
 
 
 def test_prompts_are_repeated_until_they_fill_batches():
-    assert bench._filled([[1], [2], [3]]) == [[1], [2], [3]] * 2 + [[1], [2]]
-    assert len(bench._filled([[1]] * 8)) == 8
-    assert len(bench._filled([[1]] * 9)) == 16
+    assert filled([[1], [2], [3]]) == [[1], [2], [3]] * 2 + [[1], [2]]
+    assert len(filled([[1]] * 8)) == 8
+    assert len(filled([[1]] * 9)) == 16
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,15 @@ import torch
 from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench import measure as measure_module
-from ssft.bench import report
-from ssft.bench.compare import Difference, top_margin
+from ssft.bench.identity import top_margin
 from ssft.bench.measure import category_batches, measure
 from ssft.bench.methods import Setting, build_methods
-from ssft.bench.result import MethodResult
-from ssft.bench.summary import Candidate, Record, Round, summarise
+from ssft.bench.result import Difference, MethodResult
+from ssft.bench.rounds import Timed
+from ssft.bench.summary import Record, summarise
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, GenerationError
+from ssft.files import write_json
 
 METHODS = ["plain", "generate", "streaming"]
 DESIGN_KEYS = {
@@ -52,7 +53,7 @@ CLOCK = Clock()
 @pytest.fixture
 def clock(monkeypatch):
     """`measure` reads the clock by which `Scripted` methods wait."""
-    monkeypatch.setattr("ssft.bench.measure.time", CLOCK)
+    monkeypatch.setattr("ssft.bench.rounds.time", CLOCK)
 
 
 class Scripted:
@@ -90,6 +91,11 @@ class Scripted:
 
 
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11]]
+
+
+def margin(adapted, ids):
+    with adapted.applied():
+        return top_margin(adapted.hooks.backbone, ids)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +147,7 @@ def test_three_methods_agree_and_count(adapted):
 def test_the_json_has_the_names_that_others_build_on(adapted, tmp_path):
     _, methods = scripted()
     result = measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=2, progress=False)
-    report.write_json(tmp_path / "deep" / "result.json", result)
+    write_json(tmp_path / "deep" / "result.json", result)
     facts = json.loads((tmp_path / "deep" / "result.json").read_text())
     assert {"device", "precision", "threads", "rows", "methods", "batch_size", "max_new_tokens", "rounds"} <= set(facts)
     assert {"adapter", "versions", "tree"} <= set(facts)
@@ -237,7 +243,7 @@ def test_a_planted_token_in_any_round_is_found(adapted):
     assert (result.methods["plain"].identical, result.methods["other"].identical) == (3, 2)
     assert result.methods["plain"].differences == []
     assert result.methods["other"].differences == [
-        Difference(row=1, position=1, expected=7, got=9, margin=top_margin(adapted, [*PROMPTS[1], 6]))
+        Difference(row=1, position=1, expected=7, got=9, margin=margin(adapted, [*PROMPTS[1], 6]))
     ]
 
 
@@ -292,13 +298,12 @@ def answer(tokens, prompt_seconds=0.0, calls=0, prompt_tokens=1):
 
 def by_hand(kind, *rounds):
     """A method whose rounds are [(seconds, answers) of each of `UNITS`]."""
-    record = Record()
-    for units in rounds:
-        done = Round.empty(3)
-        for unit, (seconds, answers) in zip(UNITS, units, strict=True):
-            done.add(unit, seconds, answers)
-        record.add(done)
-    return Candidate(Scripted("", []), kind, True, record)
+    seconds, outputs = ([[unit[part] for unit in units] for units in rounds] for part in (0, 1))
+    return Record(kind, True, UNITS, Timed(seconds, outputs))
+
+
+def summarised(records, categories=None):
+    return summarise(dict.fromkeys(records, Scripted("", [])), records, categories, 0)
 
 
 def test_prompt_time_is_that_of_the_slowest_row_of_each_batch():
@@ -312,7 +317,7 @@ def test_prompt_time_is_that_of_the_slowest_row_of_each_batch():
     other = [(5, drafting), (5, [answer(5, 1, 2, 3)])]
     slower = [(10, [answer(6, 6, 2, 4), answer(6, 2, 3, 4)]), (10, [answer(5, 2, 2, 3)])]
     candidates = {"plain": by_hand("plain", plain(1), plain(2)), "other": by_hand("speculative", other, slower)}
-    results, baseline = summarise(candidates, UNITS, None, 0)
+    results, baseline = summarised(candidates)
     assert baseline == "plain"
     found = results["plain"]
     assert (found.seconds, found.prompt_seconds, found.decode_seconds) == (21, 1.5 * (2 + 1), 16.5)
@@ -337,7 +342,7 @@ def test_a_third_of_the_tokens_in_a_third_of_the_time_is_no_speed():
         "generate": by_hand("plain", *thirds(10, 1.1)),  # less time, and more per token
         "streaming": by_hand("speculative", *thirds(10, 1.0)),
     }
-    results, baseline = summarise(candidates, UNITS, ["a", "a", "b"], 0)
+    results, baseline = summarised(candidates, ["a", "a", "b"])
     assert baseline == "plain"
     streaming = results["streaming"]
     assert (streaming.speedup, streaming.speedup_mean) == pytest.approx((1, 1))
@@ -357,17 +362,17 @@ def test_units_of_unlike_length_give_an_interval_of_seconds_per_token():
     # Half the seconds for half the tokens in the first unit, for the same tokens in the second.
     plain = [[(4.0, [answer(4)] * 2), (4.0, [answer(8)])]] * 3
     other = [[(2.0, [answer(2)] * 2), (2.0, [answer(8)])]] * 3
-    results, _ = summarise({"plain": by_hand("plain", *plain), "other": by_hand("speculative", *other)}, UNITS, None, 0)
+    results, _ = summarised({"plain": by_hand("plain", *plain), "other": by_hand("speculative", *other)})
     assert results["other"].speedup == pytest.approx(2 * 12 / 16)
     assert results["other"].speedup_interval == pytest.approx((1, 2))
 
 
 def test_there_is_no_interval_from_one_round_or_one_unit():
     one = {name: by_hand("plain", *thirds(4, 1.0, rounds=1)) for name in ("plain", "other")}
-    results, _ = summarise(one, UNITS, ["a", "a", "b"], 0)
+    results, _ = summarised(one, ["a", "a", "b"])
     assert {results[name].speedup_interval for name in one} == {None}
     two = {name: by_hand("plain", *thirds(4, 1.0)) for name in ("plain", "other")}
-    results, _ = summarise(two, UNITS, ["a", "a", "b"], 0)
+    results, _ = summarised(two, ["a", "a", "b"])
     assert results["other"].speedup_interval == pytest.approx((1, 1))
     assert {entry.speedup_interval for entry in results["other"].categories.values()} == {None}
 
@@ -375,7 +380,7 @@ def test_there_is_no_interval_from_one_round_or_one_unit():
 def test_a_text_that_comes_whole_with_its_first_pass_has_no_decoding_to_compare():
     whole = [[(2.0, [answer(4, 1.0, 1, 4)] * 2), (1.0, [answer(4, 1.0, 1, 4)])]]
     candidates = {"plain": by_hand("plain", *thirds(4, 1.0, 1)), "other": by_hand("speculative", *whole)}
-    results, _ = summarise(candidates, UNITS, None, 0)
+    results, _ = summarised(candidates)
     assert (results["other"].prompt_tokens, results["other"].decode_speedup) == (12, None)
     assert results["plain"].decode_speedup == pytest.approx(1)
 
@@ -464,35 +469,6 @@ def test_the_longest_prompt_is_met_first_and_not_only_where_memory_is_taken(adap
     assert run_of.methods["plain"].peak_bytes == 5
 
 
-class Bar:
-    """A tqdm that only counts."""
-
-    made: list = []  # noqa: RUF012
-
-    def __init__(self, total, **_):
-        self.total, self.n = total, 0
-        self.made.append(self)
-
-    def update(self, count):
-        self.n += count
-
-    def set_postfix_str(self, *_, **__):
-        pass
-
-    def close(self):
-        pass
-
-
-@pytest.mark.parametrize("fails_at", [None, 1, 2, 3, 5, 8])
-def test_the_bar_ends_at_its_total_whoever_leaves(adapted, monkeypatch, fails_at):
-    monkeypatch.setattr(measure_module, "tqdm", Bar)
-    runs = iter(range(1, 100))
-    _, methods = scripted(other={"change": lambda outputs: failing(outputs) if next(runs) == fails_at else outputs})
-    result = run(adapted, methods, rounds=2, left_out={})
-    assert set(result.methods) == ({"plain", "other"} if fails_at is None else {"plain"})
-    assert Bar.made[-1].n == Bar.made[-1].total >= 9
-
-
 # --- methods that cannot run, and interruption ---
 
 
@@ -561,37 +537,13 @@ def test_a_round_that_breaks_otherwise_is_no_reason_to_go_on(adapted):
         run(adapted, methods, rounds=3, left_out={})
 
 
-@pytest.mark.parametrize(("adds", "rounds"), [(2, 1), (3, 1), (4, 2)])
-def test_an_interruption_between_two_records_cuts_all_to_the_shortest(adapted, monkeypatch, adds, rounds):
-    done = []
-
-    def add(record, finished):
-        if len(done) == adds:
-            raise KeyboardInterrupt
-        done.append(finished)
-        record.rounds.append(finished)
-
-    monkeypatch.setattr(Record, "add", add)
+def test_what_was_found_in_a_round_that_was_cut_off_is_cut_off_too(adapted):
     wrong = iter([False] * 6 + [True] * 100)  # three runs of warm-up and the first round are right
-    _, methods = scripted(other={"answer": lambda prompt: [1] if next(wrong) else prompt})
+    answer = {"answer": lambda prompt: [1] if next(wrong) else prompt}
+    _, methods = scripted(plain={"stop_after": 17}, other={"stop_after": 17, **answer})
     result = run(adapted, methods, rounds=5)
-    assert (result.rounds, result.interrupted) == (rounds, True)
-    assert {len(method.seconds_per_round) for method in result.methods.values()} == {rounds}
-    # What was found in a round that was cut off is cut off, too.
-    assert result.methods["other"].identical == (3 if rounds == 1 else 0)
-
-
-def test_an_interruption_between_the_first_two_records_ends_it(adapted, monkeypatch):
-    def add(record, finished):
-        if record.rounds or add.called:
-            raise KeyboardInterrupt
-        add.called = True
-        record.rounds.append(finished)
-
-    add.called = False
-    monkeypatch.setattr(Record, "add", add)
-    with pytest.raises(KeyboardInterrupt):
-        run(adapted, scripted()[1], rounds=2)
+    assert (result.rounds, result.interrupted) == (1, True)
+    assert result.methods["other"].identical == 3
 
 
 def test_a_method_must_say_what_it_is(adapted):

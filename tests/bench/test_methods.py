@@ -174,11 +174,17 @@ def test_a_provenance_tells_what_it_can(tmp_path, text, found):
 def test_parse_methods_puts_the_baseline_first_once():
     assert parse_methods("streaming, plain,streaming") == ["plain", "streaming"]
     assert parse_methods("generate") == ["plain", "generate"]
+    assert parse_methods(" all ") is None
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("streming", "method 'streming' is unknown; did you mean 'streaming'"), ("qq", "methods are plain"), (" ,", "no")],
+    [
+        ("streming", "method 'streming' is unknown; did you mean 'streaming'"),
+        ("qq", "methods are plain"),
+        (" ,", "no"),
+        ("plain,all", "all stands alone"),
+    ],
 )
 def test_a_wrong_method_is_an_error(text, message):
     with pytest.raises(ConfigError, match=message):

@@ -303,10 +303,10 @@ def test_the_copy_that_is_compiled_shares_the_weights_and_leaves_the_hooks_alone
     adapted = fake_adapted()
     model = adapted.hooks.backbone.model
     method = build(adapted, "generate_static")
-    assert {id(p) for p in method.twin.parameters()} == {id(p) for p in model.parameters()}
-    assert not any(layer._forward_pre_hooks for layer in method.twin.model.layers)
+    assert {id(p) for p in method.bare.parameters()} == {id(p) for p in model.parameters()}
+    assert not any(layer._forward_pre_hooks for layer in method.bare.model.layers)
     assert all(layer._forward_pre_hooks for layer in model.model.layers)
-    assert (method.twin.config._attn_implementation, model.config._attn_implementation) == ("sdpa", "ssft")
+    assert (method.bare.config._attn_implementation, model.config._attn_implementation) == ("sdpa", "ssft")
 
 
 def test_static_needs_a_model_that_transformers_compiles():

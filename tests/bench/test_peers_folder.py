@@ -4,7 +4,7 @@ import pytest
 from fake_adapted import fake_adapted
 
 from ssft.bench.methods import Setting
-from ssft.bench.peers import methods_from, peers_folder, ready_methods, twin_command, twin_folder
+from ssft.bench.peers import peers_folder, ready_methods, twin_command, twin_folder
 from ssft.errors import ConfigError, SSFTError
 
 
@@ -27,13 +27,6 @@ def test_the_twin_and_the_command_that_makes_it(tmp_path):
     assert twin_folder(tmp_path) == tmp_path / "twin"
     command = twin_command(tmp_path / "sql", tmp_path)
     assert command == f"ssft train {tmp_path}/sql/run.yaml method=lora --output {tmp_path}/twin"
-
-
-def test_methods_by_name_or_all():
-    assert methods_from(" all ") is None
-    assert methods_from("streaming") == ["plain", "streaming"]
-    with pytest.raises(ConfigError, match="--methods plain,all: all stands alone"):
-        methods_from("plain,all")
 
 
 def test_named_methods_must_run_and_plain_always(monkeypatch):

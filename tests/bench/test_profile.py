@@ -11,7 +11,7 @@ from ssft.decoding.cache import TreeCache
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_parts_add_up_to_the_pass(batch_size):
-    profiles = profile(fake_adapted(), random_prompts(2), 10, batch_size)
+    profiles = profile(fake_adapted(), random_prompts(2), 10, batch_size, progress=False)
     assert list(profiles) == ["plain", "streaming"]
     for result in profiles.values():
         assert list(result.parts) == list(PARTS)

@@ -6,23 +6,27 @@ import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from ssft.bench.quality import (
-    ROUGE_TYPES,
-    choose_metric,
-    exact_match,
-    is_sql,
-    mean_interval,
-    normalise_sql,
-    normalised_match,
-    rouge,
-    row_references,
-    score_row,
-    split_sentences,
-    summarise,
-)
+from ssft.bench.metrics import choose_metric, exact, metric_module, metric_names, rouge, sql
+from ssft.bench.metrics.rouge import TYPES, split_sentences
+from ssft.bench.metrics.sql import is_sql, normalise_sql, normalised_match
+from ssft.bench.quality import mean_interval, row_references, score_texts, summarise
 from ssft.errors import DataError
 
 QUERY = "SELECT a, COUNT(b) FROM t WHERE x = 'Red Wine' AND y > 3 AND z LIKE '%k' GROUP BY a"
+
+
+def exact_match(text, references):
+    return exact.score(text, references) == {"exact_match": 100}
+
+
+def test_every_file_is_a_metric():
+    assert metric_names() == ["exact", "rouge", "sql"]
+    for name in metric_names():
+        module = metric_module(name)
+        assert (module.NAME, bool(module.DESCRIPTION)) == (name, True)
+        assert module.fits([["a"]]) in (True, False)
+        values = module.score("a b", ["a b"])
+        assert all(0 <= value <= 100 for value in values.values())
 
 
 def test_exact_match_strips_both_sides_and_takes_any_reference():
@@ -273,7 +277,7 @@ REFERENCES = [
 
 
 def test_rouge_worked_out_by_hand():
-    scores = rouge("the cat sat down", ["the cat lay down"])
+    scores = rouge.score("the cat sat down", ["the cat lay down"])
     # Three of four words, one of three pairs, "the cat … down" in common.
     assert scores == pytest.approx({"rouge1": 75, "rouge2": 100 / 3, "rougeL": 75, "rougeLsum": 75})
 
@@ -281,22 +285,22 @@ def test_rouge_worked_out_by_hand():
 def test_rouge_is_the_packages_best_reference_for_each_type():
     lines = [text.replace(". ", ".\n").replace("! ", "!\n") for text in REFERENCES]
     prediction = TEXT.replace(". ", ".\n")
-    expected = RougeScorer(list(ROUGE_TYPES), use_stemmer=True).score_multi(lines, prediction)
-    scores = rouge(TEXT, REFERENCES)
+    expected = RougeScorer(list(TYPES), use_stemmer=True).score_multi(lines, prediction)
+    scores = rouge.score(TEXT, REFERENCES)
     assert scores == pytest.approx({name: 100 * score.fmeasure for name, score in expected.items()})
-    alone = [rouge(TEXT, [reference]) for reference in REFERENCES]
-    assert scores == {name: max(score[name] for score in alone) for name in ROUGE_TYPES}
-    best = {max(range(3), key=lambda i, name=name: alone[i][name]) for name in ROUGE_TYPES}
+    alone = [rouge.score(TEXT, [reference]) for reference in REFERENCES]
+    assert scores == {name: max(score[name] for score in alone) for name in TYPES}
+    best = {max(range(3), key=lambda i, name=name: alone[i][name]) for name in TYPES}
     assert best == {0, 1}, "the case should need more than one reference"
 
 
 def test_rouge_stems_words():
-    assert rouge("serving rivers", ["serves river"])["rouge1"] == pytest.approx(100)
+    assert rouge.score("serving rivers", ["serves river"])["rouge1"] == pytest.approx(100)
 
 
 def test_rouge_lsum_compares_sentences():
     swapped = "Prices are high here. The food is good."
-    scores = rouge(swapped, ["The food is good. Prices are high here."])
+    scores = rouge.score(swapped, ["The food is good. Prices are high here."])
     assert scores["rougeLsum"] == pytest.approx(100)
     assert scores["rougeL"] < 60
 
@@ -316,14 +320,16 @@ def test_split_sentences(text, lines):
 
 @pytest.mark.parametrize("text", ["", " \n", "...", "日本語"])
 def test_a_text_without_words_scores_0(text):
-    assert rouge(text, REFERENCES) == dict.fromkeys(ROUGE_TYPES, 0)
-    assert score_row(text, ["SELECT a"], "exact", sql=True) == {"exact_match": 0, "normalised_match": 0}
+    assert rouge.score(text, REFERENCES) == dict.fromkeys(TYPES, 0)
+    assert sql.score(text, ["SELECT a"]) == {"exact_match": 0, "normalised_match": 0}
 
 
-def test_score_row_gives_the_metrics_asked_for():
-    assert score_row("select A", ["SELECT a"], "exact", sql=True) == {"exact_match": 0, "normalised_match": 100}
-    assert score_row("a b", ["c", "a b"], "exact") == {"exact_match": 100}
-    assert list(score_row("a b", ["a b"], "rouge")) == list(ROUGE_TYPES)
+def test_score_texts_gives_the_metrics_asked_for():
+    texts, references = ["select A", "a"], [["SELECT a"], ["c", "a"]]
+    rows = score_texts(texts, references, "sql", progress=False)
+    assert rows[0] == {"exact_match": 0, "normalised_match": 100}
+    assert score_texts(texts, references, "exact", progress=False) == [{"exact_match": 0}, {"exact_match": 100}]
+    assert [list(row) for row in score_texts(texts, references, "rouge", progress=False)] == [list(TYPES)] * 2
 
 
 def test_auto_takes_rouge_for_several_references():
@@ -392,7 +398,7 @@ def test_equal_rows_give_a_point_and_none_an_error():
 
 
 def test_summarise():
-    rows = [score_row(text, [QUERY], "exact", sql=True) for text in [QUERY, QUERY.lower(), "", f"{QUERY};"]]
+    rows = [sql.score(text, [QUERY]) for text in [QUERY, QUERY.lower(), "", f"{QUERY};"]]
     metrics, intervals = summarise(rows)
     # The second is in lower case within its quotes too.
     assert metrics == {"exact_match": 25, "normalised_match": 50}

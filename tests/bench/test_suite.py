@@ -9,9 +9,10 @@ from fake_adapted import fake_adapted
 from ssft.bench import suite
 from ssft.bench.answers import decode_prompts, encode_rows
 from ssft.bench.methods import generate_static, method_names
-from ssft.bench.quality import choose_metric, mean_interval, summarise
-from ssft.bench.suite import SuiteSettings, Task, row_categories, run_suite
-from ssft.bench.twin import quality_result, questions_of
+from ssft.bench.metrics import choose_metric
+from ssft.bench.quality import mean_interval, quality_result, questions_of, summarise
+from ssft.bench.spec_bench import row_categories
+from ssft.bench.suite import SuiteSettings, Task, run_suite
 from ssft.errors import ConfigError, DataError, GenerationError
 
 ROWS = [{"prompt": f"5 {number} 7"} for number in range(9, 15)]
@@ -127,7 +128,7 @@ def test_a_paired_interval_is_narrower_than_the_twos_own():
 @pytest.mark.parametrize(
     ("references", "metric"),
     [
-        ([["SELECT a FROM t"], ["select b from t where c = 1"]], "exact"),
+        ([["SELECT a FROM t"], ["select b from t where c = 1"]], "sql"),
         ([["positive"], ["very negative indeed"]], "exact"),
         ([["A man walks home in the rain."], ["Two friends talk."]], "rouge"),
         ([["SELECT a FROM t"], ["no SQL at all here"]], "rouge"),
@@ -148,7 +149,7 @@ def test_questions_are_the_rows_that_say_what_is_right():
         {"prompt": "3", "completion": "SELECT c"},
     ]
     questions = questions_of(rows, 4)
-    assert (questions.references, questions.metric, questions.sql) == ([["SELECT a"], ["SELECT b"]], "exact", True)
+    assert (questions.references, questions.metric) == ([["SELECT a"], ["SELECT b"]], "sql")
     assert questions_of(rows[:1], 4) is None
     with pytest.raises(DataError, match="row 2: reference 1 is empty"):
         questions_of([{"prompt": "1"}, {"prompt": "2", "references": [" "]}], 2)

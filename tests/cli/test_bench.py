@@ -136,7 +136,7 @@ def test_a_broken_promise_fails_in_float32_only(adapted, data, monkeypatch):
     options = ["--data", data, "--methods", "streaming", "--max-new-tokens", 4, "--rounds", 1]
     result = run("any", *options)
     assert result.exit_code == 1, (result.output, result.exception)
-    remark = "streaming: 4 of 4 outputs differ from plain's"
+    remark = "streaming does not keep its promise: its text differs from plain's on 4 of 4 prompts"
     assert remark in result.stdout
     assert run("any", *options, "--json").exit_code == 1
     adapted.precision = "bfloat16"
@@ -210,7 +210,7 @@ def test_help_shows_the_options_of_the_comparison_and_the_commands():
     assert "13 categories" in " ".join(text.split())
     words = ("--rounds", "--methods", "--tree", "--spec-bench", "--peers", "train", "profile", "adapters", "tasks")
     assert all(word in text for word in (*words, "ADAPTER | COMMAND", "--compare A.json B.json"))
-    assert not any(hidden in text.partition("Commands")[2] for hidden in ("compare ", "difference "))
+    assert not any(hidden in text.partition("Commands")[2] for hidden in ("measure ", "compare "))
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,8 @@ def test_a_broken_promise_fails_after_the_report(tmp_path, monkeypatch):
     monkeypatch.setattr(streaming.Method, "run", wrong_tokens)
     result = run("adapters/first", "--methods", "streaming", "--quality-limit", 0, "--output", tmp_path)
     assert result.exit_code == 1, (result.output, result.exception)
-    assert "first: streaming: 2 of 2 outputs differ from plain's" in result.stdout
+    broken = "first: streaming does not keep its promise: its text differs from plain's on 2 of 2 prompts"
+    assert broken in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from result_files import eval_facts, save, verify_facts
 from tiny_base import rows, save_rows, save_tiny_base
 
-from ssft.bench.quality import ROUGE_TYPES
+from ssft.bench.metrics.rouge import TYPES as ROUGE_TYPES
 from ssft.bundle.format import CARD, CURVE, RESULTS
 from ssft.bundle.read import read_bundle
 from ssft.cli.main import cli
@@ -126,17 +126,17 @@ def test_a_twin_is_put_beside(place):
     save(place / "twin.json", twin)
     (row,) = card("own.json", "--twin", "twin.json")["quality"]
     assert (row["value"], row["twin"]) == (62.5, 60)
-    assert "| exact\\_match | 62.50 (47.50 - 77.50) | 60.00 (47.50 - 77.50) |" in (place / "adapter" / CARD).read_text()
+    assert "| exact\\_match | 62.50 (47.50 – 77.50) | 60.00 (47.50 – 77.50) |" in (place / "adapter" / CARD).read_text()
     save(place / "own.json", eval_facts(bundle, scores={"exact_match": [100] * 25 + [0] * 15}))
     save(place / "twin.json", {**twin, "scores": {"exact_match": [0] + [100] * 24 + [0] * 15}})
     (row,) = card("own.json", "--twin", "twin.json")["quality"]
     assert row["difference"] == 2.5  # of 40 rows one is right that the twin has wrong
     assert 0 <= row["difference_low"] < 2.5 < row["difference_high"] < 10
-    assert "| 60.00 (47.50 - 77.50) | 2.50 (0.00 - 7.50) |" in (place / "adapter" / CARD).read_text()
+    assert "| 60.00 (47.50 – 77.50) | 2.50 (0.00 – 7.50) |" in (place / "adapter" / CARD).read_text()
     # Without the adapter's rows nothing can be paired.
     assert card("--twin", "twin.json")["quality"][0]["difference"] is None
     save(place / "twin.json", {**twin, "scores": {"exact_match": [100] * 39}})
-    refused("scores.exact_match=[100, 100", "own.json", "--twin", "twin.json")
+    refused("scores.exact_match has 39 values for 40 rows", "own.json", "--twin", "twin.json")
     save(place / "twin.json", {**twin, "rows": 41})
     refused("no `ssft eval` of adapter with the same data", "--twin", "twin.json")
 

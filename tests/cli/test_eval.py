@@ -9,7 +9,9 @@ from click.testing import CliRunner
 from fake_adapted import fake_adapted, save_bundle
 from tiny_base import save_rows, save_tiny_base
 
-from ssft.bench.quality import ROUGE_TYPES, mean_interval, rouge
+from ssft.bench.metrics.rouge import TYPES as ROUGE_TYPES
+from ssft.bench.metrics.rouge import score as rouge
+from ssft.bench.quality import mean_interval
 from ssft.bundle.read import read_bundle
 from ssft.cli.main import cli
 from ssft.runtime import loader
@@ -166,7 +168,7 @@ def test_sql_is_also_compared_in_its_normal_form(canned, tmp_path):
     assert facts["metrics"] == {"exact_match": 25, "normalised_match": 50}
     assert list(facts["intervals"]) == ["exact_match", "normalised_match"]
     canned(*texts)
-    assert "metric exact (auto: the references are SQL or labels" in run("any", "--data", data).stdout
+    assert "metric sql (auto: the references are SQL, one each)" in run("any", "--data", data).stdout
     save_rows(data, [{"prompt": "5 6", "completion": completion}] * 3 + [{"prompt": "5", "completion": "no SQL"}])
     canned(*texts)
     assert facts_of("any", "--data", data, "--metric", "exact")["metrics"] == {"exact_match": 25}

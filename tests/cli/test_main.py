@@ -138,7 +138,7 @@ def test_bases_as_json(tmp_path, monkeypatch):
 def test_bases_as_a_table(tmp_path, monkeypatch):
     monkeypatch.setenv("SSFT_CACHE", str(tmp_path))
     result = CliRunner().invoke(cli, ["bases"])
-    assert "134,515,008  no       -" in result.stdout
+    assert "134,515,008  no       –" in result.stdout
 
 
 def test_print_json_knows_numbers_paths_and_nan(capsys, tmp_path):
@@ -148,11 +148,18 @@ def test_print_json_knows_numbers_paths_and_nan(capsys, tmp_path):
 
 
 def test_table_prints_brackets_as_they_are(capsys):
-    _options.table([["[bold]", 1], ["b", 2000]], ["name", "count"], stderr=True)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "[bold]" in captured.err
-    assert "2,000" in captured.err
+    _options.table([["[bold]", 1], ["b", 2000]], ["name", "count"])
+    assert "[bold]" in (out := capsys.readouterr().out)
+    assert "2,000" in out
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(None, 107), ("40", 40)])
+def test_a_pipe_has_no_width_unless_one_is_asked_for(columns, widest, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    _options.table([["key", "a" * 50 + " " + "b" * 50]], ["what", "value"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) == widest
 
 
 def test_threads_are_held_also_where_none_are_given(monkeypatch):

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from loopback_hub import TOKEN, LoopbackHub, connected_hub
 from shelf import PLAIN, shared_shelf
 
+from ssft.bundle.read import read_bundle
+from ssft.card.write import card_files
 from ssft.cli.main import cli
 
 # huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.
@@ -24,6 +26,11 @@ REPO = "alice/deep-one"
 def hub(monkeypatch, tmp_path):
     with connected_hub(monkeypatch, tmp_path) as hub:
         yield hub
+
+
+def contents(adapter):
+    """What is pushed of a folder: its files, with a card that names the repository."""
+    return {path.name: path.read_bytes() for path in adapter.iterdir()} | card_files(read_bundle(adapter), REPO)
 
 
 def invoke(*args):
@@ -55,9 +62,9 @@ def test_processes_find_hub_and_token_and_tell_nobody(tmp_path):
         assert facts["path"] == "adapters/deep-one"
         assert facts["bytes"] == sum(facts["files"].values())
         assert facts["streams"]["num_streams"] == 3
-        for name, size in facts["files"].items():
-            data = (tmp_path / facts["path"] / name).read_bytes()
-            assert (data, len(data)) == ((source / name).read_bytes(), size)
+        own = contents(source)
+        assert {name: len(data) for name, data in own.items()} == facts["files"]
+        assert {name: (tmp_path / facts["path"] / name).read_bytes() for name in facts["files"]} == own
 
         hub.tokens.clear()
         refused = process(hub, tmp_path, "pull", REPO, "--output", "other")
@@ -80,7 +87,7 @@ def test_push_as_json(hub, tmp_path):
     assert facts["pull_request"] == f"{hub.url}/{REPO}/discussions/1"
     assert facts["commit"] == hub.repos[REPO].branches["refs/pr/1"]
     assert (facts["repo"], facts["revision"], facts["changed"]) == (REPO, "main", True)
-    assert facts["files"] == {path.name: path.stat().st_size for path in adapter.iterdir()}
+    assert facts["files"] == {name: len(data) for name, data in contents(adapter).items()}
     assert facts["bytes"] == sum(facts["files"].values())
 
 
@@ -88,7 +95,7 @@ def test_push_says_where_it_is_and_when_nothing_changed(hub):
     source = shared_shelf().paths["deep"]
     first = invoke("push", source, REPO, "--revision", "v2").stdout.splitlines()
     second = invoke("push", source, REPO, "--revision", "v2").stdout.splitlines()
-    total = f"{sum(path.stat().st_size for path in source.iterdir()):,}"
+    total = f"{sum(map(len, contents(source).values())):,}"
     assert first[0] == f"pushed 7 files, {total} bytes, to {REPO} (v2)"
     assert second == [f"{REPO} (v2) holds these files already", first[1]]
 

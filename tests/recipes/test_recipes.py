@@ -50,7 +50,7 @@ def test_there_are_shipped_recipes():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipe_resolves(name):
     recipe = load_recipe(name)
-    assert recipe.name == name.rpartition("_")[2] if "/" in name else name
+    assert recipe.name == (name.rpartition("_")[2] if "/" in name else name.removesuffix("_streams"))
     assert recipe.lora.task_type == "CAUSAL_LM"
     args = recipe.build_training_args("out", "cpu")
     assert args.output_dir == "out"

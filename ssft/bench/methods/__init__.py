@@ -7,23 +7,26 @@ A method's module holds
 - `KIND`: "plain" (one token per pass), "speculative" (drafts and verifies), or "yardstick" (another program on another
   build of the base: its tokens per second are shown, its text is compared with nothing),
 - `LOSSLESS`: whether it promises the tokens of plain greedy decoding,
-- `class Method` as `DecodingMethod` says.
+- `class Method`, a `DecodingMethod`.
 
 Files that start with `_` are helpers.
 """
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ssft.decoding.request import Generation
-from ssft.errors import ConfigError, nearest
+from ssft.errors import ConfigError, GenerationError, nearest
 
-BASELINE = "plain"
+REFERENCE = "plain"
 """The method whose text is the reference, and which always runs."""
 
+ALL = "all"
+"""In place of methods' names: every method that can run."""
 KINDS = ("plain", "speculative", "yardstick")
 
 
@@ -31,8 +34,9 @@ KINDS = ("plain", "speculative", "yardstick")
 class Setting:
     """What a method gets to work with.
 
-    adapted: the `AdaptedModel`. max_new_tokens: longest completion. batch_size: most prompts at a time. peers: folder
-    with what other methods were trained to for this adapter (`medusa/`, `draft/`), or None.
+    adapted: the `MultiAdapterModel`, whose active adapter decodes. max_new_tokens: longest completion. batch_size: most
+    prompts at a time. peers: folder with what was trained for other methods beside this adapter (`medusa/`, `draft/`),
+    or None.
     """
 
     adapted: Any
@@ -41,29 +45,57 @@ class Setting:
     peers: Path | None = None
 
 
-class DecodingMethod(Protocol):
-    """What a method's `Method` class offers; `__init__` raises an `SSFTError` where the method cannot serve."""
+class DecodingMethod(ABC):
+    """What a method's `Method` class is; `__init__` raises an `SSFTError` where the method cannot serve."""
 
-    def __init__(self, setting: Setting) -> None: ...
+    single = False
+    """Whether the method decodes one prompt at a time only."""
 
+    def __init__(self, setting: Setting) -> None:
+        name = type(self).__module__.rpartition(".")[2]
+        if self.single and setting.batch_size != 1:
+            raise ConfigError(
+                f"batch size {setting.batch_size}: {name} decodes one prompt at a time; take --batch-size 1, or leave "
+                f"{name} out of --methods"
+            )
+        self.adapted = setting.adapted
+        self.backbone = self.adapted.hooks.backbone
+        self.max_new_tokens = setting.max_new_tokens
+        self.batch_size = setting.batch_size
+
+    @abstractmethod
     def run(self, prompts: list[list[int]]) -> list[Generation]:
         """Greedy continuation of each prompt (token ids), in order, `calls` being passes of the adapted model."""
 
     def extra_parameters(self) -> int:
         """Parameters that the method needs beside base and LoRA."""
+        return 0
 
     def extra_bytes(self) -> int:
         """Bytes on disk that the method needs beside base and LoRA."""
+        return 0
 
     def training(self) -> dict[str, Any]:
         """What was trained for the method: `data` (name), `rows`, `steps`, `seconds`, `device` as its provenance has
         them; empty where nothing was, or nothing is known."""
+        return {}
+
+    def budget(self, prompt: list[int]) -> int:
+        """How many tokens may follow a prompt: `max_new_tokens`, or fewer where the model's context has no room for
+        them; raises `GenerationError` where it has room for none."""
+        context = self.backbone.context_length
+        if not 0 < len(prompt) < context:
+            raise GenerationError(
+                f"a prompt has {len(prompt)} tokens; it needs at least one and fewer than the model's context of "
+                f"{context}; fill or shorten it, or take a base with a longer context"
+            )
+        return min(self.max_new_tokens, context - len(prompt))
 
 
 def method_names() -> list[str]:
     """Names of all methods, the baseline first."""
     names = {path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")}
-    return [BASELINE, *sorted(names - {BASELINE})]
+    return [REFERENCE, *sorted(names - {REFERENCE})]
 
 
 def method_module(name: str) -> Any:
@@ -74,14 +106,18 @@ def method_module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def parse_methods(text: str) -> list[str]:
-    """`"generate,streaming"` -> checked names without repetition, the baseline always first."""
+def parse_methods(text: str) -> list[str] | None:
+    """`"generate,streaming"` -> checked names without repetition, the reference always first; `"all"` -> None."""
     given = [name.strip() for name in text.split(",") if name.strip()]
+    if given == [ALL]:
+        return None
+    if ALL in given:
+        raise ConfigError(f"--methods {text}: all stands alone; leave it out, or the other names")
     if not given:
         raise ConfigError(f"no method was named; give some of {', '.join(method_names())}, separated by commas")
     for name in given:
         method_module(name)
-    return list(dict.fromkeys([BASELINE, *given]))
+    return list(dict.fromkeys([REFERENCE, *given]))
 
 
 def build_methods(names: Sequence[str], setting: Setting) -> dict[str, Any]:

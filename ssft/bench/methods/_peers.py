@@ -10,6 +10,14 @@ from ssft.bundle.format import PROVENANCE
 from ssft.errors import ConfigError
 
 ROOT = Path("outputs/peers")
+FACTS = {
+    "data": ("data", "train", "name"),
+    "rows": ("train_rows",),
+    "steps": ("steps",),
+    "seconds": ("train_seconds",),
+    "device": ("device",),
+}
+"""What is told of a training, and where a provenance has it."""
 
 
 def find_part(setting: Setting, method: str, part: str, marker: str, what: str) -> Path:
@@ -18,13 +26,13 @@ def find_part(setting: Setting, method: str, part: str, marker: str, what: str) 
     Raises:
         ConfigError: there is none; names the command that makes `what`.
     """
-    peers = ROOT / setting.adapted.name if setting.peers is None else setting.peers
+    peers = ROOT / setting.adapted.active.name if setting.peers is None else setting.peers
     folder = peers / part
     if setting.peers is None or not (folder / marker).is_file():
         where = "no folder of peers was given" if setting.peers is None else f"{folder} holds none"
         raise ConfigError(
-            f"{setting.adapted.name!r} has no {what} to draft with: {where}; leave {method} out of --methods, or make "
-            f"one with {command(setting.adapted.name, method, folder)}, then give --peers {peers.parent}"
+            f"{setting.adapted.active.name!r} has no {what} to draft with: {where}; leave {method} out of --methods or "
+            f"make one with {command(setting.adapted.active.name, method, folder)}, then give --peers {peers.parent}"
         )
     return folder
 
@@ -47,20 +55,13 @@ def read_training(folder: Path) -> dict[str, Any]:
 
 
 def training(provenance: Any) -> dict[str, Any]:
-    """What `DecodingMethod.training` tells of a provenance: those of `data`, `rows`, `steps`, `seconds` and `device`
-    that are there and of their kind."""
-    known = provenance if isinstance(provenance, dict) else {}
-    source = known.get("data")
-    train = source.get("train") if isinstance(source, dict) else None
-    texts: dict[str, Any] = {
-        "data": train.get("name") if isinstance(train, dict) else None,
-        "device": known.get("device"),
-    }
-    numbers = {"rows": known.get("train_rows"), "steps": known.get("steps"), "seconds": known.get("train_seconds")}
-    found: dict[str, Any] = {key: value for key, value in texts.items() if isinstance(value, str) and value}
-    found |= {key: value for key, value in numbers.items() if _is_number(value)}
-    return {key: found[key] for key in ("data", "rows", "steps", "seconds", "device") if key in found}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """What `DecodingMethod.training` tells of a provenance: those of `FACTS` that are there and of their kind."""
+    found = {}
+    for key, path in FACTS.items():
+        value = provenance
+        for part in path:
+            value = value.get(part) if isinstance(value, dict) else None
+        texts = key in ("data", "device")
+        if (type(value) is str and value) if texts else (type(value) in (int, float) and math.isfinite(value)):
+            found[key] = value
+    return found

@@ -2,8 +2,6 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -11,10 +9,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from ssft.bench.methods import Setting, _budget
+from ssft.bench.methods import DecodingMethod
 from ssft.decoding.request import Generation
-from ssft.errors import ConfigError
-from ssft.runtime.batching import length_batches
+from ssft.runtime.batching import run_in_batches
 
 
 def truncate(ids: list[int], budget: int, eos: set[int]) -> tuple[list[int], str]:
@@ -45,14 +42,8 @@ class Watch(StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
-class GenerateMethod:
+class GenerateMethod(DecodingMethod):
     """Greedy search of transformers over the adapted model; a subclass says what it does differently."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.adapted = setting.adapted
-        self.max_new_tokens = setting.max_new_tokens
-        self.batch_size = setting.batch_size
-        self.context = self.adapted.hooks.backbone.context_length
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
         """Greedy continuation of each prompt, in order.
@@ -65,26 +56,17 @@ class GenerateMethod:
         """
         groups: dict[int, list[int]] = defaultdict(list)
         for index, prompt in enumerate(prompts):
-            groups[self._budget(prompt)].append(index)
+            groups[self.budget(prompt)].append(index)
         results: dict[int, Generation] = {}
         # Rows that may produce equally many tokens go together, so that none runs past its context.
         for budget, group in groups.items():
-            for batch in length_batches([len(prompts[index]) for index in group], self.batch_size):
-                rows = [group[place] for place in batch]
-                results.update(zip(rows, self._batch([prompts[row] for row in rows], budget), strict=True))
+            own = [prompts[row] for row in group]
+
+            def run(batch: list[int], own: list[list[int]] = own, budget: int = budget) -> list[Generation]:
+                return self._batch([own[place] for place in batch], budget)
+
+            results.update(zip(group, run_in_batches(list(map(len, own)), self.batch_size, run), strict=True))
         return [results[index] for index in range(len(prompts))]
-
-    def extra_parameters(self) -> int:
-        """None."""
-        return 0
-
-    def extra_bytes(self) -> int:
-        """None."""
-        return 0
-
-    def training(self) -> dict[str, Any]:
-        """None."""
-        return {}
 
     # -- what subclasses change ---------------------------------------------------------------------------------
 
@@ -102,9 +84,6 @@ class GenerateMethod:
             return self.adapted.model.generate(**arguments)
 
     # -- the same for all ---------------------------------------------------------------------------------------
-
-    def _budget(self, prompt: list[int]) -> int:
-        return _budget.budget(prompt, self.context, self.max_new_tokens)
 
     def _batch(self, prompts: list[list[int]], budget: int) -> list[Generation]:
         """Plain search: every token of a row took one pass."""
@@ -135,7 +114,7 @@ class GenerateMethod:
             no_repeat_ngram_size=0,
             min_length=0,
             # No token has the id after the last: without one, the model's own EOS would be filled in.
-            eos_token_id=eos or [self.adapted.hooks.backbone.config.vocab_size],
+            eos_token_id=eos or [self.backbone.config.vocab_size],
             pad_token_id=pad,
             use_cache=True,
             **self._settings(prompts, budget),
@@ -158,36 +137,18 @@ class DraftingMethod(GenerateMethod):
     prompt_tokens its accepted tokens, as far as they are in the text.
     """
 
-    name = "a drafting method of transformers"
-
-    def __init__(self, setting: Setting) -> None:
-        if setting.batch_size != 1:
-            raise ConfigError(
-                f"batch size {setting.batch_size}: {self.name} decodes one prompt at a time, since transformers' "
-                "assisted search knows no batches; take --batch-size 1, or leave the method out of --methods"
-            )
-        super().__init__(setting)
+    single = True
 
     def _batch(self, prompts: list[list[int]], budget: int) -> list[Generation]:
         """The one prompt; `accepted` holds its passes after the first by how many tokens of their draft they kept."""
-        with self._counted() as calls:
+        calls: list[None] = []  # forwards of the adapted model; a draft model's are its own
+        handle = self.backbone.decoder.register_forward_hook(lambda *_: calls.append(None))
+        try:
             (row,), watch, seconds = self._search(prompts, budget)
+        finally:
+            handle.remove()
         ids, reason = truncate(row, budget, self.adapted.eos_token_ids)
         depths = [after - before - 1 for before, after in pairwise(watch.lengths)]
         accepted = [depths.count(depth) for depth in range(max(depths, default=-1) + 1)]
         first = min(watch.lengths[0] - len(prompts[0]), len(ids))
-        return [Generation(ids, calls[0], accepted, reason, seconds, watch.first, first)]
-
-    @contextmanager
-    def _counted(self) -> Iterator[list[int]]:
-        """A list whose one element counts the forwards of the adapted model inside; a draft model's are its own."""
-        calls = [0]
-
-        def count(*_: Any) -> None:
-            calls[0] += 1
-
-        handle = self.adapted.hooks.backbone.decoder.register_forward_hook(count)
-        try:
-            yield calls
-        finally:
-            handle.remove()
+        return [Generation(ids, len(calls), accepted, reason, seconds, watch.first, first)]

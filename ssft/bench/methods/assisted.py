@@ -26,12 +26,10 @@ FOLDER = "draft"
 class Method(_transformers.DraftingMethod):
     """The draft proposes a chain, the adapted model verifies it; only the latter's passes are calls."""
 
-    name = NAME
-
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.folder = _peers.find_part(setting, NAME, FOLDER, "config.json", "draft model")
-        target = self.adapted.hooks.backbone.model
+        target = self.backbone.model
         # Where there is no GPU, None is the CPU too, and without accelerate's hooks.
         device = None if target.device.type == "cpu" and not torch.cuda.is_available() else str(target.device)
         dtype = str(target.dtype).removeprefix("torch.")
@@ -58,17 +56,16 @@ class Method(_transformers.DraftingMethod):
 
     def _check(self, tokenizer: Any) -> None:
         """The two exchange token ids, so they must agree about them, and about how many fit."""
-        backbone = self.adapted.hooks.backbone
-        own = base_fingerprint(backbone.model, self.adapted.tokenizer, "")["tokenizer_sha256"]
+        own = base_fingerprint(self.backbone.model, self.adapted.tokenizer, "")["tokenizer_sha256"]
         if base_fingerprint(self.draft, tokenizer, "")["tokenizer_sha256"] != own:
             raise ConfigError(
                 f"{self.folder}: the draft's tokenizer is not the base's, so its token ids mean other text; train a "
-                f"draft from the adapter's own base: {_peers.command(self.adapted.name, NAME, self.folder)}"
+                f"draft from the adapter's own base: {_peers.command(self.adapted.active.name, NAME, self.folder)}"
             )
         for key, enough in (("vocab_size", "=="), ("max_position_embeddings", ">=")):
-            draft, base = getattr(self.draft.config, key), getattr(backbone.config, key)
+            draft, base = getattr(self.draft.config, key), getattr(self.backbone.config, key)
             if draft < base or (enough == "==" and draft != base):
                 raise ConfigError(
                     f"{self.folder}: the draft's {key} is {draft}, the base's {base}; train a draft from the adapter's "
-                    f"own base: {_peers.command(self.adapted.name, NAME, self.folder)}"
+                    f"own base: {_peers.command(self.adapted.active.name, NAME, self.folder)}"
                 )

@@ -40,19 +40,19 @@ class Method(_transformers.GenerateMethod):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        model = self.adapted.hooks.backbone.model
+        model = self.backbone.model
         quantizer = getattr(model, "hf_quantizer", None)
         if quantizer is not None and not quantizer.is_compileable:
             raise ConfigError(
                 f"{NAME}: transformers does not compile a model in {self.adapted.precision}; take --quantization none, "
                 f"or leave {NAME} out of --methods"
             )
-        self.twin = _without_hooks(model)
-        self.twin.set_attn_implementation(self.adapted.hooks.previous_attention)
-        lora = self.adapted.lora
+        self.bare = _without_hooks(model)
+        self.bare.set_attn_implementation(self.adapted.hooks.previous_attention)
+        lora = self.adapted.active.lora
         # What acts on streams alone is left out: there are none here.
         for name, layer in lora.layers.items() if lora is not None else ():
-            self.twin.get_submodule(name).register_forward_hook(product_hook(layer, self.twin.dtype))
+            self.bare.get_submodule(name).register_forward_hook(product_hook(layer, self.bare.dtype))
         self.length = 0
         # What was compiled for another model is of no use, and counts against the compiler's limit of variants.
         torch.compiler.reset()
@@ -74,7 +74,7 @@ class Method(_transformers.GenerateMethod):
         # Beyond its limit of variants the compiler would fall back to uncompiled steps without a word.
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
             try:
-                return self.twin.generate(**arguments)
+                return self.bare.generate(**arguments)
             except FailOnRecompileLimitHit as error:
                 raise GenerationError(
                     f"{NAME}: more lengths of the cache than the compiler keeps ({torch._dynamo.config.recompile_limit}"
@@ -91,8 +91,8 @@ class Method(_transformers.GenerateMethod):
 def _without_hooks(model: nn.Module) -> Any:
     """A copy of the modules, with the very same tensors and without forward hooks."""
     shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
-    twin = copy.deepcopy(model, shared)
-    for module in twin.modules():
+    bare = copy.deepcopy(model, shared)
+    for module in bare.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             hooks.clear()
-    return twin
+    return bare

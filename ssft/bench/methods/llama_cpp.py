@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ssft.base.embedded import ALIASES, BaseAlias, base_path
-from ssft.bench.methods import Setting, _budget
+from ssft.bench.methods import DecodingMethod, Setting
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
 
@@ -23,44 +23,31 @@ KIND = "yardstick"
 LOSSLESS = False
 
 
-class Method:
+class Method(DecodingMethod):
     """Greedy decoding by llama.cpp, one prompt at a time."""
 
+    single = True
+
     def __init__(self, setting: Setting) -> None:
-        if setting.batch_size != 1:
-            raise ConfigError(
-                f"batch size {setting.batch_size}: {NAME} decodes one prompt at a time; take --batch-size 1, or leave "
-                "it out of --methods"
-            )
+        super().__init__(setting)
         library = _library()
-        self.adapted = setting.adapted
-        self.max_new_tokens = setting.max_new_tokens
-        self.context = self.adapted.hooks.backbone.context_length
-        self.path = _gguf_file(_alias(self.adapted))
-        threads = torch.get_num_threads()
+        self.path = _gguf_file(_alias(self.backbone.model))
+        threads, context = torch.get_num_threads(), self.backbone.context_length
         self.llama = library.Llama(
-            model_path=str(self.path), n_ctx=self.context, n_threads=threads, n_threads_batch=threads, verbose=False
+            model_path=str(self.path), n_ctx=context, n_threads=threads, n_threads_batch=threads, verbose=False
         )
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
         """Greedy continuation of each prompt, in order; calls == tokens."""
         return [self._one(prompt) for prompt in prompts]
 
-    def extra_parameters(self) -> int:
-        """None: it is the base, in another file."""
-        return 0
-
     def extra_bytes(self) -> int:
         """The GGUF file."""
         return self.path.stat().st_size
 
-    def training(self) -> dict[str, Any]:
-        """None."""
-        return {}
-
     def _one(self, prompt: list[int]) -> Generation:
         begin = time.perf_counter()
-        budget = _budget.budget(prompt, self.context, self.max_new_tokens)
+        budget = self.budget(prompt)
         result = Generation(finish_reason="length")
         # Else a prompt that it has seen in the round before would be answered from its cache.
         self.llama.reset()
@@ -89,9 +76,9 @@ def _library() -> Any:
         ) from error
 
 
-def _alias(adapted: Any) -> BaseAlias:
+def _alias(model: Any) -> BaseAlias:
     """The embedded base that the model was loaded from."""
-    origin = Path(str(adapted.hooks.backbone.model.name_or_path))
+    origin = Path(str(model.name_or_path))
     for name, alias in ALIASES.items():
         if origin == base_path(name):
             return alias

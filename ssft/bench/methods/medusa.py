@@ -1,10 +1,10 @@
-"""Medusa heads trained over the adapter, in the engine and with the tree of the streams."""
+"""Medusa heads trained over the adapter, in the loop and with the tree of the streams."""
 
 from typing import Any
 
 from ssft.bench.methods import Setting, _peers, plain
+from ssft.decoding.draft.medusa import MedusaDrafter
 from ssft.runs.medusa_folder import CONFIG, WEIGHTS, load_medusa
-from ssft.training.medusa_decoder import MedusaDecoder
 
 NAME = "medusa"
 DESCRIPTION = "Medusa heads on the adapted base, verified in the adapter's tree (arXiv 2401.10774)"
@@ -19,11 +19,9 @@ class Method(plain.Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        adapted = setting.adapted
         self.folder = _peers.find_part(setting, NAME, FOLDER, CONFIG, "Medusa heads")
-        route = None if adapted.router is None else adapted.router.use
-        self.heads = load_medusa(self.folder, adapted)
-        self.decoder = MedusaDecoder(adapted.hooks, self.heads, adapted.tree, route, adapted.lora)
+        self.heads = load_medusa(self.folder, setting.adapted)
+        self.drafting = {"drafter": MedusaDrafter(self.heads)}
 
     def extra_parameters(self) -> int:
         """All heads: blocks and vocabulary matrices."""

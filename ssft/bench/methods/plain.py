@@ -1,46 +1,25 @@
-"""Plain greedy decoding: the engine of the streams with a draft of nothing, so that only speculation differs."""
+"""Plain greedy decoding: the loop of the streams without a drafter, so that only speculation differs."""
 
 from typing import Any
 
-from ssft.bench.methods import Setting
+from ssft.bench.methods import DecodingMethod
 from ssft.decoding.request import Generation
-from ssft.runtime.batching import length_batches
 
 NAME = "plain"
-DESCRIPTION = "greedy decoding, one token per pass, in the engine that also decodes with streams"
+DESCRIPTION = "greedy decoding, one token per pass, in the loop that also decodes with streams"
 KIND = "plain"
 LOSSLESS = True
 
 
-class Method:
+class Method(DecodingMethod):
     """One token per pass of the adapted model."""
 
-    streaming = False
-
-    def __init__(self, setting: Setting) -> None:
-        self.adapted = setting.adapted
-        self.max_new_tokens = setting.max_new_tokens
-        self.batch_size = setting.batch_size
-        self.decoder = self.adapted.decoder(streaming=self.streaming, tree=self.adapted.tree)
+    drafting: dict[str, Any] = {"speculate": False}  # noqa: RUF012 (never changed)
+    """What `MultiAdapterModel.complete` is told of drafts."""
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
         """Greedy continuation of each prompt, in order."""
-        results: dict[int, Generation] = {}
-        for batch in length_batches([len(prompt) for prompt in prompts], self.batch_size):
-            done = self.decoder.generate(
-                [prompts[index] for index in batch], self.max_new_tokens, self.adapted.eos_token_ids
-            )
-            results.update(zip(batch, done, strict=True))
-        return [results[index] for index in range(len(prompts))]
-
-    def extra_parameters(self) -> int:
-        """None."""
-        return 0
-
-    def extra_bytes(self) -> int:
-        """None."""
-        return 0
-
-    def training(self) -> dict[str, Any]:
-        """None."""
-        return {}
+        results: list[Generation] = self.adapted.complete(
+            prompts, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, **self.drafting
+        )
+        return results

@@ -20,20 +20,18 @@ DRAFT_TOKENS = 10
 class Method(_transformers.DraftingMethod):
     """`generate(prompt_lookup_num_tokens=10)`."""
 
-    name = NAME
-
     def _settings(self, prompts: list[list[int]], budget: int) -> dict[str, Any]:
         return {"prompt_lookup_num_tokens": DRAFT_TOKENS}
 
-    def _budget(self, prompt: list[int]) -> int:
+    def budget(self, prompt: list[int]) -> int:
         """Refuses what would end in an index error: a draft is not cut to what the budget or the context leave."""
-        budget = super()._budget(prompt)
+        budget, context = super().budget(prompt), self.backbone.context_length
         # The last draft is made when two tokens are left.
         longest = len(prompt) + budget - 2 + DRAFT_TOKENS
-        if budget > 1 and longest > self.context and not self.adapted.hooks.backbone.family.rotary:
+        if budget > 1 and longest > context and not self.backbone.family.rotary:
             raise GenerationError(
                 f"a prompt of {len(prompt)} tokens and {budget} new ones: a draft of prompt_lookup may reach place "
-                f"{longest}, and this model has learned positions for {self.context}; shorten the prompt, lower "
+                f"{longest}, and this model has learned positions for {context}; shorten the prompt, lower "
                 "--max-new-tokens, or leave prompt_lookup out of --methods"
             )
         return budget

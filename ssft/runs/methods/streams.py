@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ssft.bundle.format import is_bundle
-from ssft.bundle.write import check_bundle_target, write_bundle
+from ssft.bundle.write import check_replaceable, write_bundle
+from ssft.card.notes import carried_over
 from ssft.card.write import write_card
 from ssft.recipes.recipe import Recipe
 from ssft.runs.methods import TrainingMethod, base_and_lora
@@ -41,7 +42,8 @@ class Method(TrainingMethod):
         if not is_bundle(output):
             return False
         # What an adapter's folder holds beside its own files would be lost: said before hours are spent.
-        check_bundle_target(output)
+        check_replaceable(output)
+        carried_over(output)
         return True
 
     def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
@@ -52,6 +54,7 @@ class Method(TrainingMethod):
             base=run.fingerprint,
             run_yaml=run.run_yaml,
             provenance=provenance,
+            keep=carried_over(output),
             text_lora=run.start.text_lora if run.start is not None and run.held else None,
             save_dtype=run.recipe.torch_save_dtype(),
         )

@@ -1,0 +1,161 @@
+"""What a comparison found, as sentences that follow from its numbers: who is fastest, how surely, with what text."""
+
+from dataclasses import dataclass, field
+
+from ssft.bench.result import BenchResult, MethodResult, SuiteResult
+
+OURS = "streaming"
+"""The method that this project is about; a task's sentences say where it stands, first or not."""
+YARDSTICK = "yardstick"
+LOW_PRECISION = ("bfloat16", "float16", "4bit")
+TIE = 0.5
+"""Logits: in low precision, rounding decides where plain's best token leads by no more."""
+TOO_FEW = "too few rounds or prompts for an interval"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One task in a few sentences.
+
+    headline: who is fastest and how surely. details: where streaming stands, whose texts are the same, what the
+    yardstick does. leader: the fastest of `ranked`, None where that is empty. clear: whether the leader's interval lies
+    above 1.
+    """
+
+    headline: str
+    details: list[str] = field(default_factory=list)
+    leader: str | None = None
+    clear: bool = False
+
+
+def benches(result: BenchResult | SuiteResult) -> dict[str, BenchResult]:
+    """The comparisons in a result, by the name of the task."""
+    if isinstance(result, BenchResult):
+        return {result.adapter: result}
+    return {name: task.bench for name, task in result.tasks.items()}
+
+
+def contenders(result: BenchResult) -> dict[str, MethodResult]:
+    """Methods that are measured against the baseline, fastest first."""
+    others = {name: method for name, method in result.methods.items() if name != result.baseline}
+    found = {n: m for n, m in others.items() if m.kind != YARDSTICK and m.speedup is not None}
+    return dict(sorted(found.items(), key=lambda item: -(item[1].speedup or 0.0)))
+
+
+def ranked(result: BenchResult) -> dict[str, MethodResult]:
+    """`contenders` without those that broke their promise, whose speed may come from their other text."""
+    wrong = broken(result)
+    return {name: method for name, method in contenders(result).items() if name not in wrong}
+
+
+def fastest(result: BenchResult) -> str | None:
+    """The first of `ranked` if it is faster than the baseline; nothing stands out where nothing beats that."""
+    return next((name for name, method in ranked(result).items() if (method.speedup or 0.0) > 1), None)
+
+
+def overlap(left: tuple[float, float], right: tuple[float, float]) -> bool:
+    """Whether two intervals have a point in common."""
+    return left[0] <= right[1] and right[0] <= left[1]
+
+
+def broken(result: BenchResult, tied: bool = False) -> dict[str, int]:
+    """Method -> prompts whose text is not plain's, for those that promise plain's text and break the promise.
+
+    tied: instead those whose texts all part where rounding in low precision decides, which breaks no promise.
+    """
+    found = {}
+    for name, method in result.methods.items():
+        rows = result.rows - method.identical if method.lossless and method.identical is not None else 0
+        margins = [difference.margin for difference in method.differences]
+        # A difference without a place (or beyond plain's end) cannot be shown to be a tie.
+        ties = len(margins) >= rows and all(margin is not None and margin <= TIE for margin in margins)
+        if rows and name != "plain" and tied == (ties and result.precision in LOW_PRECISION):
+            found[name] = rows
+    return found
+
+
+def count(number: int, noun: str) -> str:
+    """`1 prompt`, `2 prompts`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def times(method: MethodResult) -> str:
+    """`1.84 times (95 % interval 1.62 to 2.05)`."""
+    span = method.speedup_interval
+    why = TOO_FEW if span is None else "95 % interval {:.2f} to {:.2f}".format(*span)
+    return f"{method.speedup or 0.0:.2f} times ({why})"
+
+
+def find(result: BenchResult) -> Finding:
+    """The sentences for one task."""
+    places = ranked(result)
+    details = [*_texts(result), *_yardsticks(result)]
+    if result.interrupted:
+        details.append(f"The run was interrupted; the numbers cover {count(result.rounds, 'whole round')}.")
+    if not places and contenders(result):
+        return Finding(f"No method beside {result.baseline} keeps plain's text, so none is ranked.", details)
+    if not places:
+        return Finding(f"Only {result.baseline} ran, so there is nothing to compare it with.", details)
+    leader, best = next(iter(places.items()))
+    span = best.speedup_interval
+    clear = span is not None and span[0] > 1
+    if clear:
+        headline = f"{leader} is the fastest: {times(best)} as fast as {result.baseline}."
+    elif span is not None and span[1] < 1:
+        headline = f"Nothing beats {result.baseline}: the nearest, {leader}, is {times(best)} as fast."
+    else:
+        number = f"{best.speedup or 0.0:.2f} times" if span is None else times(best)
+        why = f"there are {TOO_FEW}" if span is None else "that interval covers 1"
+        headline = f"Nothing is clearly faster than {result.baseline}: {leader} comes out {number} as fast, and {why}."
+    return Finding(headline, [*_runner_up(places), *details], leader, clear)
+
+
+def _runner_up(places: dict[str, MethodResult]) -> list[str]:
+    """Where streaming stands, or if it leads, who comes next."""
+    leader, *others = places
+    other = OURS if OURS in others else next((name for name in others if places[name].kind == "speculative"), None)
+    if other is None:
+        return []
+    opening = f"{other} comes" if other == OURS else f"Next is {other}, which comes"
+    first, second = (places[name].speedup_interval for name in (leader, other))
+    judged = ""
+    if first is not None and second is not None:
+        judged = f"; the two intervals {'overlap' if overlap(first, second) else 'do not overlap'}"
+    return [f"{opening} to {times(places[other])}{judged}."]
+
+
+def _texts(result: BenchResult) -> list[str]:
+    """Whose text is plain's."""
+    compared = {n: m for n, m in result.methods.items() if n != "plain" and m.identical is not None}
+    wrong, tied, lines = broken(result), broken(result, tied=True), []
+    for name, rows in wrong.items():
+        part = f"its text differs from plain's on {rows:,} of {count(result.rows, 'prompt')}"
+        placed = name in contenders(result)
+        place = f"; at {times(compared[name])} as fast as {result.baseline} it is not ranked" if placed else ""
+        lines.append(f"{name} does not keep its promise: {part}{place}.")
+    for name, rows in tied.items():
+        lines.append(
+            f"{name}: {rows:,} of {count(result.rows, 'text')} part at ties, where plain leads by at most {TIE:g} "
+            f"logits and rounding in {result.precision} decides."
+        )
+    if same := [name for name, method in compared.items() if method.lossless and name not in {**wrong, **tied}]:
+        everywhere = "the one prompt" if result.rows == 1 else f"all {result.rows:,} prompts"
+        lines.append(f"The same text as plain's, token for token, on {everywhere}: {', '.join(same)}.")
+    for name, method in compared.items():
+        if not method.lossless:
+            part = f"{method.identical:,} of {count(result.rows, 'prompt')}"
+            lines.append(f"{name} does not promise plain's text; it gives it on {part}.")
+    return lines
+
+
+def _yardsticks(result: BenchResult) -> list[str]:
+    """Tokens per second of other programs, beside the fastest method here."""
+    found = {name: method for name, method in result.methods.items() if method.kind == YARDSTICK}
+    speeds = {n: m.tokens_per_second for n, m in result.methods.items() if n not in {**found, **broken(result)}}
+    best = max(speeds, key=lambda name: speeds[name], default="")
+    return [
+        f"The yardstick {name}, another program on its own build of the base and with a text of its own, makes "
+        f"{method.tokens_per_second:.1f} tokens per second; {best} makes {speeds[best]:.1f}."
+        for name, method in found.items()
+        if best
+    ]

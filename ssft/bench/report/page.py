@@ -1,0 +1,62 @@
+"""A result as one HTML page that needs no other file and asks no server for anything."""
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ssft.bench.methods import method_module, method_names
+from ssft.bench.report import plots
+from ssft.bench.report.findings import LOW_PRECISION, OURS, TIE, benches, count, find
+from ssft.bench.report.tables import machine, tables
+from ssft.bench.result import SuiteResult
+from ssft.tables import html
+
+_CAPTIONS: dict[plots.Draw, tuple[str, str]] = {
+    plots.speedup_figure: (
+        "How fast",
+        "Times as fast as the fastest plain method, prompts included. Thin bars are 95 % intervals; an interval that "
+        "reaches the line at 1 is no clear gain, and without one nothing is clear. A hollow mark is a method that "
+        "promises plain's text and gives another, so it is not ranked.",
+    ),
+    plots.cost_figure: (
+        "Why",
+        "What a pass of the model gives, and what it costs. To the right: more tokens accepted. Upward: a dearer pass. "
+        "Points on one line decode equally fast. Each batch's first pass, its time and its tokens are left out.",
+    ),
+    plots.acceptance_figure: (
+        "How deep drafts hold",
+        "Share of passes whose draft was accepted at least this deep, for the methods that draft.",
+    ),
+    plots.quality_figure: (
+        "How good the answers are",
+        "The adapter beside its twin, trained without streams. The adapter answers with its streams, as its users run "
+        "it; the twin has none. The small numbers are the adapter's mean minus the twin's. Where more than the streams "
+        "differs in their trainings, or that is not known, a table below says in what.",
+    ),
+}
+
+
+def html_report(result: SuiteResult) -> str:
+    """The whole page. Every text of the result is escaped; the only markup that is not is our own drawings'."""
+    environment = Environment(
+        loader=PackageLoader("ssft.bench.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    tasks = benches(result)
+    named = dict.fromkeys(name for bench in tasks.values() for name in (*bench.methods, *bench.left_out))
+    return environment.get_template("page.html.j2").render(
+        result=result,
+        machine=machine(result),
+        tasks=count(len(tasks), "task"),
+        cards=[(name, bench, find(bench)) for name, bench in tasks.items()],
+        # matplotlib has escaped the names in its drawings.
+        plots=[(*_CAPTIONS[draw], Markup(plots.to_svg(draw, result))) for draw in plots.drawings(result)],
+        tables=[(table.title, html(table)) for table in tables(result)],
+        descriptions={name: method_module(name).DESCRIPTION for name in named if name in method_names()},
+        each=lambda key: ", ".join(dict.fromkeys(str(getattr(bench, key)) for bench in tasks.values())) or "no",
+        low_precision=", ".join(LOW_PRECISION),
+        tie=f"{TIE:g}",
+        ours=OURS,
+    )

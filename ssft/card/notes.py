@@ -1,0 +1,58 @@
+"""What is the user's in an adapter's folder: the text below the card, and what `results.json` says of licences.
+
+Both outlive the card that is written again and the bundle that is trained again.
+"""
+
+from pathlib import Path
+
+from ssft.bundle.folder import MAX_JSON, AdapterFiles
+from ssft.bundle.format import CARD, RESULTS
+from ssft.card.results import About, Results, read_about, results_text
+from ssft.errors import BundleError
+
+KEPT = "<!-- ssft: what stands below this line is yours and stays when the card is written again. -->"
+"""The card's last line of its own."""
+
+_FIRST_CARDS = (
+    "\nA LoRA adapter with speculative streams (Speculative Streaming, arXiv 2402.11131) for `",
+    "\n`run.yaml` and `provenance.json` hold the settings, versions and the training history.",
+)
+"""Sentences of the cards that were written before there was `KEPT`; nobody else's text has both."""
+
+
+def read_notes(folder: Path) -> tuple[bool, str]:
+    """(whether ssft wrote the card of an adapter's folder, the user's text in it); (True, "") without a card.
+
+    All of a card by another hand is the user's text. Raises `BundleError` for what is no UTF-8 text, since writing it
+    again would change it.
+    """
+    files = AdapterFiles(folder)
+    if not files.exists(CARD):
+        return True, ""
+    text = files.text(CARD)
+    _, kept, rest = text.partition(KEPT)
+    if kept:
+        line, _, below = rest.partition("\n")
+        # Spaces behind the mark, or no line after it, are no text of the user's; a word there is.
+        return True, rest if line.strip() else below
+    if not text.strip() or all(sentence in text for sentence in _FIRST_CARDS):
+        return True, ""
+    return False, text
+
+
+def carried_over(target: Path) -> dict[str, bytes]:
+    """The files, name -> content, that a bundle in the place of the one in `target` begins with; none for a new folder.
+
+    They are a card of the user's text alone, and results that tell licences and datasets but no measurement, since
+    those were of other weights. Raises `BundleError` for files that cannot be read.
+    """
+    files = {}
+    if target.is_dir():
+        if notes := read_notes(target)[1]:
+            files[CARD] = f"{KEPT}\n{notes}".encode()
+        if (about := read_about(target)) != About():
+            files[RESULTS] = results_text(Results("", about)).encode()
+    too_large = next((name for name, data in files.items() if len(data) > MAX_JSON), None)
+    if too_large is not None:
+        raise BundleError(f"{target / too_large}: its text is too long to be kept, at most {MAX_JSON:,} bytes; cut it")
+    return files

@@ -1,0 +1,201 @@
+"""One table, three renderings: terminal, Markdown, HTML.
+
+A table holds facts and foreign text as they are. Its columns say what numbers look like, the same in all three. Each
+renderer escapes what would act as markup there, or move the cursor.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+NOTHING = "–"
+"""Stands in the cell of None."""
+BYTES = "bytes"
+"""Form of a column of bytes: three digits in powers of 1,000."""
+GAP = 2
+LEAST_TEXT = 24
+"""Characters of a column of text that may be wrapped, at least."""
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; a dash stands for an interval that is missing."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """form: format of its numbers as in `format()`, or `BYTES`; without it integers have thousands separated, other
+    numbers three decimals. unit: follows each number. right: alignment; None: right if all cells are bare numbers."""
+
+    name: str
+    form: str = ""
+    unit: str = ""
+    right: bool | None = None
+
+
+@dataclass
+class Table:
+    """title: for a terminal; in Markdown and HTML the page writes it, at its own level of headings. columns: a text is
+    taken as a column of that name. rows: [rows][columns] of None, bool, int, float, `Estimate` or text. notes: lines
+    under the table. keys: columns at the left that name a row. marks: row -> "best", "base", "wrong" or several of
+    them, separated by spaces: what to stress (the classes of the row in HTML)."""
+
+    title: str
+    columns: Sequence[Any]
+    rows: list[list[Any]]
+    notes: list[str] = field(default_factory=list)
+    keys: int = 1
+    marks: dict[int, str] = field(default_factory=dict)
+    head: list[Column] = field(init=False, repr=False)
+    """The columns, with `right` decided."""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            found = sorted({len(row) for row in self.rows})
+            raise ValueError(f"table {self.title!r}: {len(self.columns)} columns, rows of {found} cells")
+        cells = [[row[place] for row in self.rows] for place in range(len(self.columns))]
+        self.head = [_aligned(column, found) for column, found in zip(self.columns, cells, strict=True)]
+
+    def texts(self) -> list[list[str]]:
+        """[rows][columns] as text, without any escaping."""
+        return [[cell_text(cell, column) for cell, column in zip(row, self.head, strict=True)] for row in self.rows]
+
+
+def _aligned(column: Column | str, cells: Sequence[Any]) -> Column:
+    column = Column(column) if isinstance(column, str) else column
+    if column.right is not None:
+        return column
+    kinds = {type(cell) for cell in cells if cell is not None}
+    return replace(column, right=bool(kinds) and kinds <= {int, float})
+
+
+def cell_text(value: Any, column: Column) -> str:
+    """`–`, `yes`, `2,304`, `9.42 kB`, `1.84× (1.62 – 2.05)`, `−0.5 (−2.5 to +1.5)`, or the text itself."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Estimate):
+        between = " to " if column.form.startswith("+") else " – "
+        interval = between.join(_number(end, column.form) for end in value.interval or ())
+        return f"{_number(value.value, column.form)}{column.unit} ({interval or NOTHING})"
+    return f"{_number(value, column.form)}{column.unit}" if isinstance(value, int | float) else str(value)
+
+
+def _number(value: float, form: str) -> str:
+    if form == BYTES:
+        return human_bytes(int(value))
+    return format(value, form or ("," if isinstance(value, int) else ",.3f")).replace("-", "−")
+
+
+def human_bytes(size: int) -> str:
+    """Bytes to three digits in powers of 1,000: `0`, `9.42 kB`, `460 MB`."""
+    if size < 0:
+        return f"−{human_bytes(-size)}"
+    if size < 1000:
+        return f"{size} B" if size else "0"
+    units = ("kB", "MB", "GB", "TB")
+    # 999,600 rounds to 1,000 kB, which is 1.00 MB.
+    power = next((power for power in range(1, len(units)) if size / 1000**power < 999.5), len(units))
+    value = size / 1000**power
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {units[power - 1]}"
+
+
+def terminal(table: Table, width: int) -> "Group":
+    """Something that rich prints within `width` characters: columns that find no room beside the others continue below,
+    after the columns that name the rows; long text is wrapped."""
+    from rich import cells, console, text
+    from rich.table import Table as Grid
+
+    names = [terminal_text(column.name) for column in table.head]
+    rows = [[terminal_text(cell) for cell in row] for row in table.texts()]
+    whole = [max(map(cells.cell_len, column)) for column in zip(names, *rows, strict=True)]
+
+    def shortest(place: int) -> int:
+        """Characters that a column needs: headings wrap between words, text beyond `LEAST_TEXT`, numbers never."""
+        texts = [isinstance(row[place], str) for row in table.rows]
+        shown = [line[place][: LEAST_TEXT if wraps else None] for line, wraps in zip(rows, texts, strict=True)]
+        return max(map(cells.cell_len, ["", *names[place].split(), *shown]))
+
+    least = [shortest(place) for place in range(len(names))]
+
+    def room(block: list[int], widths: list[int]) -> int:
+        """Characters that are left beside the columns of a block; negative where they do not fit."""
+        return width + GAP - sum(widths[place] + GAP for place in block)
+
+    keys = list(range(table.keys))
+    blocks = [keys]
+    for place in range(table.keys, len(names)):
+        if blocks[-1] == keys or room([*blocks[-1], place], least) >= 0:
+            blocks[-1] = [*blocks[-1], place]
+        else:
+            blocks.append([*keys, place])
+    parts: list[Any] = [text.Text(terminal_text(table.title))] if table.title else []
+    for number, block in enumerate(blocks):
+        widths = list(whole)
+        for floor in (least, [1] * len(names)):
+            for place in sorted(block, key=lambda place: least[place] - whole[place]):
+                widths[place] = max(min(widths[place], floor[place]), widths[place] + min(0, room(block, widths)))
+        grid = Grid(box=None, pad_edge=False, header_style="bold")
+        for place in block:
+            grid.add_column(text.Text(names[place]), overflow="fold", width=widths[place])
+            grid.columns[-1].justify = "right" if table.head[place].right else "left"
+        for row, line in enumerate(rows):
+            marks = table.marks.get(row, "")
+            style = "red" if "wrong" in marks else "bold" if "best" in marks else ""
+            grid.add_row(*(text.Text(line[place]) for place in block), style=style)
+        parts += ["", grid] if number else [grid]
+    return console.Group(*parts, *(text.Text(terminal_text(note)) for note in table.notes))
+
+
+def terminal_text(text: str) -> str:
+    """Text in one line in which nothing moves the cursor, colours or turns the direction of what follows: such
+    characters are shown by their escapes, a line break as `\\n`."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def markdown(table: Table) -> str:
+    """A pipe table, then its notes, each a paragraph; the title is left to the page. No line break at the end."""
+    lines = [[markdown_text(column.name) for column in table.head]]
+    lines.append(["---:" if column.right else "---" for column in table.head])
+    for row, texts in enumerate(table.texts()):
+        line = [markdown_text(cell) for cell in texts]
+        lines.append([f"**{cell}**" for cell in line] if "best" in table.marks.get(row, "") else line)
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([rows, *map(markdown_text, table.notes)])
+
+
+def markdown_text(text: str) -> str:
+    """Text without any meaning to Markdown or HTML, in one line."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()).replace("&", "&amp;"))
+
+
+def html(table: Table) -> Markup:
+    """`<table>` and its notes as `<p>`; the title is left to the page. A row's marks are its classes; cells to the left
+    have the class `left`, those of text, which may be wrapped, `text`."""
+
+    def cell(tag: str, column: Column, text: str, value: Any) -> Markup:
+        side = "" if column.right else f' class="{"text" if isinstance(value, str) else "left"}"'
+        return Markup(f"<{tag}{side}>{{}}</{tag[:2]}>").format(text)
+
+    lines = []
+    for row, (values, texts) in enumerate(zip(table.rows, table.texts(), strict=True)):
+        marks = Markup(' class="{}"').format(table.marks[row]) if row in table.marks else ""
+        tags = ['th scope="row"'] * table.keys + ["td"] * (len(texts) - table.keys)
+        cells = map(cell, tags, table.head, texts, values)
+        lines.append(Markup("<tr{}>{}</tr>").format(marks, Markup("").join(cells)))
+    names = [cell('th scope="col"', column, column.name, column.name) for column in table.head]
+    frame = '<div class="scroll"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody>\n</table></div>'
+    whole = Markup(frame).format(Markup("").join(names), Markup("\n").join(lines))
+    return whole + Markup("").join(Markup("\n<p>{}</p>").format(note) for note in table.notes)

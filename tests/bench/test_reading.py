@@ -1,0 +1,100 @@
+"""A result is read back as it was written, and refused where it is damaged or of another version."""
+
+import json
+import re
+
+import pytest
+from sample_results import sample_bench, sample_suite
+
+from ssft.bench.reading import read_result
+from ssft.errors import ConfigError
+from ssft.files import to_json, write_json
+
+
+@pytest.mark.parametrize("make", [sample_bench, sample_suite])
+def test_what_is_written_is_read(tmp_path, make):
+    result = make()
+    write_json(tmp_path / "result.json", result)
+    assert read_result(tmp_path / "result.json") == result
+
+
+def test_a_file_that_is_cut_off_is_told(tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, sample_suite())
+    text = path.read_text()
+    for length in (0, 1, len(text) // 2, len(text) - 3):
+        path.write_text(text[:length])
+        with pytest.raises(ConfigError, match=r"result\.json: no whole JSON .*cut off"):
+            read_result(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="no whole JSON"):
+        read_result(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_result(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("value", [[], 3, "tasks", {}, {"adapter": "sql"}, {"base": "x", "adapters": {}, "methods": 1}])
+def test_a_foreign_file_is_told(tmp_path, value):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(ConfigError, match="no result of a comparison"):
+        read_result(path)
+
+
+BENCH = ("tasks", "sql", "bench")
+PLAIN = (*BENCH, "methods", "plain")
+DIFFERENCE = {"row": 1, "position": 1, "expected": 2, "got": 3, "extra": 1}
+ABSENT = object()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("format",), 2, "format 2, this version of ssft reads format 1"),
+        (("format",), None, "format None"),
+        (("surprise",), 1, "`surprise` is unknown"),
+        ((*PLAIN, "joules"), 1, "`tasks.sql.bench.methods.plain.joules` is unknown"),
+        ((*PLAIN, "differences"), [DIFFERENCE], "`tasks.sql.bench.methods.plain.differences.0.extra` is unknown"),
+        ((*BENCH, "rows"), "10", "`tasks.sql.bench.rows`: Input should be a valid integer"),
+        ((*BENCH, "rows"), True, "`tasks.sql.bench.rows`: Input should be a valid integer"),
+        ((*PLAIN, "seconds"), None, "`tasks.sql.bench.methods.plain.seconds`: Input should be a valid number"),
+        ((*PLAIN, "speedup_interval"), [1.0], "`tasks.sql.bench.methods.plain.speedup_interval.1` is missing"),
+        ((*PLAIN, "accepted"), {}, "plain.accepted`: Input should be a valid array"),
+        ((*PLAIN, "accepted"), [1, 1.5], "plain.accepted.1`: Input should be a valid integer"),
+        (BENCH, [], "`tasks.sql.bench`: Input should be an object"),
+        (("created",), ABSENT, "`created` is missing"),
+        ((*BENCH, "methods"), ABSENT, "`tasks.sql.bench.methods` is missing"),
+        ((*PLAIN, "kind"), ABSENT, "`tasks.sql.bench.methods.plain.kind` is missing"),
+    ],
+)
+def test_a_place_that_does_not_fit_is_named(tmp_path, place, value, message):
+    path = tmp_path / "result.json"
+    facts = to_json(sample_suite())
+    entry = facts
+    for key in place[:-1]:
+        entry = entry[key]
+    entry[place[-1]] = value
+    if value is ABSENT:
+        del entry[place[-1]]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_result(path)
+
+
+@pytest.mark.parametrize("value", [2, None, "1"])
+def test_the_format_of_one_comparison_is_checked_too(tmp_path, value):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**to_json(sample_bench()), "format": value}))
+    with pytest.raises(ConfigError, match=re.escape(f"format {value!r}, this version of ssft reads format 1")):
+        read_result(path)
+
+
+def test_whole_numbers_stand_for_fractions_and_absence_for_the_default(tmp_path):
+    path = tmp_path / "result.json"
+    facts = to_json(sample_bench())
+    facts["methods"]["plain"]["seconds"] = 17
+    del facts["outputs"]
+    path.write_text(json.dumps(facts))
+    result = read_result(path)
+    assert isinstance(result.methods["plain"].seconds, float)
+    assert (result.methods["plain"].seconds, result.outputs) == (17, [])
