@@ -64,10 +64,10 @@ def write_bundle(
         save_dtype: type in which LoRA tensors are written; None: the one that they have.
     """
     target = Path(path)
-    modules = streams_of(peft_model, adapter)
-    if modules is None:
-        raise BundleError("the model has no streams to save; train it with StreamSFTTrainer")
     with whole_folder(target, check_replaceable) as folder:
+        modules = streams_of(peft_model, adapter)
+        if modules is None:
+            raise BundleError("the model has no streams to save; train it with StreamSFTTrainer")
         with _without_streams(peft_model):
             peft_model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
         trained = json.loads((folder / LORA_CONFIG).read_text()), load_file(folder / LORA_WEIGHTS)
