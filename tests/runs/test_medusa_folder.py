@@ -151,7 +151,7 @@ def test_touched_files_are_still_the_adapter(saved, tmp_path):
 
 def test_a_lossless_adapter_has_no_heads(saved):
     adapted, folder, _ = saved
-    adapted.active.streams.config.mode = "lossless"
+    adapted.active.bundle.loras[0].rows = "streams"
     message = r"adapter 'sql' is lossless: its LoRA acts on its streams alone.*take an adapter of mode=shared"
     with pytest.raises(ConfigError, match=message):
         load_medusa(folder, adapted)
@@ -165,7 +165,7 @@ def test_another_draft_tree_leaves_the_heads_right(saved, tmp_path):
     settings["tree"]["max_nodes"] = 5
     (tmp_path / "sql" / "ssft_config.json").write_text(json.dumps(settings))
     again = load_adapted(tmp_path / "sql", str(tmp_path / "base_llama"), dtype="float32", device="cpu")
-    assert again.tree.max_nodes == 5
+    assert again.active.tree.max_nodes == 5
     assert load_medusa(folder, again).config.num_heads == 3
 
 
@@ -222,8 +222,8 @@ MEDUSA = {"num_heads": 3, "num_layers": 2, "loss_decay": 0.8}
         ({"format_version": 1.0}, r"format_version is 1\.0, this ssft reads 1; newer heads need"),
         ({"format_version": "\x1b[2J" + "x" * 999}, r"format_version is '\\x1b\[2Jx{1,80}, this"),
         ({"medusa": None}, "'medusa' is missing or no object"),
-        ({"medusa": {**MEDUSA, "heads": 3}}, "medusa: the key 'heads' is unknown"),
-        ({"medusa": {**MEDUSA, "\x1b" + "y" * 999: 3}}, r"the key '\\x1by{1,80} is unknown"),
+        ({"medusa": {**MEDUSA, "heads": 3}}, "medusa.heads is unknown to this version of ssft; did you mean 'num_heads'"),
+        ({"medusa": {**MEDUSA, "\x1b" + "y" * 999: 3}}, r"medusa\.'\\x1by{1,80}' is unknown"),
         ({"medusa": {**MEDUSA, "num_layers": "\x1b" + "y" * 999}}, r"num_layers='\\x1by{1,80}, expected int"),
         ({"medusa": {**MEDUSA, "num_heads": 10**999}}, r"medusa.num_heads=10{1,200}$"),
         ({"medusa": {**MEDUSA, "num_heads": "3"}}, "medusa.num_heads='3', expected int"),
