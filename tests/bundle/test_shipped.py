@@ -154,8 +154,9 @@ def test_its_card_shows_identity_speed_and_the_twin(name, bundle):
 def test_its_run_begins_from_the_lora_that_it_kept(bundle, tmp_path, monkeypatch):
     """From any working folder, without the adapter that only its trainer had; other starts are told to be absent."""
     monkeypatch.chdir(tmp_path)
-    save_rows(tmp_path / "rows.jsonl", rows(4))
-    words = ["data.train=rows.jsonl", "data.validation=rows.jsonl", "--dry-run"]
+    save_rows(tmp_path / "train.jsonl", rows(4))
+    save_rows(tmp_path / "validation.jsonl", rows(2))
+    words = ["data.train=train.jsonl", "data.validation=validation.jsonl", "--dry-run"]
     result = CliRunner().invoke(cli, ["train", str(bundle.path / RUN), *words])
     kept = len(bundle.loras) > 1
     assert result.exit_code == (0 if kept else 2)
