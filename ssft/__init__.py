@@ -41,7 +41,7 @@ _HOMES = {
     "StreamSFTTrainer": "ssft.training.trainer",
     "TreeConfig": "ssft.decoding.config",
     "attach_streams": "ssft.streams.modules",
-    "base_fingerprint": "ssft.base.load",
+    "base_fingerprint": "ssft.base.fingerprint",
     "load_adapted": "ssft.runtime.loader",
     "load_base": "ssft.base.load",
     "read_bundle": "ssft.bundle.read",

@@ -1,0 +1,202 @@
+"""Write the tables of measured numbers in README and docs from the files that lie with the shipped adapters.
+
+    python docs/tables.py            # writes what differs
+    python docs/tables.py --check    # writes nothing; exit code 1 if a document differs
+
+A table stands between the lines `<!-- ssft:table NAME -->` and `<!-- /ssft:table -->`; NAME is a function in `TABLES`.
+Whoever measures an adapter again runs `ssft card`, which keeps the result in the adapter's folder, and then this.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ssft.bundle.read import Bundle, read_bundle
+from ssft.bundle.results import QualityRow, Results, SpeedRow, read_results
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ["README.md", "adapters/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PLACE = re.compile(r"^(<!-- ssft:table (\w+) -->\n).*?^(<!-- /ssft:table -->)$", re.MULTILINE | re.DOTALL)
+
+COMPILED = "generate_static"
+Adapter = tuple[str, Bundle, Results]
+
+
+def shipped() -> Iterator[Adapter]:
+    """Name, bundle and results of every folder in `adapters/`; raises `ValueError` for results of other weights."""
+    for path in sorted((ROOT / "adapters").glob("*/adapter_config.json")):
+        bundle = read_bundle(path.parent)
+        results = read_results(bundle)
+        if results.stale:
+            raise ValueError(f"{path.parent}: results.json is of other weights; measure again and run `ssft card`")
+        yield path.parent.name, bundle, results
+
+
+# -- the tables -------------------------------------------------------------------------------------------------
+
+
+def speed(adapters: list[Adapter]) -> str:
+    """A line per adapter, fastest first: its own tree, one prompt at a time, against the fastest plain method there."""
+    timed = {name: _timed(name, results) for name, _, results in adapters}
+    settings = {
+        f"{row.rows} {row.data}, at most {row.max_new_tokens} tokens each, one prompt at a time, {row.rounds} rounds, "
+        f"{row.precision}, {row.device}"
+        for row in timed.values()
+    }
+    if len(settings) != 1:
+        raise ValueError(f"the timed runs differ, so that one table cannot hold them: {'; '.join(sorted(settings))}")
+    lines = []
+    for name, bundle, _ in sorted(adapters, key=lambda adapter: -timed[adapter[0]].speedup):
+        row, own = timed[name], bundle.stream_lora_parameters
+        extra = f"{bundle.extra_parameters - own:,}" + (f", and a LoRA of their own: {own:,}" if own else "")
+        lines.append([_link(name), _per_pass(row), f"{_times(row)} {_said(row.baseline)}", extra])
+    titles = ["adapter", "tokens per pass", "speed-up over the fastest plain method", "extra parameters"]
+    rows = [row for _, _, results in adapters for row in results.speed]
+    plain = {row.method for row in rows if row.rounds and row.calls == row.tokens}
+    missing = "" if COMPILED in plain else f"; none of these runs timed a compiled `generate` (`{COMPILED}`)"
+    checked = [row for row in rows if row.source == "verify" and row.precision == "float32"]
+    same = f"{sum(row.identical or 0 for row in checked)} of {sum(row.rows for row in checked)}"
+    return (
+        f"{_table(titles, lines)}\nIn brackets: 95 % intervals. Measured on {settings.pop()}. The plain methods were "
+        f"{' and '.join(_said(method) for method in sorted(plain))}{missing}. `ssft verify` found "
+        f"the text of plain decoding in {same} rows in float32.\n"
+    )
+
+
+def runs(adapters: list[Adapter]) -> str:
+    """Every measurement of speed and identity that lies with the adapters."""
+    lines = [
+        [
+            _link(name),
+            row.method,
+            _per_pass(row),
+            "" if row.speedup is None else _times(row),
+            _said(row.baseline) if row.baseline else "",
+            "" if row.identical is None else f"{row.identical} of {row.rows}",
+            row.tree,
+            f"`ssft {row.source}`, {row.rows} rows, batch {row.batch_size}, {row.precision}, {row.device}",
+        ]
+        for name, _, results in adapters
+        for row in results.speed
+    ]
+    titles = ["adapter", "method", "tokens per pass", "speed-up", "over", "plain's text", "tree", "measured by"]
+    return _table(titles, lines)
+
+
+def quality(adapters: list[Adapter]) -> str:
+    """Every metric beside the plain LoRA's."""
+    lines = [
+        [_link(name), row.metric, _interval(row.value, row.low, row.high), *_beside(row), str(row.rows)]
+        for name, _, results in adapters
+        for row in results.quality
+    ]
+    return _table(["adapter", "metric, in percent", "with streams", "plain LoRA", "paired difference", "rows"], lines)
+
+
+def sizes(adapters: list[Adapter]) -> str:
+    """What each adapter adds to the base."""
+    lines = [
+        [
+            _link(name),
+            f"{bundle.lora_parameters:,}",
+            f"{bundle.stream_config.num_streams}, in the top {bundle.stream_config.num_msa_layers} layers",
+            f"{bundle.extra_parameters - bundle.stream_lora_parameters:,}",
+            f"{bundle.stream_lora_parameters:,}" if bundle.stream_lora_parameters else "none, they share the text's",
+            f"{bundle.weights_bytes:,}",
+        ]
+        for name, bundle, _ in adapters
+        if bundle.stream_config is not None
+    ]
+    titles = ["folder", "LoRA of the text", "streams", "their embeddings", "their own LoRA", "bytes of weights"]
+    return _table(titles, lines)
+
+
+TABLES: dict[str, Callable[[list[Adapter]], str]] = {"speed": speed, "runs": runs, "quality": quality, "sizes": sizes}
+
+
+# -- their cells ------------------------------------------------------------------------------------------------
+
+
+def _timed(name: str, results: Results) -> SpeedRow:
+    """The one timed run of an adapter that the README speaks of."""
+    rows = [
+        row
+        for row in results.speed
+        if row.method == "streaming" and row.speedup is not None and row.batch_size == 1 and row.precision == "float32"
+    ]
+    if len(rows) != 1:
+        raise ValueError(f"adapters/{name}: {len(rows)} timed runs of one prompt at a time in float32, expected one")
+    return rows[0]
+
+
+def _per_pass(row: SpeedRow) -> str:
+    return f"{row.tokens / row.calls:.2f}"
+
+
+def _link(name: str) -> str:
+    return f"[{name}](adapters/{name}/README.md)"
+
+
+def _said(method: str) -> str:
+    """The name of a plain method, as the documents use it."""
+    return "plain decoding in ssft" if method == "plain" else f"`{method}`"
+
+
+def _times(row: SpeedRow) -> str:
+    if row.method == row.baseline:
+        return "1"
+    return f"{row.speedup:.2f} × ({row.speedup_low:.2f} – {row.speedup_high:.2f})"
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    return "" if value is None else f"{value:.1f} ({low:.1f} – {high:.1f})".replace("-", "−")
+
+
+def _beside(row: QualityRow) -> list[str]:
+    return [
+        _interval(row.twin, row.twin_low, row.twin_high),
+        _interval(row.difference, row.difference_low, row.difference_high),
+    ]
+
+
+def _table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in [titles, ["---"] * len(titles), *lines])
+
+
+# -- the documents ----------------------------------------------------------------------------------------------
+
+
+def written(document: str, tables: dict[str, str]) -> str:
+    """The text of a document with every table in its place; raises `ValueError` for a name that is no table."""
+    up = {"README.md": "adapters/", "adapters/README.md": ""}.get(document, "../adapters/")
+
+    def filled(place: re.Match[str]) -> str:
+        begin, name, end = place.groups()
+        if name not in tables:
+            raise ValueError(f"{document}: no table is named {name!r}; tables are {', '.join(tables)}")
+        return begin + tables[name].replace("](adapters/", f"]({up}") + end
+
+    return PLACE.sub(filled, (ROOT / document).read_text(encoding="utf-8"))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 1 if `--check` found a document that differs."""
+    adapters = list(shipped())
+    tables = {name: build(adapters) for name, build in TABLES.items()}
+    differing = []
+    for document in DOCUMENTS:
+        text = written(document, tables)
+        if text != (ROOT / document).read_text(encoding="utf-8"):
+            differing.append(document)
+            if "--check" not in argv:
+                (ROOT / document).write_text(text, encoding="utf-8")
+                print(f"written: {document}")
+    if "--check" in argv and differing:
+        print(f"differ from the results: {', '.join(differing)}; run python docs/tables.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
