@@ -64,6 +64,7 @@ def write_bundle(
         save_dtype: type in which LoRA tensors are written; None: the one that they have.
     """
     target = Path(path)
+    check_replaceable(target)
     modules = streams_of(peft_model, adapter)
     if modules is None:
         raise BundleError("the model has no streams to save; train it with StreamSFTTrainer")
