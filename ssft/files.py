@@ -79,6 +79,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value) + "\n")
 
 
+def write_sorted_json(path: Path, value: Any) -> None:
+    """Write a JSON file, keys in order, into a folder that is not in its place yet (`whole_folder`)."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 @contextmanager
 def whole_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     """A fresh folder to write into; it takes the place of `target` once the block ends without error.

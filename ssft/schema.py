@@ -31,35 +31,50 @@ def is_hub_id(text: str) -> bool:
 
 
 def read(hint: Any, value: Any, place: str) -> Any:
-    """`value` as the type, dataclass or list of them that `hint` wants; a dataclass is given as a dict of its fields.
+    """`value` as `hint` wants it; a dataclass is given as a dict of its fields, also in a list, a dict or `X | None`.
 
-    Members of enums stay the strings that they are given as. Raises `ValueError` that names the place inside `place`,
-    what stands there and what was expected.
+    `Annotated` may narrow a type by what pydantic knows, and name it: `Annotated[int, Field(gt=0), "a count"]`. Members
+    of enums stay the strings that they are given as. Raises `ValueError` that names the place inside `place`, what
+    stands there and what was expected.
     """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
     if is_dataclass(hint):
         return _read_fields(hint, value, place)
-    args = typing.get_args(hint)
-    if typing.get_origin(hint) is list and is_dataclass(args[0]) and isinstance(value, list):
+    if origin is list and isinstance(value, list):
         return [read(args[0], item, f"{place}[{index}]") for index, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {key: read(args[1], item, f"{place}[{shown(key)}]") for key, item in value.items()}
+    if len(args) == 2 and args[1] is type(None) and (is_dataclass(args[0]) or isinstance(value, dict | list)):
+        return None if value is None else read(args[0], value, place)
     try:
         return _adapter(hint).validate_json(to_json(value))
     except (ValidationError, PydanticSerializationError):
-        raise ValueError(f"{place}={repr(value)[:MAX_SHOWN]}, expected {type_name(hint)}") from None
+        raise ValueError(f"{place}={shown(value)}, expected {type_name(hint)}") from None
 
 
 def _read_fields(kind: Any, value: Any, place: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{place!r} is missing or no object")
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for key in value:
         if key not in hints:
-            shown = key if key.isidentifier() and len(key) <= MAX_SHOWN else repr(key[:MAX_SHOWN])
-            hint = nearest(shown, hints)
-            raise ValueError(f"{place}.{shown} is unknown to this version of ssft{hint and f'; {hint}'}")
+            name = key if str(key).isidentifier() and len(key) <= MAX_SHOWN else shown(key)
+            hint = nearest(name, hints)
+            raise ValueError(f"{_inside(place, name)} is unknown to this version of ssft{hint and f'; {hint}'}")
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in needed if name not in value]:
-        raise ValueError(f"{place}.{missing[0]} is missing")
-    return kind(**{key: read(hints[key], item, f"{place}.{key}") for key, item in value.items()})
+        raise ValueError(f"{_inside(place, missing[0])} is missing")
+    return kind(**{key: read(hints[key], item, _inside(place, key)) for key, item in value.items()})
+
+
+def shown(value: Any) -> str:
+    """A value or key for a message: printable, and cut to `MAX_SHOWN` characters."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def _inside(place: str, key: Any) -> str:
+    return f"{place}.{key}" if place else str(key)
 
 
 @cache
@@ -74,6 +89,8 @@ def _of_json(hint: Any) -> Any:
         return reduce(operator.or_, map(_of_json, _options(hint)))
     if origin is Literal or _is_enum(hint):
         return Annotated[Any, AfterValidator(partial(_check_choice, args or [member.value for member in hint]))]
+    if origin is Annotated:
+        return hint
     if origin in (list, dict, tuple):
         return origin[tuple(map(_of_json, args))]
     plain = (bool, int, float, str, list, dict, type(None), Any)
@@ -110,6 +127,8 @@ def type_name(hint: Any) -> str:
         return " | ".join(type_name(option) for option in _options(hint))
     if origin is Literal or _is_enum(hint):
         return " | ".join(repr(value) for value in args or [member.value for member in hint])
+    if origin is Annotated:
+        return next((name for name in args[1:] if isinstance(name, str)), type_name(args[0]))
     if args:
         return f"{origin.__name__}[{', '.join(type_name(arg) for arg in args)}]"
     return "none" if hint is type(None) else getattr(hint, "__name__", str(hint))

@@ -25,7 +25,7 @@ BASE = "base"  # a folder beside what the documents name: a tiny one
 ELSEWHERE = {
     "ssft push outputs/sql owner/sql": "needs the hub; tests/adapters/test_hub.py pushes to one on loopback",
     "ssft pull owner/sql --revision main": "needs the hub; tests/adapters/test_hub.py pulls from one on loopback",
-    "ssft bases fetch smollm2-135m": "needs a download; tests/test_bases.py fetches from files",
+    "ssft bases fetch smollm2-135m": "needs a download; tests/base/test_bases.py fetches from files",
     "make demo": "trains over the real base, for minutes",
     "make test": "runs this",
     "make setup TORCH=torch==2.13.0 TORCH_INDEX=URL": "needs a package index",

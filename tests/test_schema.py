@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import Field
 
 from ssft.schema import is_hub_id, read, type_name
 
@@ -60,9 +61,14 @@ def test_what_fits_is_read(hint, value, found):
         (Literal[True, "x"], 1, r"key=1, expected True \| 'x'"),
         (Shape | str, "ring", r"key='ring', expected 'chain' \| 'tree'"),
         (tuple[float, float], [0.9], r"expected tuple\[float, float\]"),
-        (list[int], [1, "2"], r"expected list\[int\]"),
+        (list[int], [1, "2"], r"key\[1\]='2', expected int"),
+        (dict[str, Row], {"a": {"name": "b"}, "c": {"name": 5}}, r"key\['c'\]\.name=5, expected str"),
+        (Row | None, {"name": None}, r"key\.name=None, expected str"),
+        (Row | None, 3, "'key' is missing or no object"),
+        (Annotated[int, Field(gt=0), "a count"], 0, "key=0, expected a count"),
+        (dict[str, Annotated[int, Field(gt=0), "a count"]] | None, {"\x1b": 0}, r"key\['\\x1b'\]=0, expected a count"),
         (object, 3, "key=3, expected object"),
-        (str, ["y" * 999], r"key=\['y{78}, expected str"),
+        (str, ["y" * 999], r"key=\['y{75}\.\.\., expected str"),
         (Row, None, "'key' is missing or no object"),
         (Row, {"name": "a", "coutn": 1}, r"key\.coutn is unknown to this version of ssft; did you mean 'count'\?"),
         (Row, {"name": "a", "\x1b[2J": 1}, r"key\.'\\x1b\[2J' is unknown"),
@@ -77,7 +83,11 @@ def test_a_fault_names_its_place(hint, value, message):
 
 
 def test_dataclasses_are_read_to_their_depth():
-    assert read(Table, {"title": "t", "rows": [{"name": "a", "count": 2}]}, "") == Table("t", [Row("a", 2)])
+    value = {"title": "t", "rows": [{"name": "a", "count": 2}], "first": {"name": "b"}}
+    assert read(Table, value, "") == Table("t", [Row("a", 2)], Row("b"))
+    assert read(dict[str, Table], {"x": {**value, "first": None}}, "") == {"x": Table("t", [Row("a", 2)])}
+    with pytest.raises(ValueError, match=r"^\['x'\]\.rows\[0\]\.name=1, expected str"):
+        read(dict[str, Table], {"x": {"rows": [{"name": 1}]}}, "")
 
 
 def test_annotations_as_text():

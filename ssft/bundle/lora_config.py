@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ssft.bundle.folder import finite
+from pydantic import Field
+
 from ssft.errors import BundleError
+from ssft.schema import read, shown
 
 # Fields of peft's LoraConfig under which the layer's output is no longer W·x + scaling·B·A·x with the base's own W and
 # the file's A and B. The others say where A and B sit (resolved by `lora_targets`), how they were trained (dropout,
@@ -62,6 +64,22 @@ _MAX_PATTERNS_TEXT = 200_000
 _MAX_NUMBER = 3.4e38
 """Beyond it float32, in which adapters compute, has infinity."""
 
+_Rank = Annotated[int, Field(gt=0), "a positive integer"]
+_Factor = Annotated[float, Field(ge=-_MAX_NUMBER, le=_MAX_NUMBER), "a finite number"]
+_Names = Annotated[list[str] | str | None, "a list of strings or a string"]
+_TYPES: dict[str, Any] = {
+    "r": _Rank,
+    "lora_alpha": _Factor,
+    "use_rslora": Annotated[bool | None, "true or false"],
+    "rank_pattern": dict[str, _Rank] | None,
+    "alpha_pattern": dict[str, _Factor] | None,
+    "target_modules": _Names,
+    "exclude_modules": _Names,
+    "layers_pattern": _Names,
+    "layers_to_transform": Annotated[list[int] | int | None, "an integer or a list of them"],
+}
+"""The fields that say where a LoRA sits and by what its product is multiplied."""
+
 _PATIENCE = 5.0
 """Seconds for all expressions of an adapter over all modules of a base; honest ones take some milliseconds."""
 
@@ -81,29 +99,14 @@ def check_types(path: Path, lora: dict[str, Any]) -> None:
     """Raise `BundleError` unless `lora`, read from `path`, is a LoRA's, with values that one can compute with."""
     if lora.get("peft_type") != "LORA":
         raise BundleError(f"{path}: peft_type is {lora.get('peft_type')!r}; only LoRA adapters decode")
-    _expect(path, "r", lora.get("r"), _is_rank(lora.get("r")), "a positive integer")
-    _expect(path, "lora_alpha", lora.get("lora_alpha"), _is_number(lora.get("lora_alpha")), "a finite number")
-    value = lora.get("use_rslora")
-    _expect(path, "use_rslora", value, value is None or isinstance(value, bool), "true or false")
-    for key, check, meaning in (
-        ("rank_pattern", _is_rank, "a positive integer"),
-        ("alpha_pattern", _is_number, "a finite number"),
-    ):
-        patterns = lora.get(key)
-        _expect(path, key, patterns, patterns is None or isinstance(patterns, dict), "an object {module: value}")
-        _check_count(path, key, len(patterns or {}), _MAX_PATTERNS)
-        for pattern, value in (patterns or {}).items():
-            _expect(path, f"{key}[{_short(repr(pattern))}]", value, check(value), meaning)
-    for key in ("target_modules", "exclude_modules", "layers_pattern"):
-        value = lora.get(key)
-        names: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
-        _expect(path, key, value, all(isinstance(name, str) for name in names), "a list of strings or a string")
-        # In the first two a list holds plain names.
-        if key == "layers_pattern" or isinstance(value, str):
-            _check_count(path, key, len(names), _MAX_PATTERNS)
-    value = lora.get("layers_to_transform")
-    indices = value if isinstance(value, list) else [] if value is None else [value]
-    _expect(path, "layers_to_transform", value, all(type(i) is int for i in indices), "an integer or a list of them")
+    for key in ("rank_pattern", "alpha_pattern", "layers_pattern"):
+        if isinstance(value := lora.get(key), (dict, list)):
+            _check_count(path, key, len(value), _MAX_PATTERNS)
+    for key, hint in _TYPES.items():
+        try:
+            read(hint, lora.get(key), key)
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}") from error
     _check_expressions(path, lora)
 
 
@@ -119,9 +122,9 @@ def check_patterns(path: Path, lora: dict[str, Any], names: Sequence[str]) -> No
             _check_count(path, key, len(value), max(len(names), 100))
     risky = [(key, text) for key, text in _patterns(lora) if not _PLAIN.fullmatch(text)]
     if risky and not _ends_soon(tuple(_in_peft(key, text) for key, text in risky), tuple(names)):
-        shown = ", ".join(_shown(key, text) for key, text in risky[:3])
+        first = ", ".join(_shown(key, text) for key, text in risky[:3])
         raise BundleError(
-            f"{path}: {shown}: matching the base's {len(names)} modules found no end within {_PATIENCE:.0f} s; "
+            f"{path}: {first}: matching the base's {len(names)} modules found no end within {_PATIENCE:.0f} s; "
             "name the modules in a list, or write the expression without repetitions inside repetitions"
         )
 
@@ -187,11 +190,6 @@ def _resolve(lora: dict[str, Any], patterns_key: str, default_key: str, module: 
 
 def _refusal(path: Path, key: str, value: Any, reason: str) -> str:
     return f"{path}: {_shown(key, value)} cannot decode as a low-rank sum over a shared base: {reason}"
-
-
-def _expect(path: Path, key: str, value: Any, fits: bool, meaning: str) -> None:
-    if not fits:
-        raise BundleError(f"{path}: {_shown(key, value)}, expected {meaning}")
 
 
 def _patterns(lora: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -268,17 +266,4 @@ def _check_expressions(path: Path, lora: dict[str, Any]) -> None:
 
 
 def _shown(key: str, value: Any) -> str:
-    return f"{key}={_short(repr(value))}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _is_rank(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _is_number(value: Any) -> bool:
-    number = finite(value)
-    return number is not None and abs(number) <= _MAX_NUMBER
+    return f"{key}={shown(value)}"

@@ -32,7 +32,7 @@ from ssft.bundle.format import (
 from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
-from ssft.files import whole_folder
+from ssft.files import whole_folder, write_sorted_json
 from ssft.streams.modules import CONTAINER, streams_of
 
 
@@ -78,14 +78,14 @@ def write_bundle(
             places[STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS] = trained
         for (name, file), (config, tensors) in places.items():
             # peft stores where the base lay on this machine.
-            _write_json(folder / name, {**config, "base_model_name_or_path": base["id"]})
+            write_sorted_json(folder / name, {**config, "base_model_name_or_path": base["id"]})
             save_lora(folder / file, tensors, save_dtype)
         settings = {"format_version": version, "streams": modules.config.stream_dict()}
-        _write_json(folder / SSFT_CONFIG, {**settings, "tree": tree.tree_dict(), "base": base})
+        write_sorted_json(folder / SSFT_CONFIG, {**settings, "tree": tree.tree_dict(), "base": base})
         weights = {key: value.detach().float().cpu().contiguous() for key, value in modules.state_dict().items()}
         save_file(weights, folder / STREAM_WEIGHTS)
         (folder / RUN).write_text(run_yaml, encoding="utf-8")
-        _write_json(folder / PROVENANCE, provenance or {})
+        write_sorted_json(folder / PROVENANCE, provenance or {})
         (folder / CARD).unlink(missing_ok=True)  # what peft writes of every adapter
         for name, data in (keep or {}).items():
             (folder / name).write_bytes(data)
@@ -124,7 +124,3 @@ def _without_streams(peft_model: Any) -> Any:
         yield
     finally:
         peft_model.base_model.add_module(CONTAINER, container)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ import click
 
 from ssft.cli._options import json_option, print_json, table
 from ssft.errors import ConfigError
+from ssft.files import write_bytes
 from ssft.recipes.recipe import SECTIONS, TOP, describe_keys, recipe_head, recipe_names, recipe_path
 
 
@@ -86,7 +87,7 @@ def copy_command(ctx: click.Context, name: str, destination: Path, force: bool, 
         raise ConfigError(f"{target} exists already; choose another name, or overwrite it with --force")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+        write_bytes(target, source.read_bytes())
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
     if _wants_json(ctx, as_json):

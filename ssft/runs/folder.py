@@ -1,6 +1,5 @@
 """Writing an output folder so that it appears whole or not at all."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from ssft.bundle.format import PROVENANCE, RUN
 from ssft.errors import ConfigError
-from ssft.files import whole_folder
+from ssft.files import whole_folder, write_sorted_json
 
 
 @contextmanager
@@ -40,8 +39,3 @@ def check_free(target: Path, replaceable: Callable[[Path], bool]) -> None:
             f"{target} exists and is no earlier result of this kind; nothing there was changed. Choose another folder, "
             "or move that one away (a run that has ended then goes on with --resume)"
         )
-
-
-def write_sorted_json(path: Path, value: Any) -> None:
-    """Write a file of a folder that is not in its place yet."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -20,7 +20,7 @@ from ssft.bundle.folder import AdapterFiles, all_finite
 from ssft.bundle.format import LORA_CONFIG, LORA_WEIGHTS
 from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
 from ssft.errors import BundleError, ConfigError
-from ssft.runs.folder import write_sorted_json
+from ssft.files import write_sorted_json
 from ssft.schema import read
 
 FORMAT_VERSION = 1

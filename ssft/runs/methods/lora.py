@@ -14,7 +14,7 @@ from trl import SFTTrainer
 from ssft.bundle.format import CARD, LORA_CONFIG, LORA_WEIGHTS
 from ssft.bundle.read import read_bundle
 from ssft.bundle.write import save_lora
-from ssft.runs.folder import write_sorted_json
+from ssft.files import write_sorted_json
 from ssft.runs.methods import base_and_lora
 from ssft.runs.methods._peer import Peer
 from ssft.runs.run import PreparedRun
