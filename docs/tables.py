@@ -49,8 +49,8 @@ def speed(adapters: list[Adapter]) -> str:
         raise ValueError(f"the timed runs differ, so that one table cannot hold them: {'; '.join(sorted(settings))}")
     lines = []
     for name, bundle, _ in sorted(adapters, key=lambda adapter: -timed[adapter[0]].speedup):
-        row, own = timed[name], bundle.stream_lora_parameters
-        extra = f"{bundle.extra_parameters - own:,}" + (f", and a LoRA of their own: {own:,}" if own else "")
+        row, own = timed[name], sum(part.parameters for part in bundle.loras[1:])
+        extra = f"{bundle.stream_parameters:,}" + (f", and a LoRA of their own: {own:,}" if own else "")
         lines.append([_link(name), _per_pass(row), f"{_times(row)} {_said(row.baseline)}", extra])
     titles = ["adapter", "tokens per pass", "speed-up over the fastest plain method", "extra parameters"]
     rows = [row for _, _, results in adapters for row in results.speed]
@@ -100,10 +100,10 @@ def sizes(adapters: list[Adapter]) -> str:
     lines = [
         [
             _link(name),
-            f"{bundle.lora_parameters:,}",
+            f"{bundle.loras[0].parameters:,}",
             f"{bundle.stream_config.num_streams}, in the top {bundle.stream_config.num_msa_layers} layers",
-            f"{bundle.extra_parameters - bundle.stream_lora_parameters:,}",
-            f"{bundle.stream_lora_parameters:,}" if bundle.stream_lora_parameters else "none, they share the text's",
+            f"{bundle.stream_parameters:,}",
+            " ".join(f"{part.parameters:,}" for part in bundle.loras[1:]) or "none, they share the text's",
             f"{bundle.weights_bytes:,}",
         ]
         for name, bundle, _ in adapters

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from loopback_hub import CUT, DROP, TOKEN, connected_hub
 from shelf import PLAIN, shared_shelf
 
+from ssft.bundle import hub as bundle_hub
 from ssft.bundle import hub_errors as _hub_errors
 from ssft.bundle.format import BUNDLE_FILES, LORA_WEIGHTS, STREAM_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
@@ -163,7 +164,7 @@ def test_a_damaged_file_of_the_cache_is_fetched_again(hub):
 
 def test_content_that_the_hub_does_not_list_is_refused(hub, monkeypatch):
     published(hub)
-    monkeypatch.setattr("ssft.bundle.hub._is_whole", lambda path, entry: path.name != LORA_WEIGHTS)
+    monkeypatch.setattr(bundle_hub, "_is_whole", lambda path, entry: path.name != LORA_WEIGHTS)
     with pytest.raises(HubError, match=r"adapter_model.safetensors is not what .* lists, downloaded twice"):
         pull(REPO)
 

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from embedded_base import BASE, needs_base
 from loopback_hub import connected_hub
+from tiny_base import rows, save_rows
 
 from examples import switch_tasks
 from ssft.bundle import shipped
@@ -15,6 +17,7 @@ from ssft.bundle.read import read_bundle
 from ssft.bundle.shipped import shipped_adapter, shipped_adapters
 from ssft.card.results import read_results
 from ssft.card.write import card_files, card_text
+from ssft.cli.main import cli
 from ssft.errors import BundleError
 from ssft.hub import push
 from ssft.recipes.recipe import load_recipe, recipe_names
@@ -144,6 +147,20 @@ def test_its_card_shows_identity_speed_and_the_twin(name, bundle):
         # Not under the plain LoRA beyond the noise of the paired difference.
         assert row.difference_high is not None
         assert row.difference_high >= 0
+
+
+@needs_base
+@pytest.mark.slow
+def test_its_run_begins_from_the_lora_that_it_kept(bundle, tmp_path, monkeypatch):
+    """From any working folder, without the adapter that only its trainer had; other starts are told to be absent."""
+    monkeypatch.chdir(tmp_path)
+    save_rows(tmp_path / "train.jsonl", rows(4))
+    save_rows(tmp_path / "validation.jsonl", rows(2))
+    words = ["data.train=train.jsonl", "data.validation=validation.jsonl", "--dry-run"]
+    result = CliRunner().invoke(cli, ["train", str(bundle.path / RUN), *words])
+    kept = len(bundle.loras) > 1
+    assert result.exit_code == (0 if kept else 2)
+    assert kept or f"adapter 'outputs/start/{bundle.path.name}' is no folder" in result.output
 
 
 # huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.

@@ -165,7 +165,7 @@ def test_another_draft_tree_leaves_the_heads_right(saved, tmp_path):
     settings["tree"]["max_nodes"] = 5
     (tmp_path / "sql" / "ssft_config.json").write_text(json.dumps(settings))
     again = load_adapted(tmp_path / "sql", str(tmp_path / "base_llama"), dtype="float32", device="cpu")
-    assert again.tree.max_nodes == 5
+    assert again.active.tree.max_nodes == 5
     assert load_medusa(folder, again).config.num_heads == 3
 
 
