@@ -222,7 +222,7 @@ MEDUSA = {"num_heads": 3, "num_layers": 2, "loss_decay": 0.8}
         ({"format_version": 1.0}, r"format_version is 1\.0, this ssft reads 1; newer heads need"),
         ({"format_version": "\x1b[2J" + "x" * 999}, r"format_version is '\\x1b\[2Jx{1,80}, this"),
         ({"medusa": None}, "'medusa' is missing or no object"),
-        ({"medusa": {**MEDUSA, "heads": 3}}, "medusa.heads is unknown to this version of ssft; did you mean 'num_heads'"),
+        ({"medusa": {**MEDUSA, "heads": 3}}, "medusa.heads is unknown to .*; did you mean 'num_heads'"),
         ({"medusa": {**MEDUSA, "\x1b" + "y" * 999: 3}}, r"medusa\.'\\x1by{1,80}' is unknown"),
         ({"medusa": {**MEDUSA, "num_layers": "\x1b" + "y" * 999}}, r"num_layers='\\x1by{1,80}, expected int"),
         ({"medusa": {**MEDUSA, "num_heads": 10**999}}, r"medusa.num_heads=10{1,200}$"),
