@@ -62,6 +62,13 @@ def family_of(model: nn.Module) -> Family:
             f"{model_type} with layerdrop={config.layerdrop}: a skipped layer would skip the insertion of the streams; "
             "set config.layerdrop=0"
         )
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        raise UnsupportedArchitectureError(
+            f"{model_type} with rope_type 'longrope': transformers takes the frequencies of all rows from the longest "
+            "position of a pass, so a draft or a longer neighbour would change a row's text; take a base with another "
+            "rope_type"
+        )
     return family
 
 

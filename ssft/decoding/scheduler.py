@@ -55,8 +55,10 @@ class Scheduler:
         """Rows for these requests, which take part from the next pass on.
 
         Raises:
-            GenerationError: an empty prompt, or one that leaves no room in the model's context; none was admitted.
+            GenerationError: an empty prompt, one that leaves no room in the model's context, or a model that was
+                changed so that streams cannot run on it (`StreamHooks.check`); none was admitted.
         """
+        self.step.hooks.check()
         rows = [Row(request, self._tokens(request), DraftTree([request.prompt[-1]])) for request in requests]
         self.waiting += rows
         return rows

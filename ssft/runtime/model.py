@@ -161,7 +161,7 @@ class MultiAdapterModel:
         )
 
     def unload(self) -> Any:
-        """Take all hooks off and return the base as it was; this object is of no use afterwards."""
+        """Take all hooks off and return the base as it was; this object decodes nothing afterwards."""
         self.router.remove()
         self.hooks.remove()
         return self.model

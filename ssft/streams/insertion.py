@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssft.base.backbone import Backbone
+from ssft.errors import GenerationError
 from ssft.streams.attention import IMPLEMENTATION
 from ssft.streams.mixed import MixedStreams
 from ssft.streams.passes import current_pass
@@ -35,6 +36,27 @@ class StreamHooks:
         for index, layer in enumerate(self.backbone.layers):
             self._handles.append(layer.register_forward_pre_hook(self._enter(index), with_kwargs=True))
         self._handles.append(self.backbone.layers[-1].register_forward_hook(self._leave))
+
+    def check(self) -> None:
+        """Raise `GenerationError` unless the model is still one that a decoding pass can run on.
+
+        Somebody may have changed it since: the hooks were taken off, attention was set to another implementation, or
+        the model was put into training with activation checkpointing, under which layers get no cache.
+        """
+        if not self._handles:
+            raise GenerationError(
+                "the base was unloaded from this object, which decodes nothing any more; make a new one over the base"
+            )
+        if (found := self.backbone.config._attn_implementation) != IMPLEMENTATION:
+            raise GenerationError(
+                f"the model's attention implementation is {found!r} now, but streams need {IMPLEMENTATION!r}, "
+                f"which was set when they were put on; call model.set_attn_implementation({IMPLEMENTATION!r})"
+            )
+        if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self.backbone.layers):
+            raise GenerationError(
+                "the model is in training with activation checkpointing, under which layers keep no cache; call "
+                "model.eval() before decoding"
+            )
 
     def remove(self) -> None:
         """Take the hooks off; the model is then what it was before."""

@@ -33,6 +33,15 @@ def ids(model, text):
     return model.tokenizer(text)["input_ids"]
 
 
+def test_an_unloaded_base_answers_for_no_adapter(shelf):
+    model = MultiAdapterModel.from_pretrained(shelf.base, dtype="float32", device_map="cpu")
+    model.load_adapter(shelf.paths["deep"], "deep")
+    model.unload()
+    for adapter in ("deep", None):
+        with pytest.raises(GenerationError, match="the base was unloaded from this object"):
+            model.generate(PROMPTS[0], adapter, max_new_tokens=2)
+
+
 def plain(shelf, model, row, tokens=TOKENS):
     """Row `row`'s greedy token ids without any end."""
     return shelf.reference(ids(model, PROMPTS[row]), ADAPTERS[row], tokens)

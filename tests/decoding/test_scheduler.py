@@ -12,7 +12,7 @@ from decoder import Decoder
 
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.scheduler import Scheduler
-from ssft.errors import GenerationError
+from ssft.errors import GenerationError, UnsupportedArchitectureError
 from ssft.streams.config import StreamConfig
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import streams_of
@@ -122,6 +122,51 @@ def test_a_bad_request_admits_none_of_its_batch():
     with pytest.raises(GenerationError, match="a prompt has no tokens"):
         scheduler.admit([request(of, 0), Decoder(of.hooks, of.streams).request([], 4)])
     assert not scheduler.busy
+
+
+def new_model(**changes):
+    model = with_adapter(TINY["llama"](**changes), StreamConfig(3, 2))
+    return model, Decoder(StreamHooks(model), streams_of(model))
+
+
+def removed(model, decoder):
+    decoder.hooks.remove()
+
+
+def other_attention(model, decoder):
+    model.get_base_model().set_attn_implementation("sdpa")
+
+
+def checkpointing(model, decoder):
+    model.get_base_model().activation_checkpointing_enable()
+    model.train()
+
+
+CHANGED = {
+    "hooks removed": (removed, "the base was unloaded from this object"),
+    "another attention": (other_attention, "attention implementation is 'sdpa' now, but streams need 'ssft'"),
+    "checkpointing": (checkpointing, r"in training with activation checkpointing.*model\.eval\(\)"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_model_that_was_changed_meanwhile_is_refused_by_name(change):
+    model, decoder = new_model()
+    expected = decoder.generate([PROMPTS[0]], 5)[0].token_ids
+    act, message = CHANGED[change]
+    act(model, decoder)
+    with pytest.raises(GenerationError, match=message):
+        decoder.generate([PROMPTS[0]], 5)
+    if change == "checkpointing":
+        model.eval()
+        assert decoder.generate([PROMPTS[0]], 5)[0].token_ids == expected
+
+
+def test_rope_whose_frequencies_follow_the_longest_row_is_refused():
+    factors = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "factor": 4.0, "rope_theta": 10000.0}
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 32, **factors}
+    with pytest.raises(UnsupportedArchitectureError, match=r"llama with rope_type 'longrope'.*a longer neighbour"):
+        new_model(rope_parameters=rope, max_position_embeddings=128)
 
 
 def test_rows_with_one_adapter_stand_side_by_side():
