@@ -68,6 +68,10 @@ class MultiAdapterModel:
         self.step = Step(self.hooks)
         self.turn = Turn()
         self.eos_token_ids = eos_token_ids(model, tokenizer)
+        # What the base computes in and on, as results tell it.
+        quantized = getattr(model.config, "quantization_config", None) is not None
+        self.precision = "4bit" if quantized else str(model.dtype).removeprefix("torch.")
+        self.device = describe_device(model.device)
         self._active: str | None = None
 
     @classmethod
@@ -165,17 +169,6 @@ class MultiAdapterModel:
         self.router.remove()
         self.hooks.remove()
         return self.model
-
-    @property
-    def precision(self) -> str:
-        """What the base computes in: "float32", "bfloat16", …, or "4bit"."""
-        quantized = getattr(self.model.config, "quantization_config", None) is not None
-        return "4bit" if quantized else str(self.model.dtype).removeprefix("torch.")
-
-    @property
-    def device(self) -> str:
-        """What the base computes on, described."""
-        return describe_device(self.model.device)
 
     def memory(self) -> dict[str, Any]:
         """Bytes of the base, of every adapter and of the process; see `memory_account`."""
