@@ -119,39 +119,33 @@ def terminal(table: Table, width: int) -> "Group":
     from rich.table import Table as Grid
 
     names = [terminal_text(column.name) for column in table.head]
-    rows = [[terminal_text(cell) for cell in row] for row in table.texts()]
-    whole = [max(map(cells.cell_len, column)) for column in zip(names, *rows, strict=True)]
+    lines = [[terminal_text(cell) for cell in row] for row in table.texts()]
 
-    def shortest(place: int) -> int:
+    def least(place: int) -> int:
         """Characters that a column needs: headings wrap between words, text beyond `LEAST_TEXT`, numbers never."""
-        texts = [isinstance(row[place], str) for row in table.rows]
-        shown = [line[place][: LEAST_TEXT if wraps else None] for line, wraps in zip(rows, texts, strict=True)]
+        shown = [
+            line[place][: LEAST_TEXT if isinstance(row[place], str) else None]
+            for row, line in zip(table.rows, lines, strict=True)
+        ]
         return max(map(cells.cell_len, ["", *names[place].split(), *shown]))
-
-    least = [shortest(place) for place in range(len(names))]
-
-    def room(block: list[int], widths: list[int]) -> int:
-        """Characters that are left beside the columns of a block; negative where they do not fit."""
-        return width + GAP - sum(widths[place] + GAP for place in block)
 
     keys = list(range(table.keys))
     blocks = [keys]
     for place in range(table.keys, len(names)):
-        if blocks[-1] == keys or room([*blocks[-1], place], least) >= 0:
+        needed = sum(least(other) + GAP for other in [*blocks[-1], place]) - GAP
+        if blocks[-1] == keys or needed <= width:
             blocks[-1] = [*blocks[-1], place]
         else:
             blocks.append([*keys, place])
     parts: list[Any] = [text.Text(terminal_text(table.title))] if table.title else []
     for number, block in enumerate(blocks):
-        widths = list(whole)
-        for floor in (least, [1] * len(names)):
-            for place in sorted(block, key=lambda place: least[place] - whole[place]):
-                widths[place] = max(min(widths[place], floor[place]), widths[place] + min(0, room(block, widths)))
-        grid = Grid(box=None, pad_edge=False, header_style="bold")
+        fits = sum(least(place) + GAP for place in block) - GAP <= width
+        grid = Grid(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
         for place in block:
-            grid.add_column(text.Text(names[place]), overflow="fold", width=widths[place])
-            grid.columns[-1].justify = "right" if table.head[place].right else "left"
-        for row, line in enumerate(rows):
+            side: Any = "right" if table.head[place].right else "left"
+            floor = least(place) if fits else None
+            grid.add_column(text.Text(names[place]), justify=side, overflow="fold", min_width=floor)
+        for row, line in enumerate(lines):
             marks = table.marks.get(row, "")
             style = "red" if "wrong" in marks else "bold" if "best" in marks else ""
             grid.add_row(*(text.Text(line[place]) for place in block), style=style)

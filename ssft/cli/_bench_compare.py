@@ -25,10 +25,10 @@ def compare_command(ctx: click.Context, first: Path, second: Path, as_json: bool
     size differ, speed-ups are not compared. Exit 0: plain's texts are the same or were not comparable, which is told,
     1: they differ somewhere.
     """
-    from ssft.bench.reading import read_result
+    from ssft.bench.reading import read_comparison
     from ssft.bench.report.difference import compare_results, difference_table
 
-    found = compare_results(read_result(first), read_result(second))
+    found = compare_results(read_comparison(first), read_comparison(second))
     if as_json:
         print_json({"a": first.name, "b": second.name, "texts_differ": found.texts_differ, **asdict(found)})
     else:

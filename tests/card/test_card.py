@@ -215,13 +215,6 @@ def test_a_card_by_another_hand_is_not_lost(bundle):
     with pytest.raises(BundleError, match=r"README.md: not written by ssft, and would be lost"):
         write_card(bundle)
     assert "my own words" in path.read_text()
-    path.write_text(
-        "# of an ssft before\n\nA LoRA adapter with speculative streams (Speculative Streaming, arXiv 2402.11131) for "
-        "`base`.\n\n`run.yaml` and `provenance.json` hold the settings, versions and the training history.\n"
-    )
-    write_card(bundle)
-    assert "of an ssft before" not in path.read_text()
-    assert path.read_text().endswith(f"\n{KEPT}\n")
 
 
 @pytest.mark.parametrize(

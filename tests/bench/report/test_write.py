@@ -3,7 +3,7 @@
 import pytest
 from sample_results import sample_suite
 
-from ssft.bench.reading import read_result
+from ssft.bench.reading import read_comparison
 from ssft.bench.report import write
 from ssft.bench.report.write import REPORT_FILES, write_report
 from ssft.errors import ConfigError
@@ -14,7 +14,7 @@ def test_the_report_is_three_files_and_nothing_else(tmp_path):
     written = write_report(sample_suite(), folder)
     assert [path.name for path in written] == list(REPORT_FILES)
     assert sorted(folder.iterdir()) == sorted(written)
-    assert read_result(folder / "report.json") == sample_suite()
+    assert read_comparison(folder / "report.json") == sample_suite()
     assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
