@@ -27,10 +27,17 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; a dash stands for an interval that is missing."""
+    """A number with its 95 % interval; a dash stands for an interval that is missing, nothing for one of no width,
+    such as that of the baseline's own speed-up."""
 
     value: float
     interval: tuple[float, float] | None
+
+
+def estimate(value: float | None, interval: Sequence[float | None] | None) -> Estimate | None:
+    """A value that may be missing, with an interval that may be missing, too."""
+    low, high = interval or (None, None)
+    return None if value is None else Estimate(value, None if low is None or high is None else (low, high))
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ def cell_text(value: Any, column: Column) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Estimate):
+        if value.interval == (value.value, value.value):
+            return cell_text(value.value, column)
         between = " to " if column.form.startswith("+") else " – "
         interval = between.join(_number(end, column.form) for end in value.interval or ())
         return f"{_number(value.value, column.form)}{column.unit} ({interval or NOTHING})"
@@ -185,7 +194,7 @@ def html(table: Table) -> Markup:
 
     lines = []
     for row, (values, texts) in enumerate(zip(table.rows, table.texts(), strict=True)):
-        marks = Markup(' class="{}"').format(table.marks[row]) if row in table.marks else ""
+        marks = Markup(' class="{}"').format(table.marks[row]) if table.marks.get(row) else ""
         tags = ['th scope="row"'] * table.keys + ["td"] * (len(texts) - table.keys)
         cells = map(cell, tags, table.head, texts, values)
         lines.append(Markup("<tr{}>{}</tr>").format(marks, Markup("").join(cells)))

@@ -29,9 +29,10 @@ def compare_command(ctx: click.Context, first: Path, second: Path, as_json: bool
     from ssft.bench.report.difference import compare_results, difference_table
 
     found = compare_results(read_comparison(first), read_comparison(second))
+    differ = any(found.texts.values())
     if as_json:
-        print_json({"a": first.name, "b": second.name, "texts_differ": found.texts_differ, **asdict(found)})
+        print_json({"a": first.name, "b": second.name, "texts_differ": differ, **asdict(found)})
     else:
         print_table(difference_table(found))
-    if found.texts_differ:
+    if differ:
         ctx.exit(1)
