@@ -66,18 +66,14 @@ def training_table(bundle: Bundle) -> Table:
     streams, told = bundle.stream_config, bundle.provenance
     assert streams is not None
     lora, *own = bundle.loras
-    modules, libraries, metrics = (
-        lora.config.get("target_modules"),
-        told.get("libraries"),
-        told.get("metrics"),
-    )
+    modules, libraries, metrics = lora.config.get("target_modules"), told.get("libraries"), told.get("metrics")
+    shown = ", ".join(sorted(map(str, modules))) if isinstance(modules, list) else str(modules)
     steps, seconds, train_rows = (_count(told, key) for key in ("steps", "train_seconds", "train_rows"))
     processes, source = _count(told, "processes"), data_files(bundle).get("train", {})
     versions = {"ssft": told.get("ssft"), **(libraries if isinstance(libraries, dict) else {})}
     rows = {
         "streams γ, layers N_s": f"{streams.num_streams}, {streams.num_msa_layers}",
-        "LoRA rank, modules": f"{lora.config['r']}; "
-        + (", ".join(sorted(map(str, modules))) if isinstance(modules, list) else str(modules)),
+        "LoRA rank, modules": f"{lora.config['r']}; {shown}",
         "parameters: LoRA, streams": f"{lora.parameters:,}, {bundle.stream_parameters:,}",
         "the streams' own LoRA: rank, parameters": "; ".join(f"{p.config['r']}, {p.parameters:,}" for p in own),
         "weights": f"{bundle.weights_bytes / 1e6:,.1f} MB",
