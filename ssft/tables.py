@@ -27,8 +27,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; a dash stands for an interval that is missing, nothing for one of no width,
-    such as that of the baseline's own speed-up."""
+    """A number with its 95 % interval; a dash stands for an interval that is missing."""
 
     value: float
     interval: tuple[float, float] | None
@@ -71,20 +70,15 @@ class Table:
         if any(len(row) != len(self.columns) for row in self.rows):
             found = sorted({len(row) for row in self.rows})
             raise ValueError(f"table {self.title!r}: {len(self.columns)} columns, rows of {found} cells")
-        cells = [[row[place] for row in self.rows] for place in range(len(self.columns))]
-        self.head = [_aligned(column, found) for column, found in zip(self.columns, cells, strict=True)]
+        self.head = [Column(column) if isinstance(column, str) else column for column in self.columns]
+        for place, column in enumerate(self.head):
+            kinds = {type(row[place]) for row in self.rows} - {type(None)}
+            if column.right is None:
+                self.head[place] = replace(column, right=bool(kinds) and kinds <= {int, float})
 
     def texts(self) -> list[list[str]]:
         """[rows][columns] as text, without any escaping."""
         return [[cell_text(cell, column) for cell, column in zip(row, self.head, strict=True)] for row in self.rows]
-
-
-def _aligned(column: Column | str, cells: Sequence[Any]) -> Column:
-    column = Column(column) if isinstance(column, str) else column
-    if column.right is not None:
-        return column
-    kinds = {type(cell) for cell in cells if cell is not None}
-    return replace(column, right=bool(kinds) and kinds <= {int, float})
 
 
 def cell_text(value: Any, column: Column) -> str:
@@ -94,8 +88,6 @@ def cell_text(value: Any, column: Column) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Estimate):
-        if value.interval == (value.value, value.value):
-            return cell_text(value.value, column)
         between = " to " if column.form.startswith("+") else " – "
         interval = between.join(_number(end, column.form) for end in value.interval or ())
         return f"{_number(value.value, column.form)}{column.unit} ({interval or NOTHING})"
@@ -110,15 +102,13 @@ def _number(value: float, form: str) -> str:
 
 def human_bytes(size: int) -> str:
     """Bytes to three digits in powers of 1,000: `0`, `9.42 kB`, `460 MB`."""
-    if size < 0:
-        return f"−{human_bytes(-size)}"
-    if size < 1000:
-        return f"{size} B" if size else "0"
-    units = ("kB", "MB", "GB", "TB")
+    sign = "−" if size < 0 else ""
+    if abs(size) < 1000:
+        return f"{sign}{abs(size)} B" if size else "0"
+    scaled = [(abs(size) / 1000**power, unit) for power, unit in enumerate(("kB", "MB", "GB", "TB"), start=1)]
     # 999,600 rounds to 1,000 kB, which is 1.00 MB.
-    power = next((power for power in range(1, len(units)) if size / 1000**power < 999.5), len(units))
-    value = size / 1000**power
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {units[power - 1]}"
+    value, unit = next((pair for pair in scaled if pair[0] < 999.5), scaled[-1])
+    return f"{sign}{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
 
 
 def terminal(table: Table, width: int) -> "Group":

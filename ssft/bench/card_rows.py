@@ -30,28 +30,25 @@ def measured(path: Path, bundle: Bundle) -> tuple[list[SpeedRow], list[QualityRo
         ConfigError: the file is missing, cut off, of no known kind, or of another adapter.
     """
     result = read_result(path)
-    if isinstance(result, SuiteResult):
-        runs: list[Any] = [task.bench for task in result.tasks.values()]
-        runs = [replace(run, command=run.command or result.command) for run in runs]
-        qualities = [task.quality for task in result.tasks.values()]
-    else:
-        runs, qualities = [result], [None]
-    if all(run.adapter_sha256 != bundle.weights_sha256 for run in runs):
-        found = ", ".join(f"{run.adapter} ({str(run.adapter_sha256 or 'no hash')[:12]})" for run in runs)
+    tasks = list(result.tasks.values()) if isinstance(result, SuiteResult) else []
+    runs: list[tuple[Any, QualityResult | None]] = [(task.bench, task.quality) for task in tasks] or [(result, None)]
+    if not any(run.adapter_sha256 == bundle.weights_sha256 for run, _ in runs):
+        found = ", ".join(f"{run.adapter} ({str(run.adapter_sha256 or 'no hash')[:12]})" for run, _ in runs)
         raise ConfigError(
             f"{path}: measured with {found}, not with {bundle.path} as it is now ({bundle.weights_sha256[:12]}); its "
             "weights or settings are others, measure again"
         )
     speed: list[SpeedRow] = []
     quality: list[QualityRow] = []
-    for run, scored in zip(runs, qualities, strict=True):
-        if run.adapter_sha256 != bundle.weights_sha256:
-            continue
-        if not run.command:
-            raise ConfigError(f"{path}: does not say which command made it; measure again with this version of ssft")
-        common = _common(run, bundle)
-        speed += _speed(run, common)
-        quality += _of_eval(run, common) if isinstance(run, EvalFacts) else _of_twins(scored, common)
+    for run, scored in runs:
+        if run.adapter_sha256 == bundle.weights_sha256:
+            common = _common(run, bundle)
+            # A task of a suite may leave its command to the suite.
+            common["command"] = run.command or (result.command if isinstance(result, SuiteResult) else "")
+            if not common["command"]:
+                raise ConfigError(f"{path}: does not say which command made it; measure again with this ssft")
+            speed += _speed(run, common)
+            quality += _quality(run if scored is None else scored, common)
     return speed, quality
 
 
@@ -74,7 +71,7 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
             "without streams: `ssft train <the adapter's run.yaml> method=lora` makes it, `ssft eval --facts` measures "
             "it"
         )
-    twins = {_conditions(row): row for row in _of_eval(facts, _common(facts, bundle))}
+    twins = {_conditions(row): row for row in _quality(facts, _common(facts, bundle))}
     if not any(_conditions(row) in twins for row in quality):
         raise ConfigError(
             f"{path}: there is no `ssft eval` of {bundle.path} with the same data, rows, metric, --max-new-tokens, "
@@ -87,7 +84,7 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
     def beside(row: QualityRow) -> QualityRow:
         if (twin := twins.get(_conditions(row))) is None:
             return row
-        pair = scores.get((row.command, row.metric)), _scores(facts, row.metric)
+        pair = scores.get((row.command, row.metric), []), _scores(facts, row.metric)
         return replace(
             row,
             **_estimate("twin", twin.value, (twin.low, twin.high)),
@@ -146,19 +143,22 @@ def _speed(run: Any, common: dict[str, Any]) -> list[SpeedRow]:
         ]
     if isinstance(run, EvalFacts) and not run.streaming:
         return []
-    checked = {"reference": run.against, "identical": run.identical} if isinstance(run, VerifyFacts) else {}
+    checked: dict[str, Any] = {}
+    if isinstance(run, VerifyFacts):
+        checked = {"reference": run.against, "identical": run.identical}
     return [SpeedRow(**common, method="streaming", tokens=run.tokens, calls=run.calls, **checked)]
 
 
-def _of_eval(facts: EvalFacts, common: dict[str, Any]) -> list[QualityRow]:
-    return [
-        QualityRow(**common, metric=metric, value=facts.metrics[metric], low=low, high=high)
-        for metric, (low, high) in facts.intervals.items()
-        if metric in facts.metrics
-    ]
-
-
-def _of_twins(found: QualityResult | None, common: dict[str, Any]) -> list[QualityRow]:
+def _quality(found: Any, common: dict[str, Any]) -> list[QualityRow]:
+    """One row per metric of `ssft eval` or of a task of `ssft bench tasks`; none of what scores nothing."""
+    if isinstance(found, EvalFacts):
+        return [
+            QualityRow(**common, metric=metric, value=found.metrics[metric], low=low, high=high)
+            for metric, (low, high) in found.intervals.items()
+            if metric in found.metrics
+        ]
+    if not isinstance(found, QualityResult):
+        return []
     return [
         QualityRow(
             **{**common, "rows": found.rows},
@@ -170,7 +170,7 @@ def _of_twins(found: QualityResult | None, common: dict[str, Any]) -> list[Quali
             high=found.adapter_intervals[metric][1],
             twin_unlike="; ".join(found.twin_unlike),
         )
-        for metric, value in (found.adapter if found else {}).items()
+        for metric, value in found.adapter.items()
     ]
 
 

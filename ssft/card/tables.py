@@ -79,7 +79,8 @@ def training_table(bundle: Bundle) -> Table:
         "weights": f"{bundle.weights_bytes / 1e6:,.1f} MB",
         "draft tree": f"{bundle.tree.kind}, {bundle.tree.max_nodes} nodes",
         "the LoRA" if own else "began from": _ancestor(bundle),
-        "trained on": train_rows is not None and f"{train_rows:,.0f} rows of {source.get('name', 'data without a name')}",
+        "trained on": train_rows is not None
+        and f"{train_rows:,.0f} rows of {source.get('name', 'data without a name')}",
         "steps": steps is not None and f"{steps:,.0f}",
         "time": seconds is not None and f"{seconds:,.0f} s ({seconds / 3600:.2f} h)",
         "device": told.get("device"),

@@ -79,7 +79,9 @@ def count(number: int, noun: str) -> str:
 def times(method: MethodResult) -> str:
     """`1.84 times (95 % interval 1.62 to 2.05)`."""
     span = method.speedup_interval
-    why = "too few rounds or prompts for an interval" if span is None else "95 % interval {:.2f} to {:.2f}".format(*span)
+    why = (
+        "too few rounds or prompts for an interval" if span is None else "95 % interval {:.2f} to {:.2f}".format(*span)
+    )
     return f"{method.speedup or 0.0:.2f} times ({why})"
 
 

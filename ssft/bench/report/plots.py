@@ -181,12 +181,7 @@ def to_svg(draw: Draw, result: SuiteResult) -> str:
     text = _drawn(draw, result, format="svg", metadata=nothing).decode("utf-8")
     text = text[text.index("<svg") :]
     # Ids such as "axes_1" stand in every drawing; in one page they must differ.
-    text = re.sub(r'( id="|url\(#|href="#)', rf"\1{draw.__name__}-", text)
-    # Its own rule for strokes would hold for the whole page.
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
-    # The width is kept, and the height follows from the view box when the page is narrower.
-    text = re.sub(r' height="[^"]*"', "", text, count=1)
-    return text.replace("<svg ", '<svg style="stroke-linejoin: round" ', 1)
+    return re.sub(r'( id="|url\(#|href="#)', rf"\1{draw.__name__}-", text)
 
 
 def to_png(draw: Draw, result: SuiteResult) -> bytes:

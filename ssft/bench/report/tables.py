@@ -72,7 +72,7 @@ def tables(result: BenchResult | SuiteResult) -> list[Table]:
 
 def _methods(result: BenchResult) -> Table:
     rows = [[name, *(method_cell(method, key) for key in COLUMNS)] for name, method in result.methods.items()]
-    marked = {"best": [fastest(result)], "base": [result.baseline], "wrong": broken(result)}
+    marked: dict[str, Any] = {"best": [fastest(result)], "base": [result.baseline], "wrong": broken(result)}
     marks = {
         row: " ".join(mark for mark, names in marked.items() if name in names)
         for row, name in enumerate(result.methods)

@@ -17,9 +17,7 @@ from ssft.bench.report.difference import (
 from ssft.bench.result import Difference
 from ssft.errors import ConfigError
 
-NOT_COMPARED = (
-    "sql: texts were not compared: a result keeps none, or prompts or the length of texts are not the same"
-)
+NOT_COMPARED = "sql: texts were not compared: a result keeps none, or prompts or the length of texts are not the same"
 
 
 def by_method(found):

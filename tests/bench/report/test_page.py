@@ -177,7 +177,7 @@ def test_foreign_texts_are_escaped_everywhere():
 def test_an_interrupted_run_says_so():
     result = sample_suite()
     result.interrupted = True
-    assert "The run was interrupted." in Page(html_report(result)).words
+    assert "The run was interrupted. This page holds what was finished." in Page(html_report(result)).words
 
 
 def test_a_task_with_the_baseline_alone():

@@ -213,10 +213,8 @@ def test_a_drawing_is_an_element_of_its_own():
     result = suite(sql=sample_bench())
     svg = plots.to_svg(plots.speedup_figure, result)
     assert svg.startswith("<svg ")
-    assert "<style" not in svg
     assert "<metadata" not in svg
     assert 'viewBox="0 0 ' in svg
-    assert " height=" not in svg[: svg.index(">")]
     assert all(name.startswith("speedup_figure-") for name in re.findall(r' id="([^"]*)"', svg))
     assert svg == plots.to_svg(plots.speedup_figure, result)
 

@@ -33,7 +33,7 @@ def test_a_row_tells_speed_counts_memory_and_size():
         "peak memory": "40.0 MB",
     }
     # The baseline's own speed-up is 1 by definition.
-    assert cells(sample_bench(), "plain")["speed-up"] == "1.00×"
+    assert cells(sample_bench(), "plain")["speed-up"] == "1.00× (1.00 – 1.00)"
 
 
 def test_a_yardstick_has_neither_speed_up_nor_text_to_compare():
@@ -81,8 +81,8 @@ def test_each_category_has_its_own_baseline():
     assert names == ["category", "prompts", "baseline", *result.methods]
     assert (daily[:3], office[:3]) == (["daily life", "5", "generate"], ["office", "5", "plain"])
     plain, generate, medusa = (names.index(name) for name in ("plain", "generate", "medusa"))
-    assert (daily[plain], office[plain]) == ("1.08× (0.93 – 1.28)", "1.00×")
-    assert (daily[generate], office[generate]) == ("1.00×", "0.90× (0.80 – 1.05)")
+    assert (daily[plain], office[plain]) == ("1.08× (0.93 – 1.28)", "1.00× (1.00 – 1.00)")
+    assert (daily[generate], office[generate]) == ("1.00× (1.00 – 1.00)", "0.90× (0.80 – 1.05)")
     assert office[medusa] == "1.05× (–)"
     for method in result.methods.values():
         del method.categories["office"]
