@@ -30,10 +30,14 @@ def measured(path: Path, bundle: Bundle) -> tuple[list[SpeedRow], list[QualityRo
         ConfigError: the file is missing, cut off, of no known kind, or of another adapter.
     """
     result = read_result(path)
-    tasks = list(result.tasks.values()) if isinstance(result, SuiteResult) else []
-    runs: list[tuple[Any, QualityResult | None]] = [(task.bench, task.quality) for task in tasks] or [(result, None)]
+    runs: list[tuple[Any, QualityResult | None]] = [(result, None)]
+    suite_command = ""
+    if isinstance(result, SuiteResult):
+        runs, suite_command = [(task.bench, task.quality) for task in result.tasks.values()], result.command
     if not any(run.adapter_sha256 == bundle.weights_sha256 for run, _ in runs):
-        found = ", ".join(f"{run.adapter} ({str(run.adapter_sha256 or 'no hash')[:12]})" for run, _ in runs)
+        found = (
+            ", ".join(f"{run.adapter} ({str(run.adapter_sha256 or 'no hash')[:12]})" for run, _ in runs) or "nothing"
+        )
         raise ConfigError(
             f"{path}: measured with {found}, not with {bundle.path} as it is now ({bundle.weights_sha256[:12]}); its "
             "weights or settings are others, measure again"
@@ -43,8 +47,7 @@ def measured(path: Path, bundle: Bundle) -> tuple[list[SpeedRow], list[QualityRo
     for run, scored in runs:
         if run.adapter_sha256 == bundle.weights_sha256:
             common = _common(run, bundle)
-            # A task of a suite may leave its command to the suite.
-            common["command"] = run.command or (result.command if isinstance(result, SuiteResult) else "")
+            common["command"] = run.command or suite_command
             if not common["command"]:
                 raise ConfigError(f"{path}: does not say which command made it; measure again with this ssft")
             speed += _speed(run, common)

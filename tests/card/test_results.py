@@ -90,6 +90,13 @@ def test_a_run_over_several_tasks_gives_this_adapters_only(bundle, tmp_path):
     assert {row.data for row in (*speed, *quality)} == {"a.jsonl"}
 
 
+def test_a_run_over_no_task_measured_nothing(bundle, tmp_path):
+    suite = sample_suite()
+    suite.tasks = {}
+    with pytest.raises(ConfigError, match=r"report.json: measured with nothing, not with .*adapter"):
+        measured(save(tmp_path / "report.json", suite), bundle)
+
+
 def test_a_task_without_a_twin_has_its_own_numbers_only(bundle, tmp_path):
     suite = sample_suite()
     suite.tasks["e2e_nlg"].bench.adapter_sha256 = bundle.weights_sha256
