@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+from rich import filesize
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 NOTHING = "–"
 """Stands in the cell of None."""
 BYTES = "bytes"
-"""Form of a column of bytes: three digits in powers of 1,000."""
+"""Form of a column of bytes, in powers of 1,000."""
 GAP = 2
 LEAST_TEXT = 24
 """Characters of a column of text that may be wrapped, at least."""
@@ -96,19 +97,8 @@ def cell_text(value: Any, column: Column) -> str:
 
 def _number(value: float, form: str) -> str:
     if form == BYTES:
-        return human_bytes(int(value))
+        return filesize.decimal(int(value), precision=2)
     return format(value, form or ("," if isinstance(value, int) else ",.3f")).replace("-", "−")
-
-
-def human_bytes(size: int) -> str:
-    """Bytes to three digits in powers of 1,000: `0`, `9.42 kB`, `460 MB`."""
-    sign = "−" if size < 0 else ""
-    if abs(size) < 1000:
-        return f"{sign}{abs(size)} B" if size else "0"
-    scaled = [(abs(size) / 1000**power, unit) for power, unit in enumerate(("kB", "MB", "GB", "TB"), start=1)]
-    # 999,600 rounds to 1,000 kB, which is 1.00 MB.
-    value, unit = next((pair for pair in scaled if pair[0] < 999.5), scaled[-1])
-    return f"{sign}{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
 
 
 def terminal(table: Table, width: int) -> "Group":
@@ -122,27 +112,26 @@ def terminal(table: Table, width: int) -> "Group":
 
     def least(place: int) -> int:
         """Characters that a column needs: headings wrap between words, text beyond `LEAST_TEXT`, numbers never."""
-        shown = [
-            line[place][: LEAST_TEXT if isinstance(row[place], str) else None]
-            for row, line in zip(table.rows, lines, strict=True)
-        ]
+        wraps = [isinstance(row[place], str) for row in table.rows]
+        shown = [line[place][: LEAST_TEXT if text else None] for text, line in zip(wraps, lines, strict=True)]
         return max(map(cells.cell_len, ["", *names[place].split(), *shown]))
+
+    def fits(block: list[int]) -> bool:
+        return sum(least(place) + GAP for place in block) - GAP <= width
 
     keys = list(range(table.keys))
     blocks = [keys]
     for place in range(table.keys, len(names)):
-        needed = sum(least(other) + GAP for other in [*blocks[-1], place]) - GAP
-        if blocks[-1] == keys or needed <= width:
+        if blocks[-1] == keys or fits([*blocks[-1], place]):
             blocks[-1] = [*blocks[-1], place]
         else:
             blocks.append([*keys, place])
     parts: list[Any] = [text.Text(terminal_text(table.title))] if table.title else []
     for number, block in enumerate(blocks):
-        fits = sum(least(place) + GAP for place in block) - GAP <= width
         grid = Grid(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
         for place in block:
             side: Any = "right" if table.head[place].right else "left"
-            floor = least(place) if fits else None
+            floor = least(place) if fits(block) else None
             grid.add_column(text.Text(names[place]), justify=side, overflow="fold", min_width=floor)
         for row, line in enumerate(lines):
             marks = table.marks.get(row, "")

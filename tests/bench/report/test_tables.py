@@ -30,7 +30,7 @@ def test_a_row_tells_speed_counts_memory_and_size():
         "same text": "10",
         "extra parameters": "2,304",
         "on disk": "9.42 kB",
-        "peak memory": "40.0 MB",
+        "peak memory": "40.00 MB",
     }
     # The baseline's own speed-up is 1 by definition.
     assert cells(sample_bench(), "plain")["speed-up"] == "1.00× (1.00 – 1.00)"
