@@ -159,6 +159,8 @@ def stored_results(folder: Path) -> Results | None:
         raise BundleError(f"{folder / RESULTS}: its format is {str(found)[:60]}, this ssft reads {FORMAT}; {remedy}")
     try:
         results: Results = read(Results, value, "")
+        if missing := [part for part in ("about", "speed", "quality") if part not in value]:
+            raise ValueError(f"{missing[0]} is missing")
         results.about.check()
     except ValueError as error:
         raise BundleError(f"{folder / RESULTS}: {error}; the file is damaged, {remedy}") from error

@@ -117,8 +117,8 @@ def _texts(result: BenchResult) -> list[str]:
             continue
         if name in wrong:
             lines.append(
-                f"{name} does not keep its promise, so it is not ranked: its text differs from plain's on "
-                f"{wrong[name]:,} of {count(result.rows, 'prompt')}."
+                f"{name} does not keep its promise: its text differs from plain's on {wrong[name]:,} of "
+                f"{count(result.rows, 'prompt')}, so it is not ranked."
             )
         elif name in tied:
             lines.append(

@@ -33,8 +33,7 @@ def test_an_interval_that_covers_1_is_no_win():
     )
     assert finding.clear is False
     assert (
-        "prompt_lookup does not keep its promise, so it is not ranked: its text differs from plain's on 1 of 10 "
-        "prompts."
+        "prompt_lookup does not keep its promise: its text differs from plain's on 1 of 10 prompts, so it is not ranked."
     ) in finding.details
     # At exactly 1 it still covers 1.
     result.methods["streaming"].speedup_interval = (1.0, 1.2)
@@ -65,7 +64,7 @@ def test_a_broken_promise_is_not_ranked():
     assert (finding.leader, next(iter(ranked(result))), broken(result)) == ("medusa", "medusa", {"streaming": 1})
     assert not any("streaming comes" in line or "Next is streaming" in line for line in finding.details)
     assert (
-        "streaming does not keep its promise, so it is not ranked: its text differs from plain's on 1 of 10 prompts."
+        "streaming does not keep its promise: its text differs from plain's on 1 of 10 prompts, so it is not ranked."
     ) in finding.details
     assert "streaming" not in next(line for line in finding.details if line.startswith("The same text"))
 
