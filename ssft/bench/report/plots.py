@@ -231,22 +231,16 @@ def _span(method: MethodResult) -> tuple[float, float]:
 
 
 def _by_speed(result: SuiteResult) -> list[str]:
-    """Methods of all tasks, those with the higher mean speed-up first; those that are ranked nowhere come last."""
+    """Methods of all tasks, in the order of the first task that ranks them; those that none ranks come last."""
     benches = _benches(result).values()
-    placed = {name for bench in benches for name in ranked(bench)}
-    values: dict[str, list[float]] = {}
-    for bench in benches:
-        for name, method in contenders(bench).items():
-            values.setdefault(name, []).append(method.speedup or 0.0)
-    return sorted(values, key=lambda name: (name not in placed, -sum(values[name]) / len(values[name])))
+    return list(dict.fromkeys(name for order in (ranked, contenders) for bench in benches for name in order(bench)))
 
 
 def _drawn(draw: Draw, result: SuiteResult, **settings: Any) -> bytes:
     """The drawing in a file's bytes; `settings` of `savefig`."""
-    panels = len(_qualities(result) if draw is quality_figure else _benches(result))
     buffer = io.BytesIO()
     with style.report_style():
-        size = (style.WIDTHS[max(1, min(style.COLUMNS, panels))], _height(draw, result))
+        size = (style.WIDTHS[min(style.COLUMNS, _panels(draw, result))], _height(draw, result))
         figure = Figure(figsize=size, layout="constrained")
         engine: Any = figure.get_layout_engine()
         engine.set(w_pad=0.09, h_pad=0.05)
@@ -255,15 +249,16 @@ def _drawn(draw: Draw, result: SuiteResult, **settings: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _panels(draw: Draw, result: SuiteResult) -> int:
+    return max(1, len(_qualities(result) if draw is quality_figure else _benches(result)))
+
+
 def _height(draw: Draw, result: SuiteResult) -> float:
     """Inches."""
     if draw is overview_figure:
         return _height(speedup_figure, result) + _height(cost_figure, result)
-    qualities = _qualities(result).values()
-    rows = max(1, math.ceil(len(_benches(result)) / style.COLUMNS))
+    rows = math.ceil(_panels(draw, result) / style.COLUMNS)
     if draw is speedup_figure:
         return 0.3 + rows * (0.75 + 0.34 * max(len(_by_speed(result)), 2))
-    if draw is quality_figure:
-        metrics = max((len(quality.adapter) for quality in qualities), default=1)
-        return 0.5 + math.ceil(len(qualities) / style.COLUMNS) * (0.9 + 0.45 * metrics)
-    return 0.6 + 2.9 * rows
+    metrics = max((len(quality.adapter) for quality in _qualities(result).values()), default=1)
+    return 0.6 + rows * (0.9 + 0.45 * metrics if draw is quality_figure else 2.9)
