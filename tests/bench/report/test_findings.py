@@ -33,7 +33,8 @@ def test_an_interval_that_covers_1_is_no_win():
     )
     assert finding.clear is False
     assert (
-        "prompt_lookup does not keep its promise: its text differs from plain's on 1 of 10 prompts, so it is not ranked."
+        "prompt_lookup does not keep its promise: its text differs from plain's on 1 of 10 prompts, so it is not "
+        "ranked."
     ) in finding.details
     # At exactly 1 it still covers 1.
     result.methods["streaming"].speedup_interval = (1.0, 1.2)
