@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+from rich import filesize
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 NOTHING = "–"
 """Stands in the cell of None."""
 BYTES = "bytes"
-"""Form of a column of bytes: three digits in powers of 1,000."""
+"""Form of a column of bytes, in powers of 1,000."""
 GAP = 2
 LEAST_TEXT = 24
 """Characters of a column of text that may be wrapped, at least."""
@@ -31,6 +32,12 @@ class Estimate:
 
     value: float
     interval: tuple[float, float] | None
+
+
+def estimate(value: float | None, interval: Sequence[float | None] | None) -> Estimate | None:
+    """A value that may be missing, with an interval that may be missing, too."""
+    low, high = interval or (None, None)
+    return None if value is None else Estimate(value, None if low is None or high is None else (low, high))
 
 
 @dataclass(frozen=True)
@@ -64,20 +71,15 @@ class Table:
         if any(len(row) != len(self.columns) for row in self.rows):
             found = sorted({len(row) for row in self.rows})
             raise ValueError(f"table {self.title!r}: {len(self.columns)} columns, rows of {found} cells")
-        cells = [[row[place] for row in self.rows] for place in range(len(self.columns))]
-        self.head = [_aligned(column, found) for column, found in zip(self.columns, cells, strict=True)]
+        self.head = [Column(column) if isinstance(column, str) else column for column in self.columns]
+        for place, column in enumerate(self.head):
+            kinds = {type(row[place]) for row in self.rows} - {type(None)}
+            if column.right is None:
+                self.head[place] = replace(column, right=bool(kinds) and kinds <= {int, float})
 
     def texts(self) -> list[list[str]]:
         """[rows][columns] as text, without any escaping."""
         return [[cell_text(cell, column) for cell, column in zip(row, self.head, strict=True)] for row in self.rows]
-
-
-def _aligned(column: Column | str, cells: Sequence[Any]) -> Column:
-    column = Column(column) if isinstance(column, str) else column
-    if column.right is not None:
-        return column
-    kinds = {type(cell) for cell in cells if cell is not None}
-    return replace(column, right=bool(kinds) and kinds <= {int, float})
 
 
 def cell_text(value: Any, column: Column) -> str:
@@ -95,21 +97,8 @@ def cell_text(value: Any, column: Column) -> str:
 
 def _number(value: float, form: str) -> str:
     if form == BYTES:
-        return human_bytes(int(value))
+        return filesize.decimal(int(value), precision=2)
     return format(value, form or ("," if isinstance(value, int) else ",.3f")).replace("-", "−")
-
-
-def human_bytes(size: int) -> str:
-    """Bytes to three digits in powers of 1,000: `0`, `9.42 kB`, `460 MB`."""
-    if size < 0:
-        return f"−{human_bytes(-size)}"
-    if size < 1000:
-        return f"{size} B" if size else "0"
-    units = ("kB", "MB", "GB", "TB")
-    # 999,600 rounds to 1,000 kB, which is 1.00 MB.
-    power = next((power for power in range(1, len(units)) if size / 1000**power < 999.5), len(units))
-    value = size / 1000**power
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {units[power - 1]}"
 
 
 def terminal(table: Table, width: int) -> "Group":
@@ -119,39 +108,32 @@ def terminal(table: Table, width: int) -> "Group":
     from rich.table import Table as Grid
 
     names = [terminal_text(column.name) for column in table.head]
-    rows = [[terminal_text(cell) for cell in row] for row in table.texts()]
-    whole = [max(map(cells.cell_len, column)) for column in zip(names, *rows, strict=True)]
+    lines = [[terminal_text(cell) for cell in row] for row in table.texts()]
 
-    def shortest(place: int) -> int:
+    def least(place: int) -> int:
         """Characters that a column needs: headings wrap between words, text beyond `LEAST_TEXT`, numbers never."""
-        texts = [isinstance(row[place], str) for row in table.rows]
-        shown = [line[place][: LEAST_TEXT if wraps else None] for line, wraps in zip(rows, texts, strict=True)]
+        wraps = [isinstance(row[place], str) for row in table.rows]
+        shown = [line[place][: LEAST_TEXT if text else None] for text, line in zip(wraps, lines, strict=True)]
         return max(map(cells.cell_len, ["", *names[place].split(), *shown]))
 
-    least = [shortest(place) for place in range(len(names))]
-
-    def room(block: list[int], widths: list[int]) -> int:
-        """Characters that are left beside the columns of a block; negative where they do not fit."""
-        return width + GAP - sum(widths[place] + GAP for place in block)
+    def fits(block: list[int]) -> bool:
+        return sum(least(place) + GAP for place in block) - GAP <= width
 
     keys = list(range(table.keys))
     blocks = [keys]
     for place in range(table.keys, len(names)):
-        if blocks[-1] == keys or room([*blocks[-1], place], least) >= 0:
+        if blocks[-1] == keys or fits([*blocks[-1], place]):
             blocks[-1] = [*blocks[-1], place]
         else:
             blocks.append([*keys, place])
     parts: list[Any] = [text.Text(terminal_text(table.title))] if table.title else []
     for number, block in enumerate(blocks):
-        widths = list(whole)
-        for floor in (least, [1] * len(names)):
-            for place in sorted(block, key=lambda place: least[place] - whole[place]):
-                widths[place] = max(min(widths[place], floor[place]), widths[place] + min(0, room(block, widths)))
-        grid = Grid(box=None, pad_edge=False, header_style="bold")
+        grid = Grid(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
         for place in block:
-            grid.add_column(text.Text(names[place]), overflow="fold", width=widths[place])
-            grid.columns[-1].justify = "right" if table.head[place].right else "left"
-        for row, line in enumerate(rows):
+            side: Any = "right" if table.head[place].right else "left"
+            floor = least(place) if fits(block) else None
+            grid.add_column(text.Text(names[place]), justify=side, overflow="fold", min_width=floor)
+        for row, line in enumerate(lines):
             marks = table.marks.get(row, "")
             style = "red" if "wrong" in marks else "bold" if "best" in marks else ""
             grid.add_row(*(text.Text(line[place]) for place in block), style=style)
@@ -191,7 +173,7 @@ def html(table: Table) -> Markup:
 
     lines = []
     for row, (values, texts) in enumerate(zip(table.rows, table.texts(), strict=True)):
-        marks = Markup(' class="{}"').format(table.marks[row]) if row in table.marks else ""
+        marks = Markup(' class="{}"').format(table.marks[row]) if table.marks.get(row) else ""
         tags = ['th scope="row"'] * table.keys + ["td"] * (len(texts) - table.keys)
         cells = map(cell, tags, table.head, texts, values)
         lines.append(Markup("<tr{}>{}</tr>").format(marks, Markup("").join(cells)))

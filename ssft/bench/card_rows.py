@@ -1,60 +1,21 @@
 """From the result files of `ssft verify`, `bench`, `bench tasks` and `eval` to the rows of a card."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError
+from typing import Any
 
 from ssft.bench.quality import paired_difference
-from ssft.bench.reading import read_json, read_result
-from ssft.bench.result import BenchResult, QualityResult
+from ssft.bench.reading import EvalFacts, VerifyFacts, read_result
+from ssft.bench.result import BenchResult, QualityResult, SuiteResult
 from ssft.bundle.format import Bundle
-from ssft.card.results import OWN_ROWS, Count, QualityRow, SpeedRow, Text, first_fault
+from ssft.card.results import OWN_ROWS, QualityRow, SpeedRow
 from ssft.errors import ConfigError
 from ssft.files import file_identity
 from ssft.runs.twin import differences
 
-Rows = tuple[list[SpeedRow], list[QualityRow]]
-
-
-@dataclass(kw_only=True)
-class _Facts:
-    """What a card needs of the JSON that `ssft verify` and `ssft eval` write."""
-
-    command: Text
-    adapter: Text | None
-    adapter_sha256: Text | None
-    data: dict[str, Text] | None
-    device: Text
-    precision: Text
-    tree: dict[str, Any]
-    rows: Count
-    tokens: Count
-    calls: Count
-    batch_size: Count
-    max_new_tokens: Count
-
-
-@dataclass(kw_only=True)
-class _Verify(_Facts):
-    kind: Literal["verify"]
-    against: Text
-    identical: Count
-
-
-@dataclass(kw_only=True)
-class _Eval(_Facts):
-    """method, trained_on: of the adapter's training; scores: metric -> [rows], empty in files of the first versions."""
-
-    kind: Literal["eval"]
-    method: Text = ""
-    trained_on: dict[str, Any] = field(default_factory=dict)
-    streaming: bool
-    metrics: dict[Text, FiniteFloat]
-    intervals: dict[Text, tuple[FiniteFloat, FiniteFloat]]
-    scores: dict[Text, list[FiniteFloat]] = field(default_factory=dict)
+_CONDITIONS = ("source", "metric", "data_sha256", "rows", "precision", "device", "max_new_tokens")
+"""Where these are the same, the scores of an adapter and of its twin can stand side by side."""
 
 
 def describe_data(path: Path | None) -> dict[str, str] | None:
@@ -62,25 +23,35 @@ def describe_data(path: Path | None) -> dict[str, str] | None:
     return None if path is None else file_identity(path)
 
 
-def measured(path: Path, bundle: Bundle) -> Rows:
+def measured(path: Path, bundle: Bundle) -> tuple[list[SpeedRow], list[QualityRow]]:
     """The rows of one result file.
 
     Raises:
         ConfigError: the file is missing, cut off, of no known kind, or of another adapter.
     """
-    result = _read(path) or read_result(path)
-    if isinstance(result, BenchResult | _Facts):
-        _check_adapter(path, bundle, {result.adapter: result.adapter_sha256})
-        return (_of_bench(path, result, bundle), []) if isinstance(result, BenchResult) else _of_facts(result, bundle)
-    _check_adapter(path, bundle, {name: task.bench.adapter_sha256 for name, task in result.tasks.items()})
+    result = read_result(path)
+    runs: list[tuple[Any, QualityResult | None]] = [(result, None)]
+    suite_command = ""
+    if isinstance(result, SuiteResult):
+        runs, suite_command = [(task.bench, task.quality) for task in result.tasks.values()], result.command
+    if not any(run.adapter_sha256 == bundle.weights_sha256 for run, _ in runs):
+        found = (
+            ", ".join(f"{run.adapter} ({str(run.adapter_sha256 or 'no hash')[:12]})" for run, _ in runs) or "nothing"
+        )
+        raise ConfigError(
+            f"{path}: measured with {found}, not with {bundle.path} as it is now ({bundle.weights_sha256[:12]}); its "
+            "weights or settings are others, measure again"
+        )
     speed: list[SpeedRow] = []
     quality: list[QualityRow] = []
-    for task in result.tasks.values():
-        if task.bench.adapter_sha256 == bundle.weights_sha256:
-            bench = replace(task.bench, command=task.bench.command or result.command)
-            speed += _of_bench(path, bench, bundle)
-            if task.quality is not None:
-                quality += _of_quality(bench, task.quality, bundle)
+    for run, scored in runs:
+        if run.adapter_sha256 == bundle.weights_sha256:
+            common = _common(run, bundle)
+            common["command"] = run.command or suite_command
+            if not common["command"]:
+                raise ConfigError(f"{path}: does not say which command made it; measure again with this ssft")
+            speed += _speed(run, common)
+            quality += _quality(run if scored is None else scored, common)
     return speed, quality
 
 
@@ -93,11 +64,9 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
         ConfigError: the file is none of `ssft eval`, measures no plain LoRA that method=lora trained, or there is no
             measurement of the adapter that it compares to.
     """
-    facts = _read(path)
-    if not isinstance(facts, _Eval):
+    facts = read_result(path)
+    if not isinstance(facts, EvalFacts):
         raise ConfigError(f"{path}: no result of `ssft eval --facts`; the twin's quality is measured by that")
-    if facts.adapter_sha256 == bundle.weights_sha256:
-        raise ConfigError(f"{path}: measured with {bundle.path} itself; give the result of its twin")
     if facts.method != "lora" or facts.streaming or facts.adapter is None:
         found = "the bare base" if facts.adapter is None else f"an adapter of method {facts.method[:60]!r}"
         raise ConfigError(
@@ -105,142 +74,109 @@ def with_twin(path: Path, quality: list[QualityRow], bundle: Bundle, own: Sequen
             "without streams: `ssft train <the adapter's run.yaml> method=lora` makes it, `ssft eval --facts` measures "
             "it"
         )
-    twins = {row.metric: row for row in _of_facts(facts, bundle)[1]}
-
-    def same(row: QualityRow) -> bool:
-        twin = twins.get(row.metric)
-        names = ("source", "data_sha256", "rows", "precision", "device", "max_new_tokens")
-        return twin is not None and all(getattr(row, name) == getattr(twin, name) for name in names)
-
-    if not any(same(row) for row in quality):
+    twins = {_conditions(row): row for row in _quality(facts, _common(facts, bundle))}
+    if not any(_conditions(row) in twins for row in quality):
         raise ConfigError(
             f"{path}: there is no `ssft eval` of {bundle.path} with the same data, rows, metric, --max-new-tokens, "
             "precision and device; measure both alike and give the adapter's result too"
         )
     unlike = ", ".join(differences(bundle, facts.trained_on, facts.adapter_sha256))
-    evals = [found for found in map(_read, own) if isinstance(found, _Eval)]
-    scores = {(row.key, row.metric): e.scores.get(row.metric) for e in evals for row in _of_facts(e, bundle)[1]}
+    evals = [found for found in map(read_result, own) if isinstance(found, EvalFacts)]
+    scores = {(run.command, metric): _scores(run, metric) for run in evals for metric in run.metrics}
 
-    def beside(row: QualityRow, twin: QualityRow) -> QualityRow:
-        own_scores, twin_scores = scores.get((row.key, row.metric)), facts.scores.get(row.metric)
-        paired = paired_difference(own_scores, twin_scores) if own_scores and twin_scores else (None, None)
+    def beside(row: QualityRow) -> QualityRow:
+        if (twin := twins.get(_conditions(row))) is None:
+            return row
+        pair = scores.get((row.command, row.metric), []), _scores(facts, row.metric)
         return replace(
             row,
             **_estimate("twin", twin.value, (twin.low, twin.high)),
-            **_estimate("difference", *paired),
+            **_estimate("difference", *(paired_difference(*pair) if all(pair) else (None, None))),
             twin_command=twin.command,
             twin_unlike=unlike,
         )
 
-    return [beside(row, twins[row.metric]) if same(row) else row for row in quality]
+    return list(map(beside, quality))
 
 
-# -- rows -------------------------------------------------------------------------------------------------------
+def _conditions(row: QualityRow) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in _CONDITIONS)
 
 
-def _of_facts(facts: _Facts, bundle: Bundle) -> Rows:
-    common = _common(facts, bundle)
-    speed = {"method": "streaming", "tokens": facts.tokens, "calls": facts.calls, **common}
-    if isinstance(facts, _Verify):
-        return [SpeedRow(**speed, source="verify", reference=facts.against, identical=facts.identical)], []
-    assert isinstance(facts, _Eval)
-    quality = [
-        QualityRow(metric=metric, source="eval", value=value, low=low, high=high, **common)
-        for metric, value in facts.metrics.items()
-        if metric in facts.intervals
-        for low, high in [facts.intervals[metric]]
-    ]
-    return [SpeedRow(**speed, source="eval")] if facts.streaming else [], quality
+def _scores(facts: EvalFacts, metric: str) -> list[float]:
+    """One score per row; empty where the file does not tell them."""
+    scores = facts.scores.get(metric, [])
+    if scores and len(scores) != facts.rows:
+        raise ConfigError(f"{facts.command}: scores.{metric} has {len(scores)} values for {facts.rows} rows")
+    return scores
 
 
-def _of_bench(path: Path, bench: BenchResult, bundle: Bundle) -> list[SpeedRow]:
-    """One row per method."""
-    if not bench.command:
-        raise ConfigError(f"{path}: does not say which command made it; measure again with this version of ssft")
-    common = _common(bench, bundle)
-    return [
-        SpeedRow(
-            **{**common, "tree": common["tree"] if method.accepted else ""},
-            **_estimate("speedup", method.speedup, method.speedup_interval),
-            source="bench",
-            method=name,
-            tokens=method.tokens,
-            calls=method.calls,
-            rounds=bench.rounds,
-            baseline=bench.baseline,
-            reference="plain",
-            identical=method.identical if name != "plain" else None,
-        )
-        for name, method in bench.methods.items()
-    ]
+def _common(run: Any, bundle: Bundle) -> dict[str, Any]:
+    """What every row tells of its run; `data` is `OWN_ROWS` if the file is the training's validation file."""
+    names = ("command", "device", "precision", "rows", "batch_size", "max_new_tokens")
+    sources = {BenchResult: "bench", VerifyFacts: "verify", EvalFacts: "eval"}
+    data, told = run.data or {}, bundle.provenance.get("data")
+    validation = told.get("validation") if isinstance(told, dict) else None
+    is_own = isinstance(validation, dict) and validation.get("sha256", "") == data.get("sha256")
+    return {
+        **{name: getattr(run, name) for name in names},
+        "source": sources[type(run)],
+        "data": OWN_ROWS if is_own or run.data is None else data.get("name", ""),
+        "data_sha256": data.get("sha256", ""),
+        "tree": f"{run.tree.get('kind')}, {run.tree.get('max_nodes')} nodes",
+    }
 
 
-def _of_quality(bench: BenchResult, quality: QualityResult, bundle: Bundle) -> list[QualityRow]:
-    """One row per metric."""
+def _speed(run: Any, common: dict[str, Any]) -> list[SpeedRow]:
+    """One row per method of a comparison; one of streaming for the other commands, none where that did not stream."""
+    if isinstance(run, BenchResult):
+        return [
+            SpeedRow(
+                **{**common, "tree": common["tree"] if method.accepted else ""},
+                **_estimate("speedup", method.speedup, method.speedup_interval),
+                method=name,
+                tokens=method.tokens,
+                calls=method.calls,
+                rounds=run.rounds,
+                baseline=run.baseline,
+                reference="plain",
+                identical=method.identical if name != "plain" else None,
+            )
+            for name, method in run.methods.items()
+        ]
+    if isinstance(run, EvalFacts) and not run.streaming:
+        return []
+    checked: dict[str, Any] = {}
+    if isinstance(run, VerifyFacts):
+        checked = {"reference": run.against, "identical": run.identical}
+    return [SpeedRow(**common, method="streaming", tokens=run.tokens, calls=run.calls, **checked)]
+
+
+def _quality(found: Any, common: dict[str, Any]) -> list[QualityRow]:
+    """One row per metric of `ssft eval` or of a task of `ssft bench tasks`; none of what scores nothing."""
+    if isinstance(found, EvalFacts):
+        return [
+            QualityRow(**common, metric=metric, value=found.metrics[metric], low=low, high=high)
+            for metric, (low, high) in found.intervals.items()
+            if metric in found.metrics
+        ]
+    if not isinstance(found, QualityResult):
+        return []
     return [
         QualityRow(
-            **{**_common(bench, bundle), "rows": quality.rows},
-            **_estimate("twin", quality.twin.get(metric), quality.twin_intervals.get(metric)),
-            **_estimate("difference", quality.differences.get(metric), quality.difference_intervals.get(metric)),
-            source="bench",
+            **{**common, "rows": found.rows},
+            **_estimate("twin", found.twin.get(metric), found.twin_intervals.get(metric)),
+            **_estimate("difference", found.differences.get(metric), found.difference_intervals.get(metric)),
             metric=metric,
             value=value,
-            low=quality.adapter_intervals[metric][0],
-            high=quality.adapter_intervals[metric][1],
-            twin_unlike="; ".join(quality.twin_unlike),
+            low=found.adapter_intervals[metric][0],
+            high=found.adapter_intervals[metric][1],
+            twin_unlike="; ".join(found.twin_unlike),
         )
-        for metric, value in quality.adapter.items()
+        for metric, value in found.adapter.items()
     ]
 
 
 def _estimate(name: str, value: float | None, interval: tuple[float, float] | None) -> dict[str, Any]:
     low, high = interval or (None, None)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
-
-
-def _common(result: BenchResult | _Facts, bundle: Bundle) -> dict[str, Any]:
-    """What every row tells of itself; `data` is `OWN_ROWS` if the file is the training's validation file."""
-    names = ("command", "device", "precision", "rows", "batch_size", "max_new_tokens")
-    data = result.data or {}
-    sha256, own = data.get("sha256", ""), bundle.provenance.get("data")
-    validation = own.get("validation") if isinstance(own, dict) else None
-    is_own = isinstance(validation, dict) and validation.get("sha256", "") == data.get("sha256")
-    return {
-        **{name: getattr(result, name) for name in names},
-        "data": OWN_ROWS if is_own or result.data is None else data.get("name", ""),
-        "data_sha256": sha256,
-        "tree": f"{result.tree.get('kind')}, {result.tree.get('max_nodes')} nodes",
-    }
-
-
-# -- files ------------------------------------------------------------------------------------------------------
-
-
-def _check_adapter(path: Path, bundle: Bundle, hashes: dict[Any, Any]) -> None:
-    """Raise `ConfigError` unless a measured adapter, name -> `weights_sha256`, is this bundle."""
-    if bundle.weights_sha256 in hashes.values():
-        return
-    found = ", ".join(f"{name} ({str(sha256 or 'no hash')[:12]})" for name, sha256 in hashes.items())
-    raise ConfigError(
-        f"{path}: measured with {found}, not with {bundle.path} as it is now ({bundle.weights_sha256[:12]}); its "
-        "weights or settings are others, measure again"
-    )
-
-
-def _read(path: Path) -> _Verify | _Eval | None:
-    """A result of `ssft verify` or `ssft eval`; None for any other, which `read_result` may know."""
-    text, value = read_json(path)
-    kinds: dict[Any, Any] = {"verify": _Verify, "eval": _Eval}
-    if (kind := kinds.get(str(value.get("kind")))) is None:
-        return None
-    try:
-        facts: _Verify | _Eval = TypeAdapter(kind | None, config=ConfigDict(strict=True)).validate_json(text)
-        for metric, scores in facts.scores.items() if isinstance(facts, _Eval) else ():
-            if len(scores) != facts.rows:
-                raise ValueError(f"scores.{metric} has {len(scores)} values for {facts.rows} rows")
-    except ValueError as error:
-        fault = first_fault(error) if isinstance(error, ValidationError) else error
-        raise ConfigError(
-            f"{path}: {fault}; the file was changed by hand or written by another version of ssft, measure again"
-        ) from error
-    return facts

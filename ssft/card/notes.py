@@ -7,17 +7,11 @@ from pathlib import Path
 
 from ssft.bundle.folder import MAX_JSON, AdapterFiles
 from ssft.bundle.format import CARD, RESULTS
-from ssft.card.results import About, Results, read_about, results_text
+from ssft.card.results import About, Results, results_text, stored_results
 from ssft.errors import BundleError
 
 KEPT = "<!-- ssft: what stands below this line is yours and stays when the card is written again. -->"
 """The card's last line of its own."""
-
-_FIRST_CARDS = (
-    "\nA LoRA adapter with speculative streams (Speculative Streaming, arXiv 2402.11131) for `",
-    "\n`run.yaml` and `provenance.json` hold the settings, versions and the training history.",
-)
-"""Sentences of the cards that were written before there was `KEPT`; nobody else's text has both."""
 
 
 def read_notes(folder: Path) -> tuple[bool, str]:
@@ -27,17 +21,13 @@ def read_notes(folder: Path) -> tuple[bool, str]:
     again would change it.
     """
     files = AdapterFiles(folder)
-    if not files.exists(CARD):
-        return True, ""
-    text = files.text(CARD)
+    text = files.text(CARD) if files.exists(CARD) else ""
     _, kept, rest = text.partition(KEPT)
-    if kept:
-        line, _, below = rest.partition("\n")
-        # Spaces behind the mark, or no line after it, are no text of the user's; a word there is.
-        return True, rest if line.strip() else below
-    if not text.strip() or all(sentence in text for sentence in _FIRST_CARDS):
-        return True, ""
-    return False, text
+    if not kept:
+        return (False, text) if text.strip() else (True, "")
+    line, _, below = rest.partition("\n")
+    # Spaces behind the mark, or no line after it, are no text of the user's; a word there is.
+    return True, rest if line.strip() else below
 
 
 def carried_over(target: Path) -> dict[str, bytes]:
@@ -46,13 +36,13 @@ def carried_over(target: Path) -> dict[str, bytes]:
     They are a card of the user's text alone, and results that tell licences and datasets but no measurement, since
     those were of other weights. Raises `BundleError` for files that cannot be read.
     """
-    files = {}
-    if target.is_dir():
-        if notes := read_notes(target)[1]:
-            files[CARD] = f"{KEPT}\n{notes}".encode()
-        if (about := read_about(target)) != About():
-            files[RESULTS] = results_text(Results("", about)).encode()
-    too_large = next((name for name, data in files.items() if len(data) > MAX_JSON), None)
-    if too_large is not None:
-        raise BundleError(f"{target / too_large}: its text is too long to be kept, at most {MAX_JSON:,} bytes; cut it")
+    files: dict[str, bytes] = {}
+    if not target.is_dir():
+        return files
+    if notes := read_notes(target)[1]:
+        files[CARD] = f"{KEPT}\n{notes}".encode()
+        if len(files[CARD]) > MAX_JSON:
+            raise BundleError(f"{target / CARD}: its text is too long to be kept, at most {MAX_JSON:,} bytes; cut it")
+    if (stored := stored_results(target)) is not None and stored.about != About():
+        files[RESULTS] = results_text(Results("", stored.about)).encode()
     return files

@@ -9,33 +9,30 @@
 The file may come from a stranger: every value is checked, and the card escapes what it prints.
 """
 
-import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat
 
 from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.format import RESULTS, Bundle
 from ssft.errors import BundleError, ConfigError
-from ssft.files import write_bytes
+from ssft.files import json_text, write_text
+from ssft.schema import read
 
 FORMAT = 1
 MAX_BYTES = 2**20
-MAX_ROWS = 500
-MAX_TEXT = 4_000
-"""Characters of one string."""
-
 OWN_ROWS = "validation rows"
 """`data` of a row that was measured on the rows which the training held back."""
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*", re.ASCII)
 _DATASET = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]*\w)?", re.ASCII)
 
-Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
+Text = Annotated[str, Field(max_length=4_000), "a text of at most 4,000 characters"]
+Count = Annotated[int, Field(ge=0, lt=2**63), "a count"]
+Number = Annotated[FiniteFloat, "a finite number"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +72,9 @@ class SpeedRow(_Row):
     calls: Count
     rounds: Count = 0
     baseline: Text = ""
-    speedup: FiniteFloat | None = None
-    speedup_low: FiniteFloat | None = None
-    speedup_high: FiniteFloat | None = None
+    speedup: Number | None = None
+    speedup_low: Number | None = None
+    speedup_high: Number | None = None
     reference: Text = ""
     identical: Count | None = None
 
@@ -90,17 +87,17 @@ class QualityRow(_Row):
     """
 
     metric: Text
-    value: FiniteFloat
-    low: FiniteFloat
-    high: FiniteFloat
-    twin: FiniteFloat | None = None
-    twin_low: FiniteFloat | None = None
-    twin_high: FiniteFloat | None = None
+    value: Number
+    low: Number
+    high: Number
+    twin: Number | None = None
+    twin_low: Number | None = None
+    twin_high: Number | None = None
     twin_command: Text = ""
     twin_unlike: Text = ""
-    difference: FiniteFloat | None = None
-    difference_low: FiniteFloat | None = None
-    difference_high: FiniteFloat | None = None
+    difference: Number | None = None
+    difference_low: Number | None = None
+    difference_high: Number | None = None
 
 
 @dataclass
@@ -129,106 +126,62 @@ class Results:
 
     adapter_sha256: Text
     about: About = field(default_factory=About)
-    speed: Annotated[list[SpeedRow], Field(max_length=MAX_ROWS)] = field(default_factory=list)
-    quality: Annotated[list[QualityRow], Field(max_length=MAX_ROWS)] = field(default_factory=list)
+    speed: list[SpeedRow] = field(default_factory=list)
+    quality: list[QualityRow] = field(default_factory=list)
     stale = False  # of one reading: no field, so that no file holds it
 
     def add(self, speed: list[SpeedRow], quality: list[QualityRow]) -> None:
         """Add the rows of one result; those of an earlier run of the same command go."""
         keys = {row.key for row in (*speed, *quality)}
-        keys |= {(*key[:-1], "") for key in keys}  # rows of before the hash was kept
         self.speed = [row for row in self.speed if row.key not in keys] + speed
         self.quality = [row for row in self.quality if row.key not in keys] + quality
-        if len(self.speed) + len(self.quality) > MAX_ROWS:
-            raise ConfigError(
-                f"the card would hold {len(self.speed) + len(self.quality)} measurements, at most {MAX_ROWS} fit; "
-                f"remove {RESULTS} from the adapter's folder and give the results that count"
-            )
-
-
-# A dataclass alone takes no settings; within a union it does, and all dataclasses in it.
-_RESULTS: Any = TypeAdapter(Results | None, config=ConfigDict(strict=True, extra="forbid"))
 
 
 def read_results(bundle: Bundle) -> Results:
     """The results in a bundle's folder, empty if there are none; raises `BundleError` for a damaged file."""
-    results = _read(bundle.path)
-    if results is None:
-        return Results(bundle.weights_sha256)
-    if results.adapter_sha256 != bundle.weights_sha256:
-        about, stale = results.about, bool(results.speed or results.quality)
-        results = Results(bundle.weights_sha256, about)
-        results.stale = stale
+    found = stored_results(bundle.path) or Results(bundle.weights_sha256)
+    if found.adapter_sha256 == bundle.weights_sha256:
+        return found
+    results = Results(bundle.weights_sha256, found.about)
+    results.stale = bool(found.speed or found.quality)
     return results
 
 
-def read_about(folder: Path) -> About:
-    """What the results in an adapter's folder say of licences and datasets; raises `BundleError` for a damaged file."""
-    results = _read(folder)
-    return About() if results is None else results.about
-
-
-def _read(folder: Path) -> Results | None:
+def stored_results(folder: Path) -> Results | None:
+    """The results in a folder, whatever weights they are of; raises `BundleError` for a damaged file."""
     files = AdapterFiles(folder)
     if not files.exists(RESULTS):
         return None
-    path = folder / RESULTS
     files.read(RESULTS, MAX_BYTES, hashed=False)  # the limit here is narrower than that of any JSON
     value = files.json(RESULTS, hashed=False)
+    remedy = "remove the file, which only the card needs, and give `ssft card` the result files again"
     if (found := value.pop("format", None)) != FORMAT:
-        raise BundleError(
-            f"{path}: its format is {str(found)[:60]}, this ssft reads {FORMAT}; read it with a newer ssft, or remove "
-            "the file, which only the card needs"
-        )
+        raise BundleError(f"{folder / RESULTS}: its format is {str(found)[:60]}, this ssft reads {FORMAT}; {remedy}")
     try:
-        return _checked(value)
+        results: Results = read(Results, value, "")
+        if missing := [part for part in ("about", "speed", "quality") if part not in value]:
+            raise ValueError(f"{missing[0]} is missing")
+        results.about.check()
     except ValueError as error:
-        raise BundleError(
-            f"{path}: {error}; the file is damaged. Remove it, which only the card needs, and give `ssft card` the "
-            "result files again"
-        ) from error
-
-
-def results_text(results: Results) -> str:
-    """`results` as the text of `results.json`."""
-    return json.dumps({"format": FORMAT, **asdict(results)}, indent=1, ensure_ascii=False) + "\n"
-
-
-def write_results(bundle: Bundle, results: Results) -> None:
-    """Write `results.json` into the bundle's folder, atomically; raises `ConfigError` for what `read_results` would
-    refuse."""
-    path = bundle.path / RESULTS
-    try:
-        _checked(asdict(results))
-    except ValueError as error:
-        raise ConfigError(f"a result cannot be kept in {path}: {error}; measure again") from error
-    data = results_text(results).encode()
-    if len(data) > MAX_BYTES:
-        raise ConfigError(
-            f"{path} would have {len(data):,} bytes, at most {MAX_BYTES:,} are read; remove it from the adapter's "
-            "folder and give the results that count"
-        )
-    try:
-        write_bytes(path, data)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def _checked(value: dict[str, Any]) -> Results:
-    """The content of `results.json`, checked; raises `ValueError` naming the first place that does not fit."""
-    try:
-        results: Results = _RESULTS.validate_json(json.dumps(value))
-    except ValidationError as error:
-        raise ValueError(first_fault(error)) from None
-    if missing := [part for part in ("about", "speed", "quality") if part not in value]:
-        raise ValueError(f"{missing[0]} is missing")
-    results.about.check()
+        raise BundleError(f"{folder / RESULTS}: {error}; the file is damaged, {remedy}") from error
     return results
 
 
-def first_fault(error: ValidationError) -> str:
-    """Place and fault of the first value that does not fit, as `speed[0].calls: Input should be ...`."""
-    fault = error.errors(include_url=False)[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:60]}" for part in fault["loc"])[1:]
-    given = str(fault["input"])[:60]
-    return f"{place} is missing" if fault["type"] == "missing" else f"{place}={given}: {fault['msg']}"
+def results_text(results: Results) -> str:
+    """`results` as the text of `results.json`; raises `ConfigError` for what `read_results` would refuse."""
+    try:
+        read(Results, asdict(results), "")
+    except ValueError as error:
+        raise ConfigError(f"a result cannot be kept in {RESULTS}: {error}; measure again") from error
+    text = json_text({"format": FORMAT, **asdict(results)}) + "\n"
+    if (size := len(text.encode())) > MAX_BYTES:
+        raise ConfigError(
+            f"{RESULTS} would have {size:,} bytes, at most {MAX_BYTES:,} are read; remove it from the adapter's folder "
+            "and give the results that count"
+        )
+    return text
+
+
+def write_results(bundle: Bundle, results: Results) -> None:
+    """Write `results.json` into the bundle's folder, atomically; raises `ConfigError` where it cannot be."""
+    write_text(bundle.path / RESULTS, results_text(results))

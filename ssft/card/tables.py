@@ -5,9 +5,9 @@ from typing import Any
 
 from ssft.bundle.folder import finite
 from ssft.bundle.format import PROVENANCE, Bundle
-from ssft.card.results import Results, SpeedRow
+from ssft.card.results import Results
 from ssft.errors import BundleError
-from ssft.tables import Column, Estimate, Table
+from ssft.tables import Column, Table, estimate
 
 _METRIC = re.compile(r"eval_(acceptance_\d{1,2}|chain_tokens_per_call)")
 _SHOWN = ("ssft", "torch", "transformers", "peft", "trl")
@@ -24,54 +24,41 @@ def commands(results: Results) -> dict[str, int]:
 def speed_tables(results: Results) -> dict[str, Table]:
     """Device -> the table of what was measured there."""
     numbers = commands(results)
-    devices = dict.fromkeys(row.device for row in results.speed)
-    return {device: _speed([row for row in results.speed if row.device == device], numbers) for device in devices}
-
-
-def _speed(rows: list[SpeedRow], numbers: dict[str, int]) -> Table:
-    columns: list[Column | str] = [
-        *("method", Column("tokens per call", ".2f"), Column("speed-up (95 % interval)", ".2f", "×"), "over"),
-        *("same text", "precision, batch, tree", "data", "by"),
-    ]
-    cells = [
-        [
+    columns = ["method", Column("tokens per call", ".2f"), Column("speed-up (95 % interval)", ".2f", "×"), "over"]
+    columns += ["same text", "precision, batch, tree", "data", "by"]
+    rows: dict[str, list[list[Any]]] = {}
+    for row in results.speed:
+        cells = [
             row.method,
             row.tokens / row.calls if row.calls else None,
-            "1 (baseline)" if is_base else _estimate(row.speedup, row.speedup_low, row.speedup_high),
-            f"{row.baseline}, {row.rounds} rounds" if row.speedup is not None and not is_base else None,
+            estimate(row.speedup, (row.speedup_low, row.speedup_high)),
+            None if row.speedup is None else f"{row.baseline}, {row.rounds} rounds",
             None if row.identical is None else f"{row.identical} of {row.rows} ({row.reference})",
             ", ".join(filter(None, (row.precision, str(row.batch_size), row.tree))),
             f"{row.data}: {row.rows} prompts, at most {row.max_new_tokens} tokens",
             f"({numbers[row.command]})",
         ]
-        for row in rows
-        for is_base in [row.speedup is not None and row.method == row.baseline]
-    ]
-    return Table("", columns, cells)
+        rows.setdefault(row.device, []).append(cells)
+    return {device: Table("", columns, cells) for device, cells in rows.items()}
 
 
 def quality_table(results: Results) -> Table | None:
     """The metrics beside those of the twin; the notes say in what the twin is unlike."""
     numbers = commands(results)
-    numbered = [Column(name, ".2f", right=True) for name in ("adapter", "twin", "difference")]
     cells = [
         [
             row.metric,
-            _estimate(row.value, row.low, row.high),
-            _estimate(row.twin, row.twin_low, row.twin_high),
-            _estimate(row.difference, row.difference_low, row.difference_high),
+            estimate(row.value, (row.low, row.high)),
+            estimate(row.twin, (row.twin_low, row.twin_high)),
+            estimate(row.difference, (row.difference_low, row.difference_high)),
             f"{row.data}: {row.rows} rows, {row.precision}",
             ", ".join(f"({numbers[command]})" for command in (row.command, row.twin_command) if command),
         ]
         for row in results.quality
     ]
-    unlike = dict.fromkeys(row.twin_unlike for row in results.quality if row.twin_unlike)
-    notes = [f"The twin: {text}." for text in unlike]
+    numbered = [Column(name, ".2f", right=True) for name in ("adapter", "twin", "difference")]
+    notes = [f"The twin: {text}." for text in dict.fromkeys(row.twin_unlike for row in results.quality) if text]
     return Table("", ["metric", *numbered, "data, precision", "by"], cells, notes) if cells else None
-
-
-def _estimate(value: float | None, low: float | None, high: float | None) -> Estimate | None:
-    return None if value is None else Estimate(value, None if low is None or high is None else (low, high))
 
 
 def training_table(bundle: Bundle) -> Table:
@@ -80,33 +67,31 @@ def training_table(bundle: Bundle) -> Table:
     assert streams is not None
     lora, *own = bundle.loras
     modules, libraries, metrics = lora.config.get("target_modules"), told.get("libraries"), told.get("metrics")
-    shown = ", ".join(sorted(map(str, modules))) if isinstance(modules, list) else modules
-    rows = [
-        ("streams γ, layers N_s", f"{streams.num_streams}, {streams.num_msa_layers}"),
-        ("LoRA rank, modules", f"{lora.config['r']}; {shown}"),
-        ("parameters: LoRA, streams", f"{lora.parameters:,}, {bundle.stream_parameters:,}"),
-        *(("the streams' own LoRA: rank, parameters", f"{p.config['r']}, {p.parameters:,}") for p in own),
-        ("weights", f"{bundle.weights_bytes / 1e6:,.1f} MB"),
-        ("draft tree", f"{bundle.tree.kind}, {bundle.tree.max_nodes} nodes"),
-        ("the LoRA" if own else "began from", _ancestor(bundle)),
-    ]
-    if (count := _count(told, "train_rows")) is not None:
-        source = data_files(bundle).get("train", {}).get("name", "data without a name")
-        rows.append(("trained on", f"{count:,.0f} rows of {source}"))
-    if (steps := _count(told, "steps")) is not None:
-        rows.append(("steps", f"{steps:,.0f}"))
-    if (seconds := _count(told, "train_seconds")) is not None:
-        rows.append(("time", f"{seconds:,.0f} s ({seconds / 3600:.2f} h)"))
-    if isinstance(device := told.get("device"), str):
-        processes = _count(told, "processes") or 1
-        rows.append(("device", f"{device}, {processes:.0f} processes" if processes > 1 else device))
+    shown = ", ".join(sorted(map(str, modules))) if isinstance(modules, list) else str(modules)
+    steps, seconds, train_rows = (_count(told, key) for key in ("steps", "train_seconds", "train_rows"))
+    processes, source = _count(told, "processes"), data_files(bundle).get("train", {})
     versions = {"ssft": told.get("ssft"), **(libraries if isinstance(libraries, dict) else {})}
-    rows.append(("versions", ", ".join(f"{name} {versions[name]}" for name in _SHOWN if versions.get(name))))
+    rows = {
+        "streams γ, layers N_s": f"{streams.num_streams}, {streams.num_msa_layers}",
+        "LoRA rank, modules": f"{lora.config['r']}; {shown}",
+        "parameters: LoRA, streams": f"{lora.parameters:,}, {bundle.stream_parameters:,}",
+        "the streams' own LoRA: rank, parameters": "; ".join(f"{p.config['r']}, {p.parameters:,}" for p in own),
+        "weights": f"{bundle.weights_bytes / 1e6:,.1f} MB",
+        "draft tree": f"{bundle.tree.kind}, {bundle.tree.max_nodes} nodes",
+        "the LoRA" if own else "began from": _ancestor(bundle),
+        "trained on": train_rows is not None
+        and f"{train_rows:,.0f} rows of {source.get('name', 'data without a name')}",
+        "steps": steps is not None and f"{steps:,.0f}",
+        "time": seconds is not None and f"{seconds:,.0f} s ({seconds / 3600:.2f} h)",
+        "device": told.get("device"),
+        "processes": processes is not None and processes > 1 and f"{processes:.0f}",
+        "versions": ", ".join(f"{name} {versions[name]}" for name in _SHOWN if versions.get(name)),
+    }
     for key, value in sorted(metrics.items()) if isinstance(metrics, dict) else ():
         if _METRIC.fullmatch(key) and (number := finite(value)) is not None:
             title = key.removeprefix("eval_").replace("_", " ")
-            rows.append((f"{title}, at the end, teacher-forced", f"{number:.3f}"))
-    return Table("", ["", ""], [list(row) for row in rows if row[1]])
+            rows[f"{title}, at the end, teacher-forced"] = f"{number:.3f}"
+    return Table("", ["", ""], [[name, text] for name, text in rows.items() if text and isinstance(text, str)])
 
 
 def data_files(bundle: Bundle) -> dict[str, dict[str, str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from ssft.base.embedded import ALIASES
 from ssft.base.load import hub_id
@@ -18,7 +19,7 @@ from ssft.card.picture import draw_curve, has_curve
 from ssft.card.results import Results, read_results
 from ssft.card.tables import commands, data_files, quality_table, speed_tables, training_table
 from ssft.errors import BundleError, ConfigError
-from ssft.files import write_bytes
+from ssft.files import check_target, write_bytes
 from ssft.tables import markdown, markdown_text
 
 
@@ -35,13 +36,10 @@ def write_card(bundle: Bundle) -> bool:
     for name, data in card_files(bundle).items():
         path = bundle.path / name
         same_size = path.is_file() and not path.is_symlink() and path.stat().st_size == len(data)
-        if same_size and path.read_bytes() == data:
-            continue
-        try:
+        if not same_size or path.read_bytes() != data:
+            check_target(path)
             write_bytes(path, data)
-        except OSError as error:
-            raise BundleError(f"{path}: cannot be written ({error.strerror or error})") from error
-        changed = True
+            changed = True
     return changed
 
 
@@ -78,8 +76,7 @@ def card_text(bundle: Bundle, results: Results | None = None, repo: str = "") ->
     results = results or read_results(bundle)
     folder = bundle.path.resolve()
     shipped = next((name for name, place in shipped_adapters().items() if place.resolve() == folder), "")
-    name = repo.rpartition("/")[2] or folder.name
-    base, history = bundle.base["id"], bundle.provenance.get("history", [])
+    name, base = repo.rpartition("/")[2] or folder.name, bundle.base["id"]
     text = _TEMPLATES.get_template("card.md.j2").render(
         bundle=bundle,
         name=name,
@@ -94,7 +91,7 @@ def card_text(bundle: Bundle, results: Results | None = None, repo: str = "") ->
         speed=speed_tables(results),
         quality=quality_table(results),
         training=training_table(bundle),
-        curve=has_curve(history),
+        curve=has_curve(bundle.provenance.get("history", [])),
         run_again=_run_again(bundle, repo, shipped or str(bundle.path)),
         data=data_files(bundle),
         datasets=datasets_of(bundle, results),
@@ -122,35 +119,30 @@ def _run_again(bundle: Bundle, repo: str, folder: str) -> list[str]:
     return [*([f"ssft pull {repo}"] if repo else []), shlex.join([*words, "--output", "outputs/again"])]
 
 
-# -- text of strangers in Markdown ------------------------------------------------------------------------------
+# -- text of strangers in Markdown: what is no `Markup` yet is escaped ------------------------------------------
 
 
-class _Markdown(str):
-    """Text that is Markdown already; the template escapes everything else."""
-
-    __slots__ = ()
-
-
-def _code(text: str) -> _Markdown:
+def _code(text: str) -> Markup:
     """A span of code in one line."""
     text = " ".join(text.split())
-    ticks = "`" * (_longest_run(text) + 1)
+    ticks = _fence(text, 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
-    return _Markdown(f"{ticks}{space}{text}{space}{ticks}" if text else "")
+    return Markup(f"{ticks}{space}{text}{space}{ticks}" if text else "")
 
 
-def _fenced(text: str, language: str) -> _Markdown:
+def _fenced(text: str, language: str) -> Markup:
     """A fenced block that nothing in `text` closes."""
-    fence = "`" * max(3, _longest_run(text) + 1)
-    return _Markdown(f"{fence}{language}\n{text.strip()}\n{fence}\n")
+    fence = _fence(text, 3)
+    return Markup(f"{fence}{language}\n{text.strip()}\n{fence}\n")
 
 
-def _longest_run(text: str) -> int:
-    return max((len(run) for run in re.findall("`+", text)), default=0)
+def _fence(text: str, least: int) -> str:
+    """A run of backticks, `least` or more, that is longer than any in `text`."""
+    return "`" * max([least, *(len(run) + 1 for run in re.findall("`+", text))])
 
 
 def _finished(value: Any) -> str:
-    return value if isinstance(value, _Markdown) else markdown_text(str(value))
+    return value if isinstance(value, Markup) else markdown_text(str(value))
 
 
 _TEMPLATES = Environment(
@@ -164,8 +156,8 @@ _TEMPLATES = Environment(
 _TEMPLATES.filters.update(
     code=_code,
     fenced=_fenced,
-    raw=_Markdown,
-    table=lambda table: _Markdown(markdown(table)),
-    shell=lambda text: _Markdown(shlex.quote(text)),
-    python=lambda text: _Markdown(json.dumps(text, ensure_ascii=False)),
+    raw=Markup,
+    table=lambda table: Markup(markdown(table)),
+    shell=lambda text: Markup(shlex.quote(text)),
+    python=lambda text: Markup(json.dumps(text, ensure_ascii=False)),
 )

@@ -25,13 +25,14 @@ def compare_command(ctx: click.Context, first: Path, second: Path, as_json: bool
     size differ, speed-ups are not compared. Exit 0: plain's texts are the same or were not comparable, which is told,
     1: they differ somewhere.
     """
-    from ssft.bench.reading import read_result
+    from ssft.bench.reading import read_comparison
     from ssft.bench.report.difference import compare_results, difference_table
 
-    found = compare_results(read_result(first), read_result(second))
+    found = compare_results(read_comparison(first), read_comparison(second))
+    differ = any(found.texts.values())
     if as_json:
-        print_json({"a": first.name, "b": second.name, "texts_differ": found.texts_differ, **asdict(found)})
+        print_json({"a": first.name, "b": second.name, "texts_differ": differ, **asdict(found)})
     else:
         print_table(difference_table(found))
-    if found.texts_differ:
+    if differ:
         ctx.exit(1)

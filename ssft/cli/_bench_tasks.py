@@ -76,7 +76,7 @@ def tasks_command(
     paths = adapter_names(adapters or found_adapters(ADAPTERS))
     files = task_files(list(paths), data)
     from ssft.bench.card_rows import describe_data
-    from ssft.bench.report.write import write_report
+    from ssft.bench.report.page import write_report
     from ssft.bench.suite import Task, run_suite
 
     check_target(output / "report.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -55,36 +56,23 @@ def command(
     check_card(bundle)
     kept = read_results(bundle)
     dropped, kept.stale = kept.stale, False
-    about = kept.about
-    if license_id is not None:
-        about = replace(about, license=license_id)
-    if dataset:
-        about = replace(about, datasets=[name for name in dataset if name])
-    if data_license is not None:
-        about = replace(about, data_license=data_license)
-    about.check()
-    changed, kept.about = about != kept.about, about
+    before, datasets = kept.about, [name for name in dataset if name] if dataset else None
+    given: dict[str, Any] = {"license": license_id, "datasets": datasets, "data_license": data_license}
+    kept.about = replace(before, **{name: value for name, value in given.items() if value is not None})
+    kept.about.check()
     for path in results:
         kept.add(*measured(path, bundle))
     for path in twin:
         kept.quality = with_twin(path, kept.quality, bundle, results)
-    if changed or dropped or results or twin:
+    if kept.about != before or dropped or results or twin:
         write_results(bundle, kept)
     written = write_card(bundle)
     if dropped:
         click.echo(f"results of an earlier state of {adapter} were taken out of {RESULTS}; measure again", err=True)
+    path = bundle.path / CARD
     if as_json:
-        print_json(
-            {
-                "path": bundle.path / CARD,
-                "changed": written,
-                "speed": kept.speed,
-                "quality": kept.quality,
-                "about": kept.about,
-            }
-        )
-        return
-    click.echo(
-        f"{bundle.path / CARD}: {len(kept.speed)} rows of speed, {len(kept.quality)} of quality"
-        + ("" if written else "; it was up to date")
-    )
+        facts = {"speed": kept.speed, "quality": kept.quality, "about": kept.about}
+        print_json({"path": path, "changed": written, **facts})
+    else:
+        ending = "" if written else "; it was up to date"
+        click.echo(f"{path}: {len(kept.speed)} rows of speed, {len(kept.quality)} of quality{ending}")

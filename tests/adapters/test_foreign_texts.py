@@ -92,7 +92,7 @@ HUGE = "1" + "0" * 400
         ('{"steps": %s}', "provenance.json: steps='10+', expected a number"),
         ('{"device": "cpu", "processes": -%s}', "provenance.json: processes='-10+', expected a number"),
         ('{"history": %s}', "provenance.json: history is no list"),
-        ('{"history": [%s]}', "provenance.json: history holds '10+', no object"),
+        ('{"history": [%s]}', "provenance.json: history is no list of objects"),
         ('{"history": [{"step": %s, "loss_main": 1}, {"step": 2, "loss_main": %s}]}', ""),
         ('{"metrics": {"eval_acceptance_1": %s, "eval_chain_tokens_per_call": %s}}', ""),
         ('{"metrics": %s, "data": %s, "libraries": %s, "device": %s, "ssft": %s}', ""),
@@ -115,10 +115,10 @@ def test_an_integer_beyond_any_float_in_the_provenance(folder, content, message)
         ("[]", "holds a list, expected an object"),
         ('{"format": 1, "about": {}, "speed": [], "quality": []}', "adapter_sha256 is missing"),
         ('{"format": 1, "adapter_sha256": "x"}', "about is missing"),
-        ('{"format": 1, "adapter_sha256": "x", "about": {"run": "rm"}}', r"about\.run=rm: Unexpected"),
+        ('{"format": 1, "adapter_sha256": "x", "about": {"run": "rm"}}', r"about\.run is unknown"),
         (
             '{"format": 1, "adapter_sha256": "x", "about": {}, "speed": {}, "quality": []}',
-            "speed={}: Input should be a valid array",
+            r"speed=\{\}, expected list",
         ),
     ],
 )

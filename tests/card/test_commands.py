@@ -84,9 +84,9 @@ def run_card(card, capsys):
     names = {}
     exec(compile(ours, "card", "exec"), names)
     printed = capsys.readouterr().out
-    assert names["result"].calls > 0
-    assert names["adapted"].decode(names["result"].token_ids) in printed
-    assert names["adapted"].decode(names["result"].token_ids).strip() in outputs[0]
+    assert names["answer"]["calls"] > 0
+    assert names["answer"]["text"] in printed
+    assert names["answer"]["text"].strip() in outputs[0]
     return again, plain
 
 

@@ -90,6 +90,13 @@ def test_a_run_over_several_tasks_gives_this_adapters_only(bundle, tmp_path):
     assert {row.data for row in (*speed, *quality)} == {"a.jsonl"}
 
 
+def test_a_run_over_no_task_measured_nothing(bundle, tmp_path):
+    suite = sample_suite()
+    suite.tasks = {}
+    with pytest.raises(ConfigError, match=r"report.json: measured with nothing, not with .*adapter"):
+        measured(save(tmp_path / "report.json", suite), bundle)
+
+
 def test_a_task_without_a_twin_has_its_own_numbers_only(bundle, tmp_path):
     suite = sample_suite()
     suite.tasks["e2e_nlg"].bench.adapter_sha256 = bundle.weights_sha256
@@ -100,16 +107,16 @@ def test_a_task_without_a_twin_has_its_own_numbers_only(bundle, tmp_path):
 WRONG = [
     ({"adapter_sha256": "0" * 64}, r"v.json: measured with adapter \(000000000000\), not with .*adapter as it is now"),
     ({"adapter_sha256": None}, r"measured with adapter \(no hash\)"),
-    ({"rows": "100"}, r"v.json: rows=100: Input should be a valid integer"),
-    ({"identical": True}, r"identical=True: Input should be a valid integer"),
-    ({"command": None}, r"command=None: Input should be a valid string; the file was changed by hand"),
-    ({"kind": "train"}, r"v.json: no result of a comparison"),
+    ({"rows": "100"}, r"v.json: rows='100', expected a count"),
+    ({"identical": True}, r"identical=True, expected a count"),
+    ({"command": None}, r"command=None, expected a text .*; it was changed by hand"),
+    ({"kind": "train"}, r"v.json: no result that `ssft bench`"),
 ]
 WRONG_NUMBERS = [
-    ({"metrics": {"exact_match": 10**400}}, r"e.json: metrics.exact_match=10{59}: Input should be a finite number"),
-    ({"metrics": {"exact_match": float("nan")}}, r"metrics.exact_match=nan: Input should be a finite number"),
-    ({"intervals": {"exact_match": [1]}}, r"e.json: intervals.exact_match\[1\] is missing"),
-    ({"intervals": {"exact_match": [1, "2"]}}, r"intervals.exact_match\[1\]=2: Input should be a valid number"),
+    ({"metrics": {"exact_match": 10**400}}, r"e.json: metrics\['exact_match'\]=10+\.\.\., expected a finite number"),
+    ({"metrics": {"exact_match": float("nan")}}, r"metrics\['exact_match'\]=nan, expected a finite number"),
+    ({"intervals": {"exact_match": [1]}}, r"e.json: intervals\['exact_match'\]=\[1\], expected tuple"),
+    ({"intervals": {"exact_match": [1, "2"]}}, r"intervals\['exact_match'\]=\[1, '2'\], expected tuple"),
 ]
 
 
@@ -131,7 +138,7 @@ def test_a_cut_off_result_and_one_of_another_kind(bundle, tmp_path):
     with pytest.raises(ConfigError, match=r"v.json: no whole JSON .*cut off"):
         measured(path, bundle)
     path.write_text("[1]")
-    with pytest.raises(ConfigError, match="no result of a comparison"):
+    with pytest.raises(ConfigError, match="no result that `ssft bench`"):
         measured(path, bundle)
     with pytest.raises(ConfigError, match=r"nowhere.json: cannot be read"):
         measured(tmp_path / "nowhere.json", bundle)
@@ -195,22 +202,19 @@ def test_a_twin_of_another_training_is_told(bundle, tmp_path):
         ({"data": {"name": "test.jsonl", "sha256": "cd" * 32}}, "no `ssft eval` of"),
         ({"metrics": {"rouge1": 1}, "intervals": {"rouge1": [0, 2]}}, "no `ssft eval` of"),
         ({"kind": "verify"}, "no result of `ssft eval --facts`"),
-        ({"adapter_sha256": "own"}, "itself; give the result of its twin"),
         (
             {"streaming": True},
             "measured with an adapter of method 'lora', streaming; the twin is the same training wit",
         ),
         ({"method": "streams"}, r"an adapter of method 'streams'; the twin is .* method=lora` makes it"),
         ({"method": ""}, "an adapter of method ''; the twin is"),
-        ({"method": None}, "method=None: Input should be a valid string; .* measure again"),
+        ({"method": None}, "method=None, expected a text .* changed by hand"),
         ({"adapter": None, "adapter_sha256": "", "method": ""}, "measured with the bare base; the twin is"),
     ],
 )
 def test_a_twin_that_was_measured_otherwise_is_refused(bundle, tmp_path, changes, message):
     _, quality = measured(save(tmp_path / "e.json", eval_facts(bundle)), bundle)
     twin = {**twin_facts(bundle), **changes}
-    if twin["adapter_sha256"] == "own":
-        twin["adapter_sha256"] = bundle.weights_sha256
     with pytest.raises(ConfigError, match=message):
         with_twin(save(tmp_path / "t.json", twin), quality, bundle)
 
@@ -260,13 +264,6 @@ def test_two_files_of_one_name_do_not_replace_each_other(bundle, tmp_path):
     assert read_results(bundle) == results
 
 
-def test_a_row_without_the_datas_hash_is_replaced_by_one_with_it(bundle, tmp_path):
-    results = kept(bundle, tmp_path)
-    results.quality = [replace(row, data_sha256="") for row in results.quality]
-    results.add(*measured(save(tmp_path / "e.json", eval_facts(bundle)), bundle))
-    assert [row.data_sha256 for row in results.quality] == ["ab" * 32]
-
-
 def test_results_of_other_weights_are_not_read(bundle, tmp_path):
     kept(bundle, tmp_path)
     bundle.weights_sha256 = "2" * 64
@@ -275,43 +272,26 @@ def test_results_of_other_weights_are_not_read(bundle, tmp_path):
     assert results == Results("2" * 64, About("cc-by-4.0", ["owner/name"], "CC BY 4.0"))
 
 
+def row(part, **changes):
+    """Damage of the first row of a part of results.json."""
+    return lambda v: {**v, part: [{**v[part][0], **changes}]}
+
+
 DAMAGE = [
     (lambda v: {**v, "format": 2}, "its format is 2, this ssft reads 1"),
-    (lambda v: {**v, "speed": {}}, "speed={}: Input should be a valid array"),
-    (lambda v: {**v, "speed": v["speed"] * 400}, "speed=.*: List should have at most 500 items"),
-    (lambda v: {**v, "speed": [3]}, r"speed\[0\]=3: Input should be an object"),
-    (
-        lambda v: {**v, "speed": [{**v["speed"][0], "calls": "1"}]},
-        r"speed\[0\].calls=1: Input should be a valid integer",
-    ),
-    (
-        lambda v: {**v, "speed": [{**v["speed"][0], "calls": -1}]},
-        r"speed\[0\].calls=-1: Input should be greater than or equal to 0",
-    ),
-    (
-        lambda v: {**v, "speed": [{**v["speed"][0], "speedup": float("nan")}]},
-        r"speed\[0\].speedup=nan: .* a finite number",
-    ),
-    (lambda v: {**v, "speed": [{**v["speed"][0], "extra": 1}]}, r"speed\[0\].extra=1: Unexpected"),
-    (
-        lambda v: {**v, "speed": [{**v["speed"][0], "command": "x" * 5000}]},
-        r"speed\[0\].command=x{60}: .* at most 4000",
-    ),
-    (
-        lambda v: {**v, "quality": [{**v["quality"][0], "value": 10**400}]},
-        r"quality\[0\].value=10{59}: .* a finite number",
-    ),
-    (
-        lambda v: {**v, "speed": [{**v["speed"][0], "speedup": -(10**400)}]},
-        r"speed\[0\].speedup=-10{58}: .* a finite number",
-    ),
-    (
-        lambda v: {**v, "speed": [{**v["speed"][0], "calls": 10**400}]},
-        r"speed\[0\].calls=10{59}: Input should be less than",
-    ),
+    (lambda v: {**v, "speed": {}}, r"speed=\{\}, expected list"),
+    (lambda v: {**v, "speed": [3]}, r"'speed\[0\]' is missing or no object"),
+    (row("speed", calls="1"), r"speed\[0\].calls='1', expected a count"),
+    (row("speed", calls=-1), r"speed\[0\].calls=-1, expected a count"),
+    (row("speed", calls=10**400), r"speed\[0\].calls=10+\.\.\., expected a count"),
+    (row("speed", speedup=float("nan")), r"speed\[0\].speedup=nan, expected a finite number | none"),
+    (row("speed", speedup=-(10**400)), r"speed\[0\].speedup=-10+\.\.\., expected a finite number"),
+    (row("speed", extra=1), r"speed\[0\].extra is unknown"),
+    (row("speed", command="x" * 5000), r"speed\[0\].command='x+\.\.\., expected a text of at most 4,000"),
+    (row("quality", value=10**400), r"quality\[0\].value=10+\.\.\., expected a finite number"),
     (lambda v: {**v, "quality": [{"metric": "x"}]}, r"quality\[0\].\w+ is missing"),
-    (lambda v: {**v, "about": None}, "about=None: Input should be an object"),
-    (lambda v: {**v, "about": {"datasets": "owner/name"}}, "about.datasets=owner/name: Input should be a valid array"),
+    (lambda v: {**v, "about": None}, "'about' is missing or no object"),
+    (lambda v: {**v, "about": {"datasets": "owner/name"}}, "about.datasets='owner/name', expected list"),
     (lambda v: {**v, "about": {"license": "MIT; see below"}}, "license 'MIT; see below': expected an id"),
     (lambda v: {**v, "about": {"datasets": ["a/b", "<b>"]}}, "dataset '<b>': expected an id of the hub"),
     (lambda v: {k: v[k] for k in v if k != "adapter_sha256"}, "adapter_sha256 is missing"),
@@ -342,9 +322,7 @@ def test_nothing_is_written_that_could_not_be_read(bundle, tmp_path):
     results = kept(bundle, tmp_path)
     before = (bundle.path / RESULTS).read_bytes()
     results.speed.append(replace(results.speed[0], command="x" * 5000))
-    with pytest.raises(
-        ConfigError, match=r"cannot be kept in .*results.json: speed\[2\].command=x{60}: .* at most 4000"
-    ):
+    with pytest.raises(ConfigError, match=r"cannot be kept in results.json: speed\[2\].command='x+\.\.\., expected"):
         write_results(bundle, results)
     assert (bundle.path / RESULTS).read_bytes() == before
 
@@ -356,10 +334,3 @@ def test_nothing_is_written_that_is_larger_than_what_is_read(bundle, tmp_path):
     with pytest.raises(ConfigError, match=r"results.json would have 1,\d{3},\d{3} bytes, at most 1,048,576 are read"):
         write_results(bundle, results)
     assert (bundle.path / RESULTS).read_bytes() == before
-
-
-def test_too_many_measurements_are_refused(bundle, tmp_path):
-    results = kept(bundle, tmp_path)
-    row = results.speed[0]
-    with pytest.raises(ConfigError, match=r"at most 500 fit; remove results.json"):
-        results.add([row] * 499, [])

@@ -14,7 +14,7 @@ from tiny_base import save_rows, save_tiny_base
 from ssft.bench import suite
 from ssft.bench.answers import decode_prompts, encode_rows
 from ssft.bench.methods import generate_static, method_names, streaming
-from ssft.bench.reading import read_result
+from ssft.bench.reading import read_comparison
 from ssft.bundle.read import read_bundle
 from ssft.cli._bench_tasks import task_files
 from ssft.cli.main import cli
@@ -99,7 +99,7 @@ def test_all_adapters_in_the_folder_with_every_method_that_runs(report):
     assert "streaming" in first["methods"]
     assert "no streams" in second["left_out"]["streaming"]
     assert (second["rows"], facts["interrupted"]) == (1, False)
-    assert read_result(output / "report.json").tasks["first"].bench.rows == 2
+    assert read_comparison(output / "report.json").tasks["first"].bench.rows == 2
 
 
 def test_quality_beside_the_twin(report):
@@ -141,7 +141,7 @@ def test_the_tables_of_named_adapters_with_their_own_rows(tmp_path):
     assert "\nstreaming " in result.stdout
     assert f"report: {tmp_path / 'report.html'}" in result.stdout
     assert "generate" not in result.stdout
-    assert read_result(tmp_path / "report.json").tasks["first"].bench.rows == 2
+    assert read_comparison(tmp_path / "report.json").tasks["first"].bench.rows == 2
 
 
 def test_an_interrupted_run_reports_what_it_has_and_exits_130(tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_an_interrupted_run_reports_what_it_has_and_exits_130(tmp_path, monkeypa
     rows = ["--data", "rows.jsonl", "--data", "rows.jsonl"]
     result = run(*rows, "--methods", "plain", "--quality-limit", 0, "--output", tmp_path)
     assert result.exit_code == 130, (result.output, result.exception)
-    left = read_result(tmp_path / "report.json")
+    left = read_comparison(tmp_path / "report.json")
     assert (list(left.tasks), left.interrupted) == (["first"], True)
     assert "first: speed-up against plain" in result.stdout
 
@@ -176,7 +176,7 @@ def test_a_failing_task_leaves_the_finished_ones(tmp_path, monkeypatch):
     rows = ["--data", "rows.jsonl", "--data", "rows.jsonl"]
     result = run(*rows, "--methods", "plain", "--quality-limit", 0, "--output", tmp_path)
     assert isinstance(result.exception, torch.OutOfMemoryError)
-    left = read_result(tmp_path / "report.json")
+    left = read_comparison(tmp_path / "report.json")
     assert (list(left.tasks), left.interrupted) == (["first"], True)
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 

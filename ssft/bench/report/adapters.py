@@ -5,8 +5,7 @@ from typing import Any
 from ssft.bench.result import PASSES, AdaptersResult, Comparison
 from ssft.tables import Column, Estimate, Table
 
-COMPARED = [Column("ratio (95 % interval)", ".3f"), Column("spread", ".3f"), Column("same text", right=True)]
-Rows = list[list[Any]]
+COMPARED = [Column("ratio (95 % interval)", ".3f"), Column("spread", ".3f"), Column("rows"), Column("same text")]
 
 
 def heading(result: AdaptersResult) -> str:
@@ -20,46 +19,44 @@ def heading(result: AdaptersResult) -> str:
 
 def tables(result: AdaptersResult) -> list[Table]:
     """Every section that was measured."""
-    sections = (_switch, _load, _memory, _account, _mixed, _differences, _batches)
-    return [table for section in sections for table in section(result) if table.rows]
+    found = [*_times(result), _memory(result), *_account(result), *_mixed(result)]
+    speeds = [Column(f"{way}, tokens/s", ",.1f") for way in ("plain", "streaming")]
+    rows = [
+        [batch.batch_size, batch.tokens_per_call, *batch.comparison.values.values(), *_compared(batch.comparison)]
+        for batch in result.batches or ()
+    ]
+    columns = ["batch", Column("tokens/call", ".2f"), *speeds, *COMPARED]
+    return [*found, *([Table(f"Batches of {next(iter(result.adapters))}", columns, rows)] if rows else [])]
 
 
-def _switch(result: AdaptersResult) -> list[Table]:
-    columns = ["loaded", Column("set_adapter, µs", ".2f"), Column("set_adapter and one token, ms", ".2f")]
-    rows: Rows = [[time.loaded, time.microseconds, time.first_token_ms] for time in result.switch or ()]
-    return [Table("Switching between resident adapters", columns, rows)]
+def _times(result: AdaptersResult) -> list[Table]:
+    found = []
+    if result.switch:
+        columns = ["loaded", Column("set_adapter, µs", ".2f"), Column("set_adapter and one token, ms", ".2f")]
+        rows: list[list[Any]] = [[time.loaded, time.microseconds, time.first_token_ms] for time in result.switch]
+        found.append(Table("Switching between resident adapters", columns, rows))
+    if load := result.load:
+        names = [f"2nd to {min(6, load.loads)}th", f"last five of {load.loads}", "all"]
+        rows = [list(row) for row in zip(names, (load.early_ms, load.late_ms, load.median_ms), strict=True)]
+        found.append(Table("Loading", ["adapters", Column("ms, median", ".1f")], rows))
+    return found
 
 
-def _load(result: AdaptersResult) -> list[Table]:
-    load = result.load
-    if load is None:
-        return []
-    few = f"2nd to {min(6, load.loads)}th"
-    rows: Rows = [[few, load.early_ms], [f"last five of {load.loads}", load.late_ms], ["all", load.median_ms]]
-    return [Table("Loading", ["adapters", Column("ms, median", ".1f")], rows)]
-
-
-def _memory(result: AdaptersResult) -> list[Table]:
-    memory, growth = result.memory, result.memory.growth
-    rows: Rows = [["base", memory.base, None, None]]
-    rows += [[name, found.bytes, found.file_bytes, found.ratio] for name, found in memory.adapters.items()]
-    if growth is not None:
-        process = ("process", growth.process_bytes, growth.process_ratio)
-        allocated = ("allocated", growth.allocated_bytes, growth.allocated_ratio)
-        rows += [
-            [f"{what}, by {growth.loads} adapters", gained, growth.file_bytes, ratio]
-            for what, gained, ratio in (process, allocated)
-            if gained is not None
-        ]
-    return [Table("Memory", ["what", "bytes", "bytes of its files", Column("ratio", ".3f")], rows)]
+def _memory(result: AdaptersResult) -> Table:
+    rows: list[list[Any]] = [["base", result.memory.base, None, None]]
+    rows += [[name, found.bytes, found.file_bytes, found.ratio] for name, found in result.memory.adapters.items()]
+    if growth := result.memory.growth:
+        by = f"by {growth.loads} adapters"
+        rows.append([f"process, {by}", growth.process_bytes, growth.file_bytes, growth.process_ratio])
+        rows.append([f"allocated, {by}", growth.allocated_bytes, growth.file_bytes, growth.allocated_ratio])
+    return Table("Memory", ["what", "bytes", "bytes of its files", Column("ratio", ".3f")], rows)
 
 
 def _account(result: AdaptersResult) -> list[Table]:
-    account = result.account
-    if account is None:
+    if (account := result.account) is None:
         return []
     points = (account.warm, account.middle, account.end)
-    rows: Rows = [[f"{at.round:,}", at.process_bytes, at.allocated_bytes, at.tensors] for at in points]
+    rows: list[list[Any]] = [[f"{at.round:,}", at.process_bytes, at.allocated_bytes, at.tensors] for at in points]
     rows.append(["growth", account.process_growth, account.allocated_growth, account.tensor_growth])
     rows.append(["growth per round", account.process_growth_per_round, None, None])
     title = f"Account of {account.rounds:,} rounds of load, set, generate, delete"
@@ -67,37 +64,21 @@ def _account(result: AdaptersResult) -> list[Table]:
 
 
 def _mixed(result: AdaptersResult) -> list[Table]:
-    mixed = result.mixed
-    if mixed is None:
+    if (mixed := result.mixed) is None:
         return []
-    rows: Rows = []
+    rows = []
     for found in filter(None, (mixed.routing, mixed.low_rank, mixed.tasks)):
-        passes = found.unit == PASSES
-        values = [f"{1e3 * v:,.2f} ms/pass" if passes else f"{v:,.1f} tokens/s" for v in found.values.values()]
-        rows.append(["; ".join(found.values), *values, *_compared(found)])
+        values = [value * (1e3 if found.unit == PASSES else 1) for value in found.values.values()]
+        unit = "ms/pass" if found.unit == PASSES else found.unit
+        rows.append(["; ".join(found.values), unit, *values, *_compared(found)])
     title = f"Mixed batches: {mixed.identical} of {mixed.rows} rows are what the row gives alone, without speculation"
-    columns = ["mixed batches of 8", Column("first", right=True), Column("second", right=True), *COMPARED]
-    return [Table(title, columns, rows)]
-
-
-def _differences(result: AdaptersResult) -> list[Table]:
-    parted = result.mixed.differences if result.mixed is not None else []
-    rows: Rows = [[d.adapter, d.row, d.position, d.margin, d.expected, d.got] for d in parted]
-    columns = ["adapter", "row", "position", "margin", "token alone", "token in the batch"]
-    return [Table("Differences; near-zero margins are ties that rounding decides", columns, rows)]
-
-
-def _batches(result: AdaptersResult) -> list[Table]:
-    speeds = [Column(f"{way}, tokens/s", ",.1f") for way in ("plain", "streaming")]
-    rows: Rows = [
-        [batch.batch_size, batch.tokens_per_call, *batch.comparison.values.values(), *_compared(batch.comparison)]
-        for batch in result.batches or ()
-    ]
-    columns = ["batch", Column("tokens/call", ".2f"), *speeds, *COMPARED]
-    return [Table(f"Batches of {next(iter(result.adapters))}", columns, rows)]
+    columns = ["mixed batches of 8", "unit", Column("first", ",.1f"), Column("second", ",.1f"), *COMPARED]
+    parted = [[d.adapter, d.row, d.position, d.margin, d.expected, d.got] for d in mixed.differences]
+    names = ["adapter", "row", "position", "margin", "token alone", "token in the batch"]
+    near = Table("Differences; near-zero margins are ties that rounding decides", names, parted)
+    return [Table(title, columns, rows), *([near] if parted else [])]
 
 
 def _compared(found: Comparison) -> list[Any]:
     """Cells of `COMPARED`."""
-    same = None if found.identical is None else f"{found.identical}/{found.rows}"
-    return [Estimate(found.ratio, found.interval), found.spread, same]
+    return [Estimate(found.ratio, found.interval), found.spread, found.rows, found.identical]

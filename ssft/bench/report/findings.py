@@ -10,16 +10,14 @@ YARDSTICK = "yardstick"
 LOW_PRECISION = ("bfloat16", "float16", "4bit")
 TIE = 0.5
 """Logits: in low precision, rounding decides where plain's best token leads by no more."""
-TOO_FEW = "too few rounds or prompts for an interval"
 
 
 @dataclass(frozen=True)
 class Finding:
     """One task in a few sentences.
 
-    headline: who is fastest and how surely. details: where streaming stands, whose texts are the same, what the
-    yardstick does. leader: the fastest of `ranked`, None where that is empty. clear: whether the leader's interval lies
-    above 1.
+    headline: who is fastest and how surely. details: where streaming stands, whose texts are the same. leader: the
+    fastest of `ranked`, None where that is empty. clear: whether the leader's interval lies above 1.
     """
 
     headline: str
@@ -37,9 +35,8 @@ def benches(result: BenchResult | SuiteResult) -> dict[str, BenchResult]:
 
 def contenders(result: BenchResult) -> dict[str, MethodResult]:
     """Methods that are measured against the baseline, fastest first."""
-    others = {name: method for name, method in result.methods.items() if name != result.baseline}
-    found = {n: m for n, m in others.items() if m.kind != YARDSTICK and m.speedup is not None}
-    return dict(sorted(found.items(), key=lambda item: -(item[1].speedup or 0.0)))
+    found = [(n, m) for n, m in result.methods.items() if n != result.baseline and m.speedup is not None]
+    return dict(sorted(found, key=lambda item: -(item[1].speedup or 0.0)))
 
 
 def ranked(result: BenchResult) -> dict[str, MethodResult]:
@@ -82,80 +79,57 @@ def count(number: int, noun: str) -> str:
 def times(method: MethodResult) -> str:
     """`1.84 times (95 % interval 1.62 to 2.05)`."""
     span = method.speedup_interval
-    why = TOO_FEW if span is None else "95 % interval {:.2f} to {:.2f}".format(*span)
+    why = (
+        "too few rounds or prompts for an interval" if span is None else "95 % interval {:.2f} to {:.2f}".format(*span)
+    )
     return f"{method.speedup or 0.0:.2f} times ({why})"
 
 
 def find(result: BenchResult) -> Finding:
     """The sentences for one task."""
-    places = ranked(result)
-    details = [*_texts(result), *_yardsticks(result)]
+    places, details = ranked(result), _texts(result)
     if result.interrupted:
         details.append(f"The run was interrupted; the numbers cover {count(result.rounds, 'whole round')}.")
-    if not places and contenders(result):
-        return Finding(f"No method beside {result.baseline} keeps plain's text, so none is ranked.", details)
     if not places:
+        if contenders(result):
+            return Finding(f"No method beside {result.baseline} keeps plain's text, so none is ranked.", details)
         return Finding(f"Only {result.baseline} ran, so there is nothing to compare it with.", details)
-    leader, best = next(iter(places.items()))
-    span = best.speedup_interval
-    clear = span is not None and span[0] > 1
-    if clear:
-        headline = f"{leader} is the fastest: {times(best)} as fast as {result.baseline}."
-    elif span is not None and span[1] < 1:
-        headline = f"Nothing beats {result.baseline}: the nearest, {leader}, is {times(best)} as fast."
-    else:
-        number = f"{best.speedup or 0.0:.2f} times" if span is None else times(best)
-        why = f"there are {TOO_FEW}" if span is None else "that interval covers 1"
-        headline = f"Nothing is clearly faster than {result.baseline}: {leader} comes out {number} as fast, and {why}."
-    return Finding(headline, [*_runner_up(places), *details], leader, clear)
-
-
-def _runner_up(places: dict[str, MethodResult]) -> list[str]:
-    """Where streaming stands, or if it leads, who comes next."""
     leader, *others = places
+    low, high = places[leader].speedup_interval or (0.0, float("inf"))
+    if low > 1:
+        headline = f"{leader} is the fastest: {times(places[leader])} as fast as {result.baseline}."
+    elif high < 1:
+        headline = f"Nothing beats {result.baseline}: the nearest, {leader}, is {times(places[leader])} as fast."
+    else:
+        headline = f"Nothing is clearly faster than {result.baseline}: {leader} is {times(places[leader])} as fast."
     other = OURS if OURS in others else next((name for name in others if places[name].kind == "speculative"), None)
-    if other is None:
-        return []
-    opening = f"{other} comes" if other == OURS else f"Next is {other}, which comes"
-    first, second = (places[name].speedup_interval for name in (leader, other))
-    judged = ""
-    if first is not None and second is not None:
-        judged = f"; the two intervals {'overlap' if overlap(first, second) else 'do not overlap'}"
-    return [f"{opening} to {times(places[other])}{judged}."]
+    if other is not None:
+        opening = f"{other} comes" if other == OURS else f"Next is {other}, which comes"
+        details.insert(0, f"{opening} to {times(places[other])}.")
+    return Finding(headline, details, leader, low > 1)
 
 
 def _texts(result: BenchResult) -> list[str]:
     """Whose text is plain's."""
-    compared = {n: m for n, m in result.methods.items() if n != "plain" and m.identical is not None}
-    wrong, tied, lines = broken(result), broken(result, tied=True), []
-    for name, rows in wrong.items():
-        part = f"its text differs from plain's on {rows:,} of {count(result.rows, 'prompt')}"
-        placed = name in contenders(result)
-        place = f"; at {times(compared[name])} as fast as {result.baseline} it is not ranked" if placed else ""
-        lines.append(f"{name} does not keep its promise: {part}{place}.")
-    for name, rows in tied.items():
-        lines.append(
-            f"{name}: {rows:,} of {count(result.rows, 'text')} part at ties, where plain leads by at most {TIE:g} "
-            f"logits and rounding in {result.precision} decides."
-        )
-    if same := [name for name, method in compared.items() if method.lossless and name not in {**wrong, **tied}]:
-        everywhere = "the one prompt" if result.rows == 1 else f"all {result.rows:,} prompts"
-        lines.append(f"The same text as plain's, token for token, on {everywhere}: {', '.join(same)}.")
-    for name, method in compared.items():
-        if not method.lossless:
+    wrong, tied, same, lines = broken(result), broken(result, tied=True), [], []
+    for name, method in result.methods.items():
+        if name == "plain" or method.identical is None:
+            continue
+        if name in wrong:
+            lines.append(
+                f"{name} does not keep its promise: its text differs from plain's on {wrong[name]:,} of "
+                f"{count(result.rows, 'prompt')}, so it is not ranked."
+            )
+        elif name in tied:
+            lines.append(
+                f"{name}: {tied[name]:,} of {count(result.rows, 'text')} part at ties, where plain leads by at most "
+                f"{TIE:g} logits and rounding in {result.precision} decides."
+            )
+        elif method.lossless:
+            same.append(name)
+        else:
             part = f"{method.identical:,} of {count(result.rows, 'prompt')}"
             lines.append(f"{name} does not promise plain's text; it gives it on {part}.")
+    if same:
+        lines.append(f"The same text as plain's, token for token, on every prompt: {', '.join(same)}.")
     return lines
-
-
-def _yardsticks(result: BenchResult) -> list[str]:
-    """Tokens per second of other programs, beside the fastest method here."""
-    found = {name: method for name, method in result.methods.items() if method.kind == YARDSTICK}
-    speeds = {n: m.tokens_per_second for n, m in result.methods.items() if n not in {**found, **broken(result)}}
-    best = max(speeds, key=lambda name: speeds[name], default="")
-    return [
-        f"The yardstick {name}, another program on its own build of the base and with a text of its own, makes "
-        f"{method.tokens_per_second:.1f} tokens per second; {best} makes {speeds[best]:.1f}."
-        for name, method in found.items()
-        if best
-    ]

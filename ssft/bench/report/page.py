@@ -1,4 +1,6 @@
-"""A result as one HTML page that needs no other file and asks no server for anything."""
+"""The report of `ssft bench tasks` as files: JSON, one HTML page that asks no server for anything, one PNG."""
+
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -8,7 +10,10 @@ from ssft.bench.report import plots
 from ssft.bench.report.findings import LOW_PRECISION, OURS, TIE, benches, count, find
 from ssft.bench.report.tables import machine, tables
 from ssft.bench.result import SuiteResult
+from ssft.files import check_target, write_bytes, write_json, write_text
 from ssft.tables import html
+
+REPORT_FILES = ("report.json", "report.html", "report.png")
 
 _CAPTIONS: dict[plots.Draw, tuple[str, str]] = {
     plots.speedup_figure: (
@@ -35,14 +40,28 @@ _CAPTIONS: dict[plots.Draw, tuple[str, str]] = {
 }
 
 
+def write_report(result: SuiteResult, folder: Path) -> list[Path]:
+    """Write `REPORT_FILES` into a folder, which is made if need be: each file whole or not at all.
+
+    The JSON comes first: it alone cannot be made again from the others. With no finished task there is no picture, and
+    an older one, which would not belong to the new JSON, is removed.
+    """
+    data, page, picture = (Path(folder) / name for name in REPORT_FILES)
+    write_json(data, result)
+    write_text(page, html_report(result))
+    if not any(task.bench.methods for task in result.tasks.values()):
+        picture.unlink(missing_ok=True)
+        return [data, page]
+    check_target(picture)
+    write_bytes(picture, plots.to_png(plots.overview_figure, result))
+    return [data, page, picture]
+
+
 def html_report(result: SuiteResult) -> str:
     """The whole page. Every text of the result is escaped; the only markup that is not is our own drawings'."""
+    loader = PackageLoader("ssft.bench.report", ".")
     environment = Environment(
-        loader=PackageLoader("ssft.bench.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     tasks = benches(result)
     named = dict.fromkeys(name for bench in tasks.values() for name in (*bench.methods, *bench.left_out))

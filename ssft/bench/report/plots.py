@@ -7,7 +7,7 @@ Ito), and plain methods are grey. Every figure has its own light background, so 
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -27,16 +27,13 @@ def speedup_figure(canvas: style.Canvas, result: SuiteResult) -> None:
 
     The mark of a method that broke its promise of plain's text is hollow, and it is not the fastest.
     """
-    tasks, looks = _benches(result), method_looks(result)
-    everywhere = {name: contenders(bench) for name, bench in tasks.items()}
-    names = _by_speed(tasks.values())
-    highest = max((_span(method)[1] for found in everywhere.values() for method in found.values()), default=1.0)
-    for axes, (title, bench) in zip(style.panels_of(canvas, tasks, shared=True), tasks.items(), strict=True):
-        axes.grid(axis="y", visible=False)
+    tasks, looks, names = _benches(result), method_looks(result), _by_speed(result)
+    highest = max((_span(method)[1] for bench in tasks.values() for method in contenders(bench).values()), default=1.0)
+    for axes, bench in zip(style.panels_of(canvas, tasks, shared=True), tasks.values(), strict=True):
         axes.axvline(1, color=style.INK, linewidth=1.1, zorder=1)
-        first, wrong = fastest(bench), broken(bench)
+        first, wrong, methods = fastest(bench), broken(bench), contenders(bench)
         for place, name in enumerate(names):
-            method = everywhere[title].get(name)
+            method = methods.get(name)
             if method is None:
                 note = "the baseline" if name == bench.baseline else "not run"
                 style.beside(axes, (1, place), note, "data", color=style.MUTED, fontsize=8.5, style="italic")
@@ -49,25 +46,21 @@ def speedup_figure(canvas: style.Canvas, result: SuiteResult) -> None:
                 style.beside(axes, (1, place), f"{value:.2f}×, other text", color=style.MUTED, style="italic")
             else:
                 style.beside(axes, (1, place), f"{value:.2f}×", fontweight="bold" if name == first else "normal")
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.45, -0.55)
+        style.named_rows(axes, names, len(names) - 0.45)
         axes.set_xlim(0, max(1.2, highest) * 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-        axes.spines["left"].set_visible(False)
-        for tick in axes.get_yticklabels():
-            tick.set_fontweight("bold" if tick.get_text() == OURS else "normal")
-        style.label(axes, x=f"times as fast as {bench.baseline}")
+        axes.set_xlabel(f"times as fast as {bench.baseline}")
 
 
 def cost_figure(canvas: style.Canvas, result: SuiteResult) -> None:
     """Tokens per pass against the cost of a pass, with lines of equal speed-up of decoding (see `cost_points`)."""
     benches, looks = _benches(result), method_looks(result)
     tasks = {name: points for name, bench in benches.items() if (points := cost_points(bench))}
-    every = [point for points in tasks.values() for point in points.values()]
-    right = max((x for x, _ in every), default=1.0) * 1.12
-    top = max(1.5, max((y for _, y in every), default=1.0) * 1.15)
-    bottom = max(0.0, 0.5 * math.floor(2 * min((y for _, y in every), default=1.0) - 0.5))
+    every = [(1.0, 1.0), *(point for points in tasks.values() for point in points.values())]
+    right = max(x for x, _ in every) * 1.12
+    top = max(1.5, max(y for _, y in every) * 1.15)
+    bottom = max(0.0, 0.5 * math.floor(2 * min(y for _, y in every) - 0.5))
     for axes, (title, points) in zip(style.panels_of(canvas, tasks, shared=True, pad=18), tasks.items(), strict=True):
         axes.grid(visible=False)
         axes.set_xlim(0.7, right)
@@ -77,14 +70,13 @@ def cost_figure(canvas: style.Canvas, result: SuiteResult) -> None:
         wrong = broken(benches[title])
         for name, (x, y) in points.items():
             colour, marker = looks[name]
-            size, filled = 10 if name == OURS else 8, style.face(colour, name in wrong)
-            axes.plot([x], [y], marker=marker, color=colour, markersize=size, linestyle="", **filled)
-        place = {"transform": axes.transAxes, "ha": "right", "bbox": style.BEHIND}
-        axes.text(0.97, 0.04, "faster ↘", color=style.MUTED, style="italic", **place)
+            filled = style.face(colour, name in wrong)
+            axes.plot([x], [y], marker=marker, color=colour, markersize=10 if name == OURS else 8, **filled)
+        axes.text(0.97, 0.04, "faster ↘", color=style.MUTED, style="italic", transform=axes.transAxes, ha="right")
         # A plain pass over one row gives one token.
-        unit = "" if benches[title].batch_size == 1 else " (baseline = 1)"
-        style.label(axes, x=f"tokens per pass{unit}", y="cost of a pass (baseline = 1)")
-    style.legend(canvas, looks, {name for points in tasks.values() for name in points})
+        axes.set_xlabel("tokens per pass" if benches[title].batch_size == 1 else "tokens per pass (baseline = 1)")
+        axes.set_ylabel("cost of a pass (baseline = 1)")
+    style.legend(canvas, {name: looks[name] for name in looks if any(name in found for found in tasks.values())})
 
 
 def cost_points(bench: BenchResult) -> dict[str, tuple[float, float]]:
@@ -112,6 +104,19 @@ def first_passes(bench: BenchResult) -> int:
     return sum(math.ceil(number / bench.batch_size) for number in rows.values() or [bench.rows])
 
 
+def _equal_speedups(axes: Any, right: float, bottom: float, top: float) -> None:
+    """Lines from the origin, labelled where they leave the panel: on a line, tokens over cost are the same."""
+    for value in (0.5, 1, 1.5, 2, 3, 4, 6):
+        ends_right = right / value <= top
+        x, y = (right, right / value) if ends_right else (top * value, top)
+        if x < 0.75 or y <= bottom:
+            continue
+        colour, width, ink = (style.INK, 1.1, style.INK) if value == 1 else ("#c9cdd5", 0.9, style.MUTED)
+        axes.plot([0, x], [0, y], color=colour, linewidth=width, zorder=0)
+        place = {} if ends_right else {"xytext": (0, 3), "ha": "center", "va": "bottom"}
+        style.beside(axes, (x, y), f"{value:g}×", "data", color=ink, fontsize=8, **place)
+
+
 def acceptance_figure(canvas: style.Canvas, result: SuiteResult) -> None:
     """Share of passes whose accepted draft reached each depth, for the methods that tell."""
     tasks = {name: found for name, bench in _benches(result).items() if (found := _drafting(bench))}
@@ -125,8 +130,9 @@ def acceptance_figure(canvas: style.Canvas, result: SuiteResult) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="x", visible=False)
-        style.label(axes, x="depth of the draft", y="passes that accepted so deep")
-    style.legend(canvas, looks, {name for found in tasks.values() for name in found})
+        axes.set_xlabel("depth of the draft")
+        axes.set_ylabel("passes that accepted so deep")
+    style.legend(canvas, {name: looks[name] for name in looks if any(name in found for found in tasks.values())})
 
 
 def reached(accepted: Sequence[int]) -> list[float]:
@@ -150,24 +156,21 @@ def quality_figure(canvas: style.Canvas, result: SuiteResult) -> None:
                 end = max(value, *(own or ()), *(twin or ()))
                 gap = f"{quality.differences[metric]:+.1f}".replace("-", "−")
                 style.beside(axes, (end, place), gap, "data", color=style.MUTED, fontsize=8.5)
-        axes.set_yticks(range(len(quality.adapter)), list(quality.adapter))
-        axes.set_ylim(max(len(entry.adapter) for entry in tasks.values()) - 0.4, -0.6)
+        style.named_rows(axes, quality.adapter, max(len(entry.adapter) for entry in tasks.values()) - 0.4)
         axes.set_xlim(0, 100)
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
-        style.label(axes, x="percent, with 95 % interval")
-    looks = {"adapter with streams": ours, "its twin": plain}
-    style.legend(canvas, looks, set(looks), hollow={"its twin"})
+        axes.set_xlabel("percent, with 95 % interval")
+    style.legend(canvas, {"adapter with streams": ours, "its twin": plain}, hollow={"its twin"})
 
 
 def overview_figure(canvas: style.Canvas, result: SuiteResult) -> None:
     """For a README: speed-ups above, tokens and cost of a pass below."""
-    heights = [_height(speedup_figure, result), _height(cost_figure, result)]
-    hint = " (grey lines: equal speed-up)" if len(_benches(result)) > 1 else ""  # one panel is too narrow for it
-    titles = ("How fast: speed-up with 95 % interval", f"Why: what a pass gives, and what it costs{hint}")
-    parts: Any = canvas.subfigures(2, 1, height_ratios=heights)
-    for part, draw, title in zip(parts, (speedup_figure, cost_figure), titles, strict=True):
-        part.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
+    draws = {
+        speedup_figure: "How fast: speed-up with 95 % interval",
+        cost_figure: "Why: what a pass gives, and what it costs (grey lines: equal speed-up)",
+    }
+    parts: Any = canvas.subfigures(2, 1, height_ratios=[_height(draw, result) for draw in draws])
+    for part, (draw, title) in zip(parts, draws.items(), strict=True):
+        part.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold", wrap=True)
         draw(part, result)
 
 
@@ -178,12 +181,7 @@ def to_svg(draw: Draw, result: SuiteResult) -> str:
     text = _drawn(draw, result, format="svg", metadata=nothing).decode("utf-8")
     text = text[text.index("<svg") :]
     # Ids such as "axes_1" stand in every drawing; in one page they must differ.
-    text = re.sub(r'( id="|url\(#|href="#)', rf"\1{draw.__name__}-", text)
-    # Its own rule for strokes would hold for the whole page.
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
-    # The width is kept, and the height follows from the view box when the page is narrower.
-    text = re.sub(r' height="[^"]*"', "", text, count=1)
-    return text.replace("<svg ", '<svg style="stroke-linejoin: round" ', 1)
+    return re.sub(r'( id="|url\(#|href="#)', rf"\1{draw.__name__}-", text)
 
 
 def to_png(draw: Draw, result: SuiteResult) -> bytes:
@@ -205,14 +203,14 @@ def drawings(result: SuiteResult) -> list[Draw]:
 
 def method_looks(result: SuiteResult) -> dict[str, style.Look]:
     """Method -> colour and marker; by order of appearance within its kind, streaming always the same."""
+    greys = cycle((grey, "D") for grey in style.GREYS)
+    colours = cycle(zip(style.OKABE_ITO, style.MARKERS, strict=True))
     methods = {name: method for bench in _benches(result).values() for name, method in bench.methods.items()}
-    names = [name for name, method in methods.items() if method.kind != YARDSTICK and name != OURS]
-    plain = [name for name in names if methods[name].kind == "plain"]
-    rest = [name for name in names if name not in plain]
-    looks = dict(zip(plain, cycle((grey, "D") for grey in style.GREYS), strict=False))
-    looks |= dict(zip(rest, cycle(zip(style.OKABE_ITO, style.MARKERS, strict=True)), strict=False))
-    looks[OURS] = style.OUR_COLOUR, "o"
-    return {name: looks[name] for name in methods if name in looks}
+    return {
+        name: (style.OUR_COLOUR, "o") if name == OURS else next(greys if method.kind == "plain" else colours)
+        for name, method in methods.items()
+        if method.kind != YARDSTICK
+    }
 
 
 def _benches(result: SuiteResult) -> dict[str, BenchResult]:
@@ -232,23 +230,17 @@ def _span(method: MethodResult) -> tuple[float, float]:
     return method.speedup_interval or (method.speedup or 0.0, method.speedup or 0.0)
 
 
-def _by_speed(benches: Iterable[BenchResult]) -> list[str]:
-    """Methods of several tasks, those with the higher mean speed-up first; those that are ranked nowhere come last."""
-    values: dict[str, list[float]] = {}
-    placed: set[str] = set()
-    for bench in benches:
-        placed.update(ranked(bench))
-        for name, method in contenders(bench).items():
-            values.setdefault(name, []).append(method.speedup or 0.0)
-    return sorted(values, key=lambda name: (name not in placed, -sum(values[name]) / len(values[name])))
+def _by_speed(result: SuiteResult) -> list[str]:
+    """Methods of all tasks, in the order of the first task that ranks them; those that none ranks come last."""
+    benches = _benches(result).values()
+    return list(dict.fromkeys(name for order in (ranked, contenders) for bench in benches for name in order(bench)))
 
 
 def _drawn(draw: Draw, result: SuiteResult, **settings: Any) -> bytes:
     """The drawing in a file's bytes; `settings` of `savefig`."""
-    panels = len(_qualities(result) if draw is quality_figure else _benches(result))
     buffer = io.BytesIO()
     with style.report_style():
-        size = (style.WIDTHS[max(1, min(style.COLUMNS, panels))], _height(draw, result))
+        size = (style.WIDTHS[min(style.COLUMNS, _panels(draw, result))], _height(draw, result))
         figure = Figure(figsize=size, layout="constrained")
         engine: Any = figure.get_layout_engine()
         engine.set(w_pad=0.09, h_pad=0.05)
@@ -257,29 +249,16 @@ def _drawn(draw: Draw, result: SuiteResult, **settings: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _panels(draw: Draw, result: SuiteResult) -> int:
+    return max(1, len(_qualities(result) if draw is quality_figure else _benches(result)))
+
+
 def _height(draw: Draw, result: SuiteResult) -> float:
     """Inches."""
     if draw is overview_figure:
         return _height(speedup_figure, result) + _height(cost_figure, result)
-    benches, qualities = _benches(result).values(), _qualities(result).values()
-    rows = max(1, math.ceil(len(benches) / style.COLUMNS))
+    rows = math.ceil(_panels(draw, result) / style.COLUMNS)
     if draw is speedup_figure:
-        return 0.3 + rows * (0.75 + 0.34 * max(len(_by_speed(benches)), 2))
-    if draw is quality_figure:
-        metrics = max((len(quality.adapter) for quality in qualities), default=1)
-        return 0.5 + math.ceil(len(qualities) / style.COLUMNS) * (0.9 + 0.45 * metrics)
-    return 0.6 + 2.9 * rows
-
-
-def _equal_speedups(axes: Any, right: float, bottom: float, top: float) -> None:
-    """Lines from the origin, labelled where they leave the panel: on a line, tokens over cost are the same."""
-    for value in (0.5, 1, 1.5, 2, 3, 4, 6):
-        ends_right = right / value <= top
-        x, y = (right, right / value) if ends_right else (top * value, top)
-        if x < 0.75 or y <= bottom:
-            continue
-        colour, width, ink = (style.INK, 1.1, style.INK) if value == 1 else ("#c9cdd5", 0.9, style.MUTED)
-        axes.plot([0, x], [0, y], color=colour, linewidth=width, zorder=0)
-        shift, across, down = ((3, 0), "left", "center") if ends_right else ((0, 3), "center", "bottom")
-        looks = {"color": ink, "fontsize": 8, "ha": across, "va": down, "annotation_clip": False}
-        axes.annotate(f"{value:g}×", (x, y), xytext=shift, textcoords="offset points", **looks)
+        return 0.3 + rows * (0.75 + 0.34 * max(len(_by_speed(result)), 2))
+    metrics = max((len(quality.adapter) for quality in _qualities(result).values()), default=1)
+    return 0.6 + rows * (0.9 + 0.45 * metrics if draw is quality_figure else 2.9)

@@ -1,12 +1,12 @@
 """The look of the plots: colours, type, panels, legend, and a few marks that several plots share."""
 
 import math
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from itertools import zip_longest
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
@@ -25,9 +25,6 @@ INCHES_PER_NAME = 1.35
 """Of a method in a legend."""
 WIDTHS = {1: 5.2, 2: 7.4, 3: 9.6}
 """Inches of a figure, by panels side by side."""
-
-BEHIND = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
-"""Keeps lines out of a text."""
 
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -56,14 +53,9 @@ _STYLE: dict[str, Any] = {
 }
 
 
-@contextmanager
-def report_style() -> Iterator[None]:
+def report_style() -> AbstractContextManager[None]:
     """Matplotlib's own defaults, whatever the user's files say, and the style of this report on top."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        parameters: Any = matplotlib.rcParams
-        parameters.update(_STYLE)
-        yield
+    return matplotlib.style.context(_STYLE, after_reset=True)
 
 
 def panels_of(canvas: Canvas, titles: Collection[str], shared: bool = False, pad: float | None = None) -> list[Any]:
@@ -77,34 +69,36 @@ def panels_of(canvas: Canvas, titles: Collection[str], shared: bool = False, pad
     for axes, title in zip_longest(panels, titles):
         # Shared axes hide their labels inside; a panel above a blank one needs its own.
         axes.tick_params(labelbottom=True)
+        axes.yaxis.label.set_visible(axes.get_subplotspec().is_first_col())
         axes.set_visible(title is not None)
         axes.set_title(title or "", pad=pad)
     return panels[: len(titles)]
 
 
-def label(axes: Any, x: str, y: str | None = None) -> None:
-    axes.set_xlabel(x)
-    if y is not None and axes.get_subplotspec().is_first_col():
-        axes.set_ylabel(y)
+def named_rows(axes: Any, names: Collection[str], bottom: float) -> None:
+    """A panel whose rows have names, the first on top; `bottom` is its lower end."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(bottom, -0.57)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
 
 
-def legend(canvas: Canvas, looks: dict[str, Look], shown: set[str], hollow: Collection[str] = ()) -> None:
-    """The names that are shown, in the order of `looks`, below all panels."""
+def legend(canvas: Canvas, looks: dict[str, Look], hollow: Collection[str] = ()) -> None:
+    """The names of looks below all panels."""
     handles = [
         Line2D([], [], marker=marker, linestyle="", markersize=7, label=name, **face(colour, name in hollow))
         for name, (colour, marker) in looks.items()
-        if name in shown
     ]
     figure: Any = canvas.get_figure(root=True)
-    fitting = int(figure.get_figwidth() / INCHES_PER_NAME)
+    columns = min(len(handles), int(figure.get_figwidth() / INCHES_PER_NAME))
     if handles:
-        canvas.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), fitting), handletextpad=0.3)
+        canvas.legend(handles=handles, loc="outside lower center", ncols=columns, handletextpad=0.3)
 
 
 def beside(axes: Any, at: tuple[float, float], text: str, across: str = "axes fraction", **looks: Any) -> None:
     """A text to the right of a point; its x is the panel's (1: the right edge) or with `across="data"` the axis's."""
-    looks |= {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
-    axes.annotate(text, at, xycoords=(across, "data"), **looks)
+    place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+    axes.annotate(text, at, xycoords=(across, "data"), **(place | looks))
 
 
 def face(colour: str, hollow: bool) -> dict[str, Any]:

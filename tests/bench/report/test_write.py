@@ -3,9 +3,9 @@
 import pytest
 from sample_results import sample_suite
 
-from ssft.bench.reading import read_result
-from ssft.bench.report import write
-from ssft.bench.report.write import REPORT_FILES, write_report
+from ssft.bench.reading import read_comparison
+from ssft.bench.report import page
+from ssft.bench.report.page import REPORT_FILES, write_report
 from ssft.errors import ConfigError
 
 
@@ -14,7 +14,7 @@ def test_the_report_is_three_files_and_nothing_else(tmp_path):
     written = write_report(sample_suite(), folder)
     assert [path.name for path in written] == list(REPORT_FILES)
     assert sorted(folder.iterdir()) == sorted(written)
-    assert read_result(folder / "report.json") == sample_suite()
+    assert read_comparison(folder / "report.json") == sample_suite()
     assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
@@ -23,7 +23,7 @@ def test_a_report_without_a_finished_task_has_no_picture(tmp_path):
     result = sample_suite()
     result.tasks, result.interrupted = {}, True
     assert [path.name for path in write_report(result, tmp_path)] == list(REPORT_FILES[:2])
-    assert "No task was finished" in (tmp_path / "report.html").read_text()
+    assert "what was finished: nothing." in (tmp_path / "report.html").read_text()
     # An older run's picture would show numbers that the new JSON does not have; other files are the user's.
     (tmp_path / "report.png").write_bytes(b"older")
     (tmp_path / "other.png").write_bytes(b"own")
@@ -35,7 +35,7 @@ def test_the_numbers_are_safe_before_the_page_is_made(tmp_path, monkeypatch):
     def fail(result):
         raise RuntimeError("no page")
 
-    monkeypatch.setattr(write, "html_report", fail)
+    monkeypatch.setattr(page, "html_report", fail)
     with pytest.raises(RuntimeError, match="no page"):
         write_report(sample_suite(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
