@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ssft.cli._adapted import Opening, adapted_options, prompt_rows
-from ssft.cli._bench import exit_code, measuring_options, print_tables
-from ssft.cli._command_line import command_line
+from ssft.cli._bench import PEERS_HELP, exit_code, measuring_options, print_tables
 from ssft.cli._options import data_option, json_option, limit_option
-from ssft.cli._result import deliver
+from ssft.cli._result import command_line, deliver
 from ssft.cli._shelf import adapter_names, data_files
 from ssft.errors import ConfigError
 from ssft.files import check_target
-
-if TYPE_CHECKING:
-    from ssft.bench.suite import SuiteSettings
 
 ADAPTERS = Path("adapters")
 """Where adapters are looked for if none is named."""
@@ -31,18 +27,19 @@ ADAPTERS = Path("adapters")
     multiple=True,
     metavar="[NAME=]FILE",
     default=(),
-    help="Rows of an adapter, once per adapter in their order, or NAME=FILE for the adapter NAME; as JSONL or "
-    ".jsonl.gz. Without it an adapter's own validation rows.",
+    help="JSONL or .jsonl.gz file with rows. Give one per adapter, in the order of the adapters, or give NAME=FILE for "
+    "the adapter NAME. Without it the command takes the validation rows of each adapter's training.",
 )
 @click.option(
     "--quality-limit",
     metavar="N",
     type=click.IntRange(min=0),
     default=40,
-    show_default=True,
-    help="Rows per adapter whose answers are scored against their references, the twin's too; 0 for none.",
+    help="Rows per adapter whose answers are compared with their references. Where --peers has the adapter's twin, its "
+    "answers to the same rows are compared, too. With 0 nothing is compared.",
 )
 @measuring_options("all", limit_option(default=10, help="Prompts per adapter that are timed."), max_new_tokens=96)
+@click.option("--peers", metavar="DIR", type=click.Path(path_type=Path), help=PEERS_HELP)
 @adapted_options
 @click.option(
     "--output",
@@ -57,11 +54,11 @@ def tasks_command(
     ctx: click.Context,
     adapters: tuple[str, ...],
     data: tuple[str, ...],
-    settings: SuiteSettings,
     peers: Path | None,
     opening: Opening,
     output: Path,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Compare methods on several tasks and write a report: ADAPTERs, or all under adapters/.
 
@@ -70,15 +67,16 @@ def tasks_command(
     text. The report is written anew after every task. Ctrl-C reports what is finished, the finished rounds of the
     running task included, and exits 130.
 
-    Exit 0: done, 1: in float32 a method that promises plain's text breaks the promise, 130: interrupted. In lower
-    precision rounding may decide ties, so differences are told and are no failure.
+    The command exits with 1 if a method that promises plain's text breaks the promise in float32. In lower precision
+    rounding may decide ties, so a different text is told and is no failure.
     """
     paths = adapter_names(adapters or found_adapters(ADAPTERS))
     files = task_files(list(paths), data)
     from ssft.bench.card_rows import describe_data
     from ssft.bench.report.write import write_report
-    from ssft.bench.suite import Task, run_suite
+    from ssft.bench.suite import SuiteSettings, Task, run_suite
 
+    settings = SuiteSettings(**options)
     check_target(output / "report.json")
     rows = max(settings.limit or 0, settings.quality_limit)
     tasks = []

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ssft.cli._adapted import (
-    PROMPTS_HELP,
-    Opening,
-    adapted_options,
-    load_prompts,
-    prompt_rows,
-    tree_option,
-)
+from ssft.cli._adapted import PROMPTS_HELP, Opening, adapted_options, load_prompts, prompt_rows
 from ssft.cli._bench import (
     MEASURE,
+    PEERS_HELP,
     MeasureByDefault,
     exit_code,
     measuring_options,
@@ -27,8 +21,8 @@ from ssft.cli._bench import (
 from ssft.cli._bench_adapters import adapters_command
 from ssft.cli._bench_compare import compare_command
 from ssft.cli._bench_tasks import tasks_command
-from ssft.cli._command_line import command_line
 from ssft.cli._options import (
+    FILE,
     POSITIVE,
     batch_size_option,
     data_option,
@@ -41,13 +35,10 @@ from ssft.cli._options import (
     table,
     threads_option,
 )
-from ssft.cli._result import deliver, file_option
-
-if TYPE_CHECKING:
-    from ssft.bench.suite import SuiteSettings
+from ssft.cli._result import command_line, deliver, file_option
 
 LIMIT = 20
-"""Prompts of a comparison."""
+"""Prompts of a comparison without `--limit` and without Spec-Bench."""
 
 
 @click.group(cls=MeasureByDefault)
@@ -58,8 +49,8 @@ def command() -> None:
     fastest method without drafts: the median over the rounds, with a bootstrap 95 % interval over rounds and prompts.
     Ctrl-C after a finished round reports what is there. An adapter folder named like a command is written ./train.
 
-    Exit 0: done, 1: in float32 a method that promises plain's text breaks the promise, 130: interrupted. In lower
-    precision rounding may decide ties, so differences are told and are no failure.
+    The command exits with 1 if a method that promises plain's text breaks the promise in float32, and with 130 after an
+    interruption. In lower precision rounding may decide ties, so a different text is told and is no failure.
     """
 
 
@@ -69,17 +60,19 @@ def command() -> None:
 @click.option(
     "--spec-bench",
     metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=None,
-    help="Spec-Bench's question.jsonl instead of --data; a second turn follows the answer of plain decoding. --limit: "
-    "questions of each of its 13 categories.",
+    type=FILE,
+    help="Spec-Bench's question.jsonl, instead of --data. It has 13 categories of questions, which are told apart. The "
+    "second turn of a question follows the answer that plain decoding gave to the first.",
 )
 @measuring_options(
     "plain,generate,streaming",
-    limit_option(help="Use only the first N rows, 20 without it; with --spec-bench of each category, all without it."),
+    limit_option(
+        help=f"Use only the first N rows. Without it the command takes {LIMIT}. With --spec-bench it takes the first N "
+        "questions of each category, and without --limit all of them."
+    ),
     max_new_tokens=128,
 )
-@tree_option()
+@click.option("--peers", metavar="DIR", type=click.Path(path_type=Path), help=PEERS_HELP)
 @adapted_options
 @file_option()
 @json_option()
@@ -89,25 +82,23 @@ def measure_command(
     adapter: str,
     data: Path | None,
     spec_bench: Path | None,
-    settings: SuiteSettings,
     peers: Path | None,
-    tree: tuple[str, ...],
     opening: Opening,
     output: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Compare decoding methods with ADAPTER on the same prompts.
-
-    Exit 0: done, 1: in float32 a method that promises plain's text breaks the promise, 130: interrupted.
-    """
+    """Compare decoding methods with ADAPTER on the same prompts, as the help of `ssft bench` says."""
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
     from ssft.bench.card_rows import describe_data
     from ssft.bench.peers import peers_folder
     from ssft.bench.spec_bench import spec_bench_rows
+    from ssft.bench.suite import SuiteSettings
 
+    settings = SuiteSettings(**options)
     folder = peers_folder(peers, Path(adapter).resolve().name)
-    adapted = opening.open(adapter, tree)
+    adapted = opening.open(adapter)
     ready = settings.ready_methods(adapted, folder)
     if spec_bench is not None:
         rows = spec_bench_rows(spec_bench, adapted, settings.max_new_tokens, settings.limit)
@@ -122,9 +113,9 @@ def measure_command(
 @command.command("train")
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--batches", type=POSITIVE, default=4, show_default=True, help="Different batches to time.")
-@rounds_option("Times that every batch is run.", default=5)
-@seed_option(help="Order of the trainers, and the bootstrap.")
+@click.option("--batches", type=POSITIVE, default=4, help="Number of different batches that are timed.")
+@rounds_option("How often every batch runs.", default=5)
+@seed_option(help="Seed of the order of the trainers, and of the bootstrap.")
 @device_option()
 @threads_option()
 @file_option()
@@ -139,7 +130,8 @@ def train_command(
 ) -> None:
     """Time a training step with streams against TRL's plain LoRA step, on the same batches of RECIPE.
 
-    Forward and backward count, the optimiser's step, which both share, does not. Two copies of the base are in memory.
+    The time is that of forward and backward pass, without the optimiser's step, which is the same for both. Two copies
+    of the base are in memory.
     """
     from ssft.recipes.recipe import load_recipe
 
@@ -162,7 +154,6 @@ def train_command(
 @limit_option(default=4)
 @max_new_tokens_option(default=64)
 @batch_size_option()
-@tree_option()
 @adapted_options
 @file_option()
 @json_option()
@@ -172,7 +163,6 @@ def profile_command(
     limit: int,
     max_new_tokens: int,
     batch_size: int,
-    tree: tuple[str, ...],
     opening: Opening,
     output: Path | None,
     as_json: bool,
@@ -182,7 +172,7 @@ def profile_command(
 
     from ssft.bench.profile import profile, table_rows
 
-    adapted = opening.open(adapter, tree)
+    adapted = opening.open(adapter)
     prompts = load_prompts(adapted, adapter, data, limit)
     profiles = profile(adapted, prompts, max_new_tokens, batch_size)
     result = {

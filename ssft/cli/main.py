@@ -44,7 +44,7 @@ class Failure(click.ClickException):
     exit_code = 2
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.format_message()}", file=file or sys.stderr)
+        click.echo(f"error: {self.format_message()}", file=file, err=True)
 
 
 class CommandFiles(click.Group):
@@ -81,7 +81,10 @@ class CommandFiles(click.Group):
             raise Failure(str(error)) from error
 
 
-@click.group(cls=CommandFiles, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+
+
+@click.group(cls=CommandFiles, context_settings=SETTINGS)
 @click.version_option(__version__, "--version", prog_name="ssft")
 def cli() -> None:
     """Speculative Streaming: fine-tune adapters that draft for themselves and decode the same text faster."""

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ssft.cli._adapted import PROMPTS_HELP, Opening, adapted_options, load_prompts, need_streams, tree_option
-from ssft.cli._options import (
-    batch_size_option,
-    data_option,
-    json_option,
-    limit_option,
-    max_new_tokens_option,
-    table,
-)
+from ssft.cli._adapted import PROMPTS_HELP, Opening, adapted_options, load_prompts
+from ssft.cli._options import batch_size_option, data_option, json_option, limit_option, max_new_tokens_option, table
 from ssft.cli._result import deliver, file_option, result_facts
+from ssft.errors import ConfigError
 
 if TYPE_CHECKING:
     from ssft.bench.methods import DecodingMethod
@@ -33,12 +27,10 @@ if TYPE_CHECKING:
     "--against",
     type=click.Choice(["plain", "generate"]),
     default="plain",
-    show_default=True,
-    help="Reference: plain decoding in the same engine, or model.generate of transformers.",
+    help="Whose tokens are right: those of plain decoding in the same engine, or of transformers' model.generate.",
 )
-@tree_option()
 @adapted_options
-@file_option(help="Write the result to FILE as JSON; `ssft card` shows it.")
+@file_option(help="Write the result to FILE as JSON, which `ssft card` reads.")
 @json_option()
 @click.pass_context
 def command(
@@ -49,7 +41,6 @@ def command(
     max_new_tokens: int,
     batch_size: int,
     against: str,
-    tree: tuple[str, ...],
     opening: Opening,
     output: Path | None,
     as_json: bool,
@@ -64,8 +55,12 @@ def command(
     from ssft.bench.methods import Setting, build_methods
     from ssft.runtime.batching import run_in_batches
 
-    adapted = opening.open(adapter, tree)
-    need_streams(adapted, "verify")
+    adapted = opening.open(adapter)
+    if adapted.active.streams is None:
+        raise ConfigError(
+            f"{adapted.active.name!r} has no streams, so there is nothing to verify; give an adapter that `ssft train` "
+            "wrote"
+        )
     prompts = load_prompts(adapted, adapter, data, limit)
     methods = build_methods([against, "streaming"], Setting(adapted, max_new_tokens, batch_size))
 
@@ -77,8 +72,7 @@ def command(
     expected, got = ([result.token_ids for result in results] for results in (reference, streamed))
     differences = compare_outputs(expected, got)
     add_margins(adapted, prompts, expected, differences)
-    identical, tokens = len(prompts) - len(differences), sum(map(len, got))
-    calls = sum(result.calls for result in streamed)
+    identical, tokens, calls = len(prompts) - len(differences), sum(map(len, got)), sum(r.calls for r in streamed)
     facts = {
         **result_facts("verify", adapted, data),
         "rows": len(prompts),

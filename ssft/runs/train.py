@@ -12,7 +12,6 @@ from transformers.trainer_callback import TrainerState
 
 from ssft.bundle.format import RUN
 from ssft.errors import ConfigError
-from ssft.runs.folder import may_write
 from ssft.runs.methods import training_method
 from ssft.runs.provenance import provenance
 from ssft.runs.run import PreparedRun, Trained, run_folder
@@ -44,7 +43,7 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | Non
         ConfigError: `output` holds something else, or an interrupted run that `resume` was not asked to go on with.
     """
     folder = run_folder(output)
-    check_output(run, output)
+    training_method(run.recipe.method).check_output(output)
     checkpoint = last_complete_checkpoint(folder)
     if checkpoint is not None:
         _check_may_resume(run, checkpoint, resume)
@@ -63,15 +62,6 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | Non
     # A launcher ends all processes when one of them is gone: none leaves before the result is whole.
     trainer.accelerator.wait_for_everyone()
     return trained
-
-
-def check_output(run: PreparedRun, output: Path) -> None:
-    """Raise `ConfigError` unless `output` is free, empty, or an earlier result of the same method."""
-    name = run.recipe.method
-    method = training_method(name)
-    if not may_write(output, method.may_replace):
-        product = f"no {method.product}" if name == "streams" else f"no {method.product} that method={name} wrote"
-        raise ConfigError(f"--output {output} exists and is {product}; choose another folder, nothing was changed")
 
 
 def leave_process_group() -> None:

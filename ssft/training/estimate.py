@@ -1,13 +1,14 @@
 """What a run will roughly cost, for `--dry-run`: arithmetic from shapes, speed from one matrix product here."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.benchmark import Timer
 
 from ssft.base.backbone import Backbone
-from ssft.training.loss import stream_targets
+from ssft.streams.config import StreamConfig
+from ssft.training.loss import IGNORE, stream_targets
 
 SHARE_OF_PEAK = 0.4
 """Share of a large matrix product's speed that a whole training step reached (docs/log.md)."""
@@ -25,38 +26,21 @@ class StepCost:
     logit_rows: int
 
 
-def stream_cost(backbone: Backbone, batch: dict[str, Any], args: Any) -> StepCost:
-    """A LoRA and streams over a frozen base: main rows in all layers, stream rows in the top N_s."""
-    sources, targets = stream_targets(batch["labels"], args.num_streams)
-    rows = backbone.num_layers * batch["input_ids"].numel()
-    rows += args.num_msa_layers * sources.numel() * args.num_streams
-    logits = int((targets[..., 0] != -100).sum()) * (args.num_streams + 1)
-    return StepCost(FROZEN * (layer_weights(backbone) * rows + head_weights(backbone) * logits), rows, logits)
+def step_cost(
+    model: Any, batch: dict[str, Any], streams: StreamConfig | None = None, layers: int = FROZEN, head: int = FROZEN
+) -> StepCost:
+    """Main rows in all layers, rows of `streams` in the top N_s, and the head on the completion tokens of both.
 
-
-def lora_cost(model: Any, batch: dict[str, Any]) -> StepCost:
-    """A LoRA over a frozen base, with the head on completion tokens."""
+    layers, head: operations per weight and row, see `FORWARD`.
+    """
     backbone = Backbone(model)
-    rows = backbone.num_layers * batch["input_ids"].numel()
-    logits = int((batch["labels"][:, 1:] != -100).sum())
-    return StepCost(FROZEN * (layer_weights(backbone) * rows + head_weights(backbone) * logits), rows, logits)
-
-
-def medusa_cost(model: Any, batch: dict[str, Any], num_heads: int, weights: int) -> StepCost:
-    """Heads with `weights` parameters in all, on completion tokens, over a forward pass of the base."""
-    backbone = Backbone(model)
-    rows = int((batch["labels"][:, 1:] != -100).sum())
-    forward = FORWARD * backbone.num_layers * layer_weights(backbone) * batch["input_ids"].numel()
-    return StepCost(forward + TRAINED * weights * rows, 0, rows * num_heads)
-
-
-def draft_cost(model: Any, batch: dict[str, Any]) -> StepCost:
-    """A model whose layers are trained themselves, with the head on completion tokens."""
-    backbone = Backbone(model)
-    rows = backbone.num_layers * batch["input_ids"].numel()
-    logits = int((batch["labels"][:, 1:] != -100).sum())
-    head = TRAINED if backbone.head.weight.requires_grad else FROZEN
-    return StepCost(TRAINED * layer_weights(backbone) * rows + head * head_weights(backbone) * logits, rows, logits)
+    gamma, top = (0, 0) if streams is None else (streams.num_streams, streams.num_msa_layers)
+    sources, targets = stream_targets(batch["labels"], gamma)
+    rows = backbone.num_layers * batch["input_ids"].numel() + top * sources.numel() * gamma
+    logits = int((targets[..., 0] != IGNORE).sum()) * (gamma + 1)
+    return StepCost(
+        layers * _layer_weights(backbone) * rows + head * backbone.head.weight.numel() * logits, rows, logits
+    )
 
 
 def estimate(trainer: Any, model: Any, cost: StepCost) -> dict[str, float]:
@@ -88,7 +72,7 @@ def estimate(trainer: Any, model: Any, cost: StepCost) -> dict[str, float]:
     }
 
 
-def layer_weights(backbone: Backbone) -> int:
+def _layer_weights(backbone: Backbone) -> int:
     """Weights of one decoder layer's linear modules."""
     # `base_layer`: where a LoRA wraps the linear. A 4-bit weight stores two values per byte.
     return sum(
@@ -98,19 +82,12 @@ def layer_weights(backbone: Backbone) -> int:
     )
 
 
-def head_weights(backbone: Backbone) -> int:
-    """Weights of the base's head [V, h]."""
-    return backbone.head.weight.numel()
-
-
 def _matrix_speed(device: torch.device, hidden: int, args: Any) -> float:
     """Operations per second of a [1024, h]·[h, 4h] product in the run's precision."""
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-    a = torch.randn(1024, hidden, dtype=dtype, device=device)
-    b = torch.randn(hidden, 4 * hidden, dtype=dtype, device=device)
-    best = 0.0
-    for _ in range(5):
-        begin = time.perf_counter()
-        (a @ b).sum().item()
-        best = max(best, 2 * 1024 * hidden * 4 * hidden / (time.perf_counter() - begin))
-    return best
+    factors = {
+        "a": torch.randn(1024, hidden, dtype=dtype, device=device),
+        "b": torch.randn(hidden, 4 * hidden, dtype=dtype, device=device),
+    }
+    timer = Timer("a @ b", globals=factors, num_threads=torch.get_num_threads())
+    return 2 * 1024 * hidden * 4 * hidden / min(timer.timeit(1).times[0] for _ in range(5))

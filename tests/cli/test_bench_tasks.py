@@ -12,7 +12,7 @@ from shelf import save_adapter
 from tiny_base import save_rows, save_tiny_base
 
 from ssft.bench import suite
-from ssft.bench.answers import decode_prompts, encode_rows
+from ssft.bench.answers import encode_rows
 from ssft.bench.methods import generate_static, method_names, streaming
 from ssft.bench.reading import read_result
 from ssft.bundle.read import read_bundle
@@ -50,7 +50,8 @@ def place(tmp_path_factory):
 def answer(folder, base, prompt):
     """What an adapter answers."""
     adapted = load_adapted(str(folder), str(base), dtype="float32", device="cpu")
-    (result,) = decode_prompts(adapted, encode_rows(adapted, [{"prompt": prompt}]), False, NEW_TOKENS, 1, False)
+    prompts = encode_rows(adapted, [{"prompt": prompt}])
+    (result,) = adapted.complete(prompts, max_new_tokens=NEW_TOKENS, speculate=False)
     return adapted.decode(result.token_ids)
 
 

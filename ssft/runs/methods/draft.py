@@ -15,7 +15,7 @@ from ssft.runs.methods import load_checked
 from ssft.runs.methods._peer import Peer
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.training.draft import truncated
-from ssft.training.estimate import StepCost, draft_cost
+from ssft.training.estimate import FROZEN, TRAINED, StepCost, step_cost
 
 
 class Method(Peer):
@@ -43,4 +43,5 @@ class Method(Peer):
         return {"draft": sum(p.numel() for p in trainer.model.parameters()), "trained": trained}
 
     def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
-        return draft_cost(trainer.model, batch)
+        head = TRAINED if run.recipe.draft.train_embeddings else FROZEN
+        return step_cost(trainer.model, batch, layers=TRAINED, head=head)

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from ssft.base.fingerprint import base_fingerprint
 from ssft.recipes.recipe import Recipe
 from ssft.runs.medusa_folder import check_adapter, lora_sha256, write_heads
 from ssft.runs.methods import base_dtype
 from ssft.runs.methods._peer import Peer
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runtime.loader import load_adapted
-from ssft.training.estimate import StepCost, medusa_cost
+from ssft.training.estimate import FORWARD, TRAINED, StepCost, step_cost
 from ssft.training.medusa import MedusaTrainer
 
 
@@ -33,8 +32,7 @@ class Method(Peer):
             device=device,
         )
         check_adapter(adapted)
-        fingerprint = base_fingerprint(adapted.model, adapted.tokenizer, recipe.base)
-        return Loaded(adapted.model, adapted.tokenizer, fingerprint, adapted, lora_sha256(adapted))
+        return Loaded(adapted.model, adapted.tokenizer, adapted.bank.fingerprint, adapted, lora_sha256(adapted))
 
     def build_trainer(self, run: PreparedRun, **data: Any) -> MedusaTrainer:
         return MedusaTrainer(run.adapted, run.recipe.medusa, run.args, **data)
@@ -52,5 +50,6 @@ class Method(Peer):
         return {"base": base, "lora": lora, "heads": trainer.heads.count()}
 
     def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
-        heads = trainer.heads
-        return medusa_cost(run.model, batch, heads.config.num_heads, heads.count())
+        base = step_cost(run.model, batch, layers=FORWARD, head=0)
+        flop = base.flop + TRAINED * trainer.heads.count() * base.logit_rows
+        return StepCost(flop, 0, base.logit_rows * trainer.heads.config.num_heads)
