@@ -54,9 +54,9 @@ def check_base(path: Path, base: dict[str, str], fingerprint: dict[str, str], re
         ("config_sha256", "model shape"),
         ("tokenizer_sha256", "tokenizer"),
     ):
-        if base[key] != fingerprint[key]:
+        if (found := base.get(key, "")) != fingerprint[key]:
             raise BundleError(
-                f"{path}: made for base {shown(base['id'])}, whose {meaning} ({base[key][:16]!r}) is not that of "
+                f"{path}: made for base {shown(base.get('id'))}, whose {meaning} ({found[:16]!r}) is not that of "
                 f"{fingerprint['id']!r} ({fingerprint[key][:16]!r}); {remedy}"
             )
 

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssft.cli._options import (
-    base_option,
-    device_option,
-    dtype_option,
-    quantization_option,
-    set_threads,
-    threads_option,
-    together,
-)
+from ssft.cli import _options as shared
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, DataError
 from ssft.schema import read
@@ -30,19 +22,26 @@ PROMPTS_HELP = (
     "JSONL or .jsonl.gz file with `prompt` or `messages` in every row. Without it the command takes the validation "
     "rows of the adapter's training."
 )
+TREE_HELP = (
+    "Change a setting of the adapter's draft tree for this call, for example max_nodes=32. The option can be repeated. "
+    f"The keys are {', '.join(f.name for f in fields(TreeConfig))}."
+)
+MERGE_HELP = "Add the LoRA into the base's weights once, so that no pass pays for it. A 4-bit base cannot do this."
 
 
 @dataclass(frozen=True)
-class Opening:
-    """How a model is opened: every field is the option of that name."""
+class Decoding:
+    """How a command decodes; every field is the option of that name."""
 
-    base: str | None = None
-    quantization: str = "none"
-    dtype: str = "auto"
-    device: str | None = None
-    threads: int | None = None
-    merge: bool = False
-    tree: tuple[str, ...] = ()
+    max_new_tokens: int
+    batch_size: int
+    tree: tuple[str, ...]
+    base: str | None
+    quantization: str
+    dtype: str
+    device: str | None
+    threads: int | None
+    merge: bool
 
     def open(self, adapter: str | None, base: str | None = None) -> MultiAdapterModel:
         """The adapter over its base, with the overridden tree as its own; `base` stands in for one that the user did
@@ -50,46 +49,37 @@ class Opening:
         from ssft.runtime.loader import load_adapted
 
         override_tree(TreeConfig(), self.tree)  # a mistake is told before the base is loaded
-        set_threads(self.threads)
-        adapted = load_adapted(
-            adapter,
-            self.base or base,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            device=self.device,
-            merge=self.merge,
-        )
+        shared.set_threads(self.threads)
+        how: dict[str, Any] = {key: getattr(self, key) for key in ("dtype", "quantization", "device", "merge")}
+        adapted = load_adapted(adapter, self.base or base, **how)
         adapted.active.tree = override_tree(adapted.active.tree, self.tree)
         return adapted
 
 
-def adapted_options(function: Any) -> Any:
-    """The options of `Opening`, as the one parameter `opening: Opening`."""
+def decoding_options(max_new_tokens: int = 128) -> shared.Decorator:
+    """The options of `Decoding`, as the one parameter `decoding`; the value is a default."""
 
-    @functools.wraps(function)
-    def collected(*args: Any, **options: Any) -> Any:
-        opening = Opening(**{f.name: options.pop(f.name) for f in fields(Opening)})
-        return function(*args, opening=opening, **options)
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def collected(*args: Any, **options: Any) -> Any:
+            decoding = Decoding(**{f.name: options.pop(f.name) for f in fields(Decoding)})
+            return function(*args, decoding=decoding, **options)
 
-    return together(
-        click.option(
-            "--tree",
-            metavar="KEY=VALUE",
-            multiple=True,
-            help="Change a setting of the adapter's draft tree for this call, for example max_nodes=32. The option can "
-            f"be repeated. The keys are {', '.join(f.name for f in fields(TreeConfig))}.",
-        ),
-        base_option(),
-        quantization_option(),
-        dtype_option(),
-        device_option(),
-        threads_option(),
-        click.option(
-            "--merge",
-            is_flag=True,
-            help="Add the LoRA into the base's weights once, so that no pass pays for it. A 4-bit base cannot do this.",
-        ),
-    )(collected)
+        return shared.together(
+            shared.max_new_tokens_option(default=max_new_tokens),
+            click.option(
+                "--batch-size", type=shared.POSITIVE, default=1, help="Number of prompts that are decoded together."
+            ),
+            click.option("--tree", metavar="KEY=VALUE", multiple=True, help=TREE_HELP),
+            shared.base_option(),
+            shared.quantization_option(),
+            shared.dtype_option(),
+            shared.device_option(),
+            shared.threads_option(),
+            click.option("--merge", is_flag=True, help=MERGE_HELP),
+        )(collected)
+
+    return decorate
 
 
 def override_tree(tree: TreeConfig, overrides: tuple[str, ...] | list[str]) -> TreeConfig:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssft.cli._options import (
-    POSITIVE,
-    Decorator,
-    batch_size_option,
-    max_new_tokens_option,
-    print_table,
-    seed_option,
-    together,
-)
+from ssft.cli._options import POSITIVE, Decorator, print_table, seed_option, together
+
+if TYPE_CHECKING:
+    from ssft.bench.suite import SuiteSettings
+    from ssft.cli._adapted import Decoding
 
 MEASURE = "measure"
 COMPARE = "compare"
@@ -67,16 +64,22 @@ def _parsed_methods(ctx: click.Context, parameter: click.Parameter, names: str) 
     return parse_methods(names)
 
 
-def measuring_options(methods: str, limit: Decorator, max_new_tokens: int) -> Decorator:
-    """Options with the names of the fields of `SuiteSettings`; `methods` and `max_new_tokens` are defaults."""
+def measuring_options(methods: str, limit: Decorator) -> Decorator:
+    """Options with the names of fields of `SuiteSettings`, and `--peers`; the value is the default of `--methods`."""
     return together(
         limit,
-        max_new_tokens_option(default=max_new_tokens),
-        batch_size_option(),
         rounds_option("How often every method runs over the prompts."),
         click.option("--methods", metavar="NAMES", default=methods, callback=_parsed_methods, help=METHODS_HELP),
+        click.option("--peers", metavar="DIR", type=click.Path(path_type=Path), help=PEERS_HELP),
         seed_option(help="Seed of the order of the methods in each round, and of the bootstrap."),
     )
+
+
+def suite_settings(decoding: Decoding, **options: Any) -> SuiteSettings:
+    """The settings of a comparison from the options of a command."""
+    from ssft.bench.suite import SuiteSettings
+
+    return SuiteSettings(max_new_tokens=decoding.max_new_tokens, batch_size=decoding.batch_size, **options)
 
 
 def exit_code(result: Any) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from ssft.cli._adapted import Opening, adapted_options, prompt_rows
-from ssft.cli._bench import PEERS_HELP, exit_code, measuring_options, print_tables
+from ssft.cli._adapted import Decoding, decoding_options, prompt_rows
+from ssft.cli._bench import exit_code, measuring_options, print_tables, suite_settings
 from ssft.cli._options import data_option, json_option, limit_option
 from ssft.cli._result import command_line, deliver
 from ssft.cli._shelf import adapter_names, data_files
@@ -27,8 +27,8 @@ ADAPTERS = Path("adapters")
     multiple=True,
     metavar="[NAME=]FILE",
     default=(),
-    help="JSONL or .jsonl.gz file with rows. Give one per adapter, in the order of the adapters, or give NAME=FILE for "
-    "the adapter NAME. Without it the command takes the validation rows of each adapter's training.",
+    help="JSONL or .jsonl.gz file with rows: NAME=FILE for the adapter NAME (its folder's name), or one FILE for all "
+    "others. Without it the command takes the validation rows of an adapter's training.",
 )
 @click.option(
     "--quality-limit",
@@ -38,9 +38,8 @@ ADAPTERS = Path("adapters")
     help="Rows per adapter whose answers are compared with their references. Where --peers has the adapter's twin, its "
     "answers to the same rows are compared, too. With 0 nothing is compared.",
 )
-@measuring_options("all", limit_option(default=10, help="Prompts per adapter that are timed."), max_new_tokens=96)
-@click.option("--peers", metavar="DIR", type=click.Path(path_type=Path), help=PEERS_HELP)
-@adapted_options
+@measuring_options("all", limit_option(default=10, help="Prompts per adapter that are timed."))
+@decoding_options(max_new_tokens=96)
 @click.option(
     "--output",
     metavar="DIR",
@@ -55,7 +54,7 @@ def tasks_command(
     adapters: tuple[str, ...],
     data: tuple[str, ...],
     peers: Path | None,
-    opening: Opening,
+    decoding: Decoding,
     output: Path,
     as_json: bool,
     **options: Any,
@@ -71,19 +70,19 @@ def tasks_command(
     rounding may decide ties, so a different text is told and is no failure.
     """
     paths = adapter_names(adapters or found_adapters(ADAPTERS))
-    files = task_files(list(paths), data)
+    files = data_files(list(paths), data)
     from ssft.bench.card_rows import describe_data
     from ssft.bench.report.write import write_report
-    from ssft.bench.suite import SuiteSettings, Task, run_suite
+    from ssft.bench.suite import Task, run_suite
 
-    settings = SuiteSettings(**options)
+    settings = suite_settings(decoding, **options)
     check_target(output / "report.json")
     rows = max(settings.limit or 0, settings.quality_limit)
     tasks = []
     for name, path in paths.items():
-        folder, load_twin, unlike = _peers(name, path, peers, opening)
+        folder, load_twin, unlike = _peers(name, path, peers, decoding)
         own = prompt_rows(str(path), files.get(name), rows)
-        load = partial(opening.open, str(path))
+        load = partial(decoding.open, str(path))
         tasks.append(Task(name, own, load, load_twin, folder, describe_data(files.get(name)), unlike))
     result = run_suite(tasks, settings, command_line(), lambda suite: write_report(suite, output))
 
@@ -105,21 +104,7 @@ def found_adapters(folder: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def task_files(names: list[str], data: tuple[str, ...]) -> dict[str, Path]:
-    """`--data`: name -> file, from a FILE per adapter in their order or from `NAME=FILE`s; raises `ConfigError`."""
-    if not data:
-        return {}
-    if any("=" in text and not Path(text).is_file() for text in data):
-        return data_files(names, data)
-    if len(data) != len(names):
-        raise ConfigError(
-            f"--data is given {len(data)} times for {len(names)} adapters ({', '.join(names)}); give it once per "
-            "adapter in their order, or as NAME=FILE"
-        )
-    return dict(zip(names, map(Path, data), strict=True))
-
-
-def _peers(name: str, path: Path, root: Path | None, opening: Opening) -> tuple[Path | None, Any, list[str]]:
+def _peers(name: str, path: Path, root: Path | None, decoding: Decoding) -> tuple[Path | None, Any, list[str]]:
     """The adapter's folder of peers, what loads its twin, and in what the twin's training was another; all is read and
     checked before anything is loaded."""
     from ssft.bench.peers import peers_folder, twin_command, twin_folder
@@ -143,4 +128,4 @@ def _peers(name: str, path: Path, root: Path | None, opening: Opening) -> tuple[
             err=True,
         )
     # A plain LoRA does not say which base it was made for; its adapter does.
-    return folder, partial(opening.open, str(twin), base=bundle.base.get("id")), unlike
+    return folder, partial(decoding.open, str(twin), base=bundle.base.get("id")), unlike

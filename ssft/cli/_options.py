@@ -70,9 +70,6 @@ limit_option = partial(click.option, "--limit", type=POSITIVE, help="Use only th
 max_new_tokens_option = partial(
     click.option, "--max-new-tokens", type=POSITIVE, default=128, help="Longest completion, in tokens."
 )
-batch_size_option = partial(
-    click.option, "--batch-size", type=POSITIVE, default=1, help="Number of prompts that are decoded together."
-)
 seed_option = partial(click.option, "--seed", type=click.IntRange(min=0), default=0, help="Random seed.")
 json_option = partial(
     click.option,

@@ -15,6 +15,7 @@ from ssft.cli._options import Decorator, print_json
 from ssft.files import check_target, write_json
 
 if TYPE_CHECKING:
+    from ssft.cli._adapted import Decoding
     from ssft.runtime.model import MultiAdapterModel
 
 
@@ -59,8 +60,10 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
     return shlex.join(["ssft", *map(without_folders, sys.argv[1:] if arguments is None else arguments)])
 
 
-def result_facts(kind: str, adapted: MultiAdapterModel, data: Path | None) -> dict[str, Any]:
-    """What made a result of `kind`, and on what.
+def result_facts(
+    kind: str, adapted: MultiAdapterModel, data: Path | None, rows: int, decoding: Decoding
+) -> dict[str, Any]:
+    """What made a result of `kind`, on what, and how.
 
     `method` and `trained_on` say how the adapter was trained as far as its folder tells, and are empty for the bare
     base; `data` is None where the prompts are the adapter's own validation rows.
@@ -83,4 +86,7 @@ def result_facts(kind: str, adapted: MultiAdapterModel, data: Path | None) -> di
         "device": adapted.device,
         "precision": adapted.precision,
         "tree": adapted.active.tree,
+        "rows": rows,
+        "batch_size": decoding.batch_size,
+        "max_new_tokens": decoding.max_new_tokens,
     }

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ssft.cli._adapted import PROMPTS_HELP, Opening, adapted_options, load_prompts, prompt_rows
+from ssft.cli import _options as shared
+from ssft.cli._adapted import PROMPTS_HELP, Decoding, decoding_options, load_prompts, prompt_rows
 from ssft.cli._bench import (
     MEASURE,
-    PEERS_HELP,
     MeasureByDefault,
     exit_code,
     measuring_options,
     print_tables,
     rounds_option,
+    suite_settings,
 )
 from ssft.cli._bench_adapters import adapters_command
 from ssft.cli._bench_compare import compare_command
 from ssft.cli._bench_tasks import tasks_command
-from ssft.cli._options import (
-    FILE,
-    POSITIVE,
-    batch_size_option,
-    data_option,
-    device_option,
-    json_option,
-    limit_option,
-    max_new_tokens_option,
-    seed_option,
-    set_threads,
-    table,
-    threads_option,
-)
-from ssft.cli._result import command_line, deliver, file_option
+from ssft.cli._result import command_line, deliver, file_option, result_facts
 
 LIMIT = 20
 """Prompts of a comparison without `--limit` and without Spec-Bench."""
@@ -56,26 +42,24 @@ def command() -> None:
 
 @command.command(MEASURE, hidden=True)
 @click.argument("adapter")
-@data_option(help=PROMPTS_HELP)
+@shared.data_option(help=PROMPTS_HELP)
 @click.option(
     "--spec-bench",
     metavar="FILE",
-    type=FILE,
+    type=shared.FILE,
     help="Spec-Bench's question.jsonl, instead of --data. It has 13 categories of questions, which are told apart. The "
     "second turn of a question follows the answer that plain decoding gave to the first.",
 )
 @measuring_options(
     "plain,generate,streaming",
-    limit_option(
+    shared.limit_option(
         help=f"Use only the first N rows. Without it the command takes {LIMIT}. With --spec-bench it takes the first N "
         "questions of each category, and without --limit all of them."
     ),
-    max_new_tokens=128,
 )
-@click.option("--peers", metavar="DIR", type=click.Path(path_type=Path), help=PEERS_HELP)
-@adapted_options
+@decoding_options()
 @file_option()
-@json_option()
+@shared.json_option()
 @click.pass_context
 def measure_command(
     ctx: click.Context,
@@ -83,7 +67,7 @@ def measure_command(
     data: Path | None,
     spec_bench: Path | None,
     peers: Path | None,
-    opening: Opening,
+    decoding: Decoding,
     output: Path | None,
     as_json: bool,
     **options: Any,
@@ -94,11 +78,10 @@ def measure_command(
     from ssft.bench.card_rows import describe_data
     from ssft.bench.peers import peers_folder
     from ssft.bench.spec_bench import spec_bench_rows
-    from ssft.bench.suite import SuiteSettings
 
-    settings = SuiteSettings(**options)
+    settings = suite_settings(decoding, **options)
     folder = peers_folder(peers, Path(adapter).resolve().name)
-    adapted = opening.open(adapter)
+    adapted = decoding.open(adapter)
     ready = settings.ready_methods(adapted, folder)
     if spec_bench is not None:
         rows = spec_bench_rows(spec_bench, adapted, settings.max_new_tokens, settings.limit)
@@ -113,13 +96,13 @@ def measure_command(
 @command.command("train")
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--batches", type=POSITIVE, default=4, help="Number of different batches that are timed.")
+@click.option("--batches", type=shared.POSITIVE, default=4, help="Number of different batches that are timed.")
 @rounds_option("How often every batch runs.", default=5)
-@seed_option(help="Seed of the order of the trainers, and of the bootstrap.")
-@device_option()
-@threads_option()
+@shared.seed_option(help="Seed of the order of the trainers, and of the bootstrap.")
+@shared.device_option()
+@shared.threads_option()
 @file_option()
-@json_option()
+@shared.json_option()
 def train_command(
     recipe: str,
     overrides: tuple[str, ...],
@@ -138,32 +121,28 @@ def train_command(
     resolved = load_recipe(recipe, list(overrides))
     from ssft.bench.train_step import heading, measure_recipe, table_rows
 
-    set_threads(threads)
+    shared.set_threads(threads)
     result = measure_recipe(resolved, **settings)  # the options that are left, by their names
 
     def show() -> None:
         click.echo(heading(result))
-        table(table_rows(result), ["trainer", "ms per step", "ratio (95 % interval)", "peak memory"])
+        shared.table(table_rows(result), ["trainer", "ms per step", "ratio (95 % interval)", "peak memory"])
 
     deliver(result, output, as_json, show)
 
 
 @command.command("profile")
 @click.argument("adapter")
-@data_option(help=PROMPTS_HELP)
-@limit_option(default=4)
-@max_new_tokens_option(default=64)
-@batch_size_option()
-@adapted_options
+@shared.data_option(help=PROMPTS_HELP)
+@shared.limit_option(default=4)
+@decoding_options(max_new_tokens=64)
 @file_option()
-@json_option()
+@shared.json_option()
 def profile_command(
     adapter: str,
     data: Path | None,
     limit: int,
-    max_new_tokens: int,
-    batch_size: int,
-    opening: Opening,
+    decoding: Decoding,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -172,25 +151,19 @@ def profile_command(
 
     from ssft.bench.profile import profile, table_rows
 
-    adapted = opening.open(adapter)
+    adapted = decoding.open(adapter)
     prompts = load_prompts(adapted, adapter, data, limit)
-    profiles = profile(adapted, prompts, max_new_tokens, batch_size)
+    profiles = profile(adapted, prompts, decoding.max_new_tokens, decoding.batch_size)
     result = {
-        "adapter": adapted.active.name,
-        "device": adapted.device,
-        "precision": adapted.precision,
+        **result_facts("profile", adapted, data, len(prompts), decoding),
         "threads": get_num_threads(),
-        "rows": len(prompts),
-        "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens,
-        "tree": adapted.active.tree.tree_dict(),
-        **{name: asdict(value) for name, value in profiles.items()},
+        **profiles,
     }
 
     def show() -> None:
-        where = f"batch {batch_size}, {adapted.precision} on {adapted.device}"
+        where = f"batch {decoding.batch_size}, {adapted.precision} on {adapted.device}"
         click.echo(f"{adapted.active.name}: {len(prompts)} prompts, {where}")
-        table(table_rows(profiles), ["ms per pass", *(title for name in profiles for title in (name, "share"))])
+        shared.table(table_rows(profiles), ["ms per pass", *(title for name in profiles for title in (name, "share"))])
 
     deliver(result, output, as_json, show)
 

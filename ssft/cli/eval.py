@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from ssft.bench.metrics import AUTO, metric_module, metric_names
-from ssft.cli._adapted import Opening, adapted_options
-from ssft.cli._options import batch_size_option, data_option, json_option, limit_option, max_new_tokens_option, table
+from ssft.cli._adapted import Decoding, decoding_options
+from ssft.cli._options import data_option, json_option, limit_option, table
 from ssft.cli._result import deliver, file_option, jsonl, result_facts
 from ssft.files import write_text
 
@@ -35,9 +35,7 @@ REASONS = {"sql": "SQL, one each", "exact": "labels, one each", "rouge": "texts"
 @file_option(help="Also write one line of JSON per prompt, with its metrics, to FILE. It appears when all is done.")
 @file_option("--facts", "Also write what --json prints to FILE, which `ssft card` reads.")
 @click.option("--plain", is_flag=True, help="Decode without streams; the text is the same.")
-@max_new_tokens_option()
-@batch_size_option()
-@adapted_options
+@decoding_options()
 @json_option()
 def command(
     adapter: str | None,
@@ -47,9 +45,7 @@ def command(
     output: Path | None,
     facts: Path | None,
     plain: bool,
-    max_new_tokens: int,
-    batch_size: int,
-    opening: Opening,
+    decoding: Decoding,
     as_json: bool,
 ) -> None:
     """Decode greedily with ADAPTER and compare the texts with the references of --data, in percent.
@@ -66,12 +62,12 @@ def command(
     rows = load_rows(data, limit, need_completion=False)
     references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
     chosen = choose_metric(metric, references)
-    adapted = opening.open(adapter)
+    adapted = decoding.open(adapter)
     results = adapted.complete(
         encode_rows(adapted, rows),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=decoding.max_new_tokens,
         speculate=not plain,
-        batch_size=batch_size,
+        batch_size=decoding.batch_size,
         progress=True,
     )
     texts = [adapted.decode(result.token_ids) for result in results]
@@ -94,9 +90,8 @@ def command(
     tokens, calls = sum(len(result.token_ids) for result in results), sum(result.calls for result in results)
     cut_off = sum(result.finish_reason == "length" for result in results)
     found: dict[str, Any] = {
-        **result_facts("eval", adapted, data),
+        **result_facts("eval", adapted, data, len(rows), decoding),
         "adapter": adapted.active.name if adapter is not None else None,
-        "rows": len(rows),
         "metric": chosen,
         "metrics": metrics,
         "intervals": intervals,
@@ -106,8 +101,6 @@ def command(
         "tokens_per_call": tokens / calls,
         "cut_off": cut_off,
         "streaming": not plain and adapted.active.streams is not None,
-        "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens,
     }
 
     def show() -> None:
@@ -120,7 +113,7 @@ def command(
         if cut_off:
             click.echo(
                 f"{cut_off:,} of {len(rows):,} completions were cut off at their longest; raise --max-new-tokens "
-                f"({max_new_tokens}) if the task needs more"
+                f"({decoding.max_new_tokens}) if the task needs more"
             )
 
     deliver(found, facts, as_json, show)

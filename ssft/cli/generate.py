@@ -7,15 +7,8 @@ from typing import Any
 
 import click
 
-from ssft.cli._adapted import Opening, adapted_options
-from ssft.cli._options import (
-    batch_size_option,
-    data_option,
-    json_option,
-    limit_option,
-    max_new_tokens_option,
-    print_json,
-)
+from ssft.cli._adapted import Decoding, decoding_options
+from ssft.cli._options import data_option, json_option, limit_option, print_json
 from ssft.cli._result import file_option, jsonl
 
 
@@ -33,9 +26,7 @@ from ssft.cli._result import file_option, jsonl
 )
 @click.option("--plain", is_flag=True, help="Decode without streams; the text is the same.")
 @click.option("--stop", metavar="TEXT", multiple=True, help="End an answer before this text. It can be repeated.")
-@max_new_tokens_option()
-@batch_size_option()
-@adapted_options
+@decoding_options()
 @json_option(help="With --prompt: print one JSON object on stdout.")
 def command(
     adapter: str | None,
@@ -46,9 +37,7 @@ def command(
     for_training: bool,
     plain: bool,
     stop: tuple[str, ...],
-    max_new_tokens: int,
-    batch_size: int,
-    opening: Opening,
+    decoding: Decoding,
     as_json: bool,
 ) -> None:
     """Generate greedily with ADAPTER, for one --prompt, whose text is shown while it comes, or for a --data file.
@@ -74,9 +63,10 @@ def command(
     rows: list[dict[str, Any]] = [{"prompt": prompt}] if data is None else load_rows(data, limit, need_completion=False)
     if for_training:
         rows = _each_prompt_once(rows)
-    adapted = opening.open(adapter)
+    adapted = decoding.open(adapter)
     prompts = encode_rows(adapted, rows)
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": list(stop) or None, "speculate": not plain}
+    most = decoding.max_new_tokens
+    settings: dict[str, Any] = {"max_new_tokens": most, "stop": list(stop) or None, "speculate": not plain}
     if prompt is not None and output is None and not as_json:
         stream = adapted.stream(prompts[0], **settings)
         for piece in stream:
@@ -84,7 +74,7 @@ def command(
         click.echo()
         answers = [stream.output]
     else:
-        answers = adapted.generate(prompts, batch_size=batch_size, progress=True, return_dict=True, **settings)
+        answers = adapted.generate(prompts, batch_size=decoding.batch_size, progress=True, return_dict=True, **settings)
     records: list[dict[str, Any]] = [
         {
             "prompt": render_prompt(row, adapted.tokenizer),
@@ -100,10 +90,9 @@ def command(
     if for_training and len(whole) < len(records):
         if not whole:
             raise click.UsageError(
-                f"all {len(records)} answers reached --max-new-tokens {max_new_tokens}, so that none is fit to train "
-                "on; give more"
+                f"all {len(records)} answers reached --max-new-tokens {most}: none is fit to train on; give more"
             )
-        said += f"; {len(records) - len(whole)} that reached --max-new-tokens {max_new_tokens} are left out"
+        said += f"; {len(records) - len(whole)} that reached --max-new-tokens {most} are left out"
         records = whole
     if output is not None:
         write_text(output, jsonl(records))

@@ -8,17 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ssft.cli._options import (
-    POSITIVE,
-    base_option,
-    device_option,
-    dtype_option,
-    json_option,
-    print_facts,
-    print_json,
-    quantization_option,
-    table,
-)
+from ssft.cli import _options as shared
 from ssft.cli._shelf import adapter_names, shared_base
 
 
@@ -83,7 +73,7 @@ def print_memory(account: dict[str, Any]) -> None:
     }
     rows = [["base", account["base"], None, None, "device"], *adapters]
     rows += [[name, size, None, None, None] for name, size in sums.items() if size is not None]
-    table(rows, ["what", "bytes", "bytes of its files", "ratio", "where"])
+    shared.table(rows, ["what", "bytes", "bytes of its files", "ratio", "where"])
 
 
 @click.command()
@@ -92,15 +82,17 @@ def print_memory(account: dict[str, Any]) -> None:
 @click.option(
     "--max-adapter-bytes",
     metavar="N",
-    type=POSITIVE,
+    type=shared.POSITIVE,
     help="Most bytes that adapters may take on the device. Where they would take more, ssft moves the adapter that was "
     "used least recently away from it.",
 )
-@base_option(help="Base model: an alias, a folder or a hub id. Without it the command takes the first adapter's own.")
-@quantization_option()
-@dtype_option()
-@device_option()
-@json_option()
+@shared.base_option(
+    help="Base model: an alias, a folder or a hub id. Without it the command takes the first adapter's own."
+)
+@shared.quantization_option()
+@shared.dtype_option()
+@shared.device_option()
+@shared.json_option()
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -121,16 +113,16 @@ def command(
     if memory:
         settings = {"quantization": quantization, "dtype": dtype, "device_map": device}
         account = collect_memory(adapter_names(adapters), base, max_adapter_bytes=max_adapter_bytes, **settings)
-        (print_json if as_json else print_memory)(account)
+        (shared.print_json if as_json else print_memory)(account)
         return
     for name in ("base", "quantization", "dtype", "device", "max_adapter_bytes"):
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name.replace('_', '-')} is for --memory; without it no base is loaded")
     facts = [collect(adapter) for adapter in adapters]
     if as_json:
-        print_json(facts[0] if len(facts) == 1 else {"adapters": facts})
+        shared.print_json(facts[0] if len(facts) == 1 else {"adapters": facts})
         return
     for number, value in enumerate(facts):
         if number:
             click.echo()
-        print_facts({**value, "streams": value["streams"] or "none: a plain LoRA, decoded one token per pass"})
+        shared.print_facts({**value, "streams": value["streams"] or "none: a plain LoRA, decoded one token per pass"})

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ssft.cli._adapted import PROMPTS_HELP, Opening, adapted_options, load_prompts
-from ssft.cli._options import batch_size_option, data_option, json_option, limit_option, max_new_tokens_option, table
+from ssft.cli._adapted import PROMPTS_HELP, Decoding, decoding_options, load_prompts
+from ssft.cli._options import data_option, json_option, limit_option, table
 from ssft.cli._result import deliver, file_option, result_facts
 from ssft.errors import ConfigError
 
@@ -21,15 +21,13 @@ if TYPE_CHECKING:
 @click.argument("adapter")
 @data_option(help=PROMPTS_HELP)
 @limit_option()
-@max_new_tokens_option()
-@batch_size_option()
 @click.option(
     "--against",
     type=click.Choice(["plain", "generate"]),
     default="plain",
     help="Whose tokens are right: those of plain decoding in the same engine, or of transformers' model.generate.",
 )
-@adapted_options
+@decoding_options()
 @file_option(help="Write the result to FILE as JSON, which `ssft card` reads.")
 @json_option()
 @click.pass_context
@@ -38,10 +36,8 @@ def command(
     adapter: str,
     data: Path | None,
     limit: int | None,
-    max_new_tokens: int,
-    batch_size: int,
     against: str,
-    opening: Opening,
+    decoding: Decoding,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -55,14 +51,15 @@ def command(
     from ssft.bench.methods import Setting, build_methods
     from ssft.runtime.batching import run_in_batches
 
-    adapted = opening.open(adapter)
+    adapted = decoding.open(adapter)
     if adapted.active.streams is None:
         raise ConfigError(
             f"{adapted.active.name!r} has no streams, so there is nothing to verify; give an adapter that `ssft train` "
             "wrote"
         )
     prompts = load_prompts(adapted, adapter, data, limit)
-    methods = build_methods([against, "streaming"], Setting(adapted, max_new_tokens, batch_size))
+    batch_size = decoding.batch_size
+    methods = build_methods([against, "streaming"], Setting(adapted, decoding.max_new_tokens, batch_size))
 
     def decoded(method: DecodingMethod) -> list[Generation]:
         lengths = [len(prompt) for prompt in prompts]
@@ -74,15 +71,12 @@ def command(
     add_margins(adapted, prompts, expected, differences)
     identical, tokens, calls = len(prompts) - len(differences), sum(map(len, got)), sum(r.calls for r in streamed)
     facts = {
-        **result_facts("verify", adapted, data),
-        "rows": len(prompts),
+        **result_facts("verify", adapted, data, len(prompts), decoding),
         "identical": identical,
         "differences": differences,
         "against": against,
         "tokens": tokens,
         "calls": calls,
-        "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens,
     }
 
     def show() -> None:

@@ -27,31 +27,15 @@ CONFIG, WEIGHTS = "medusa.json", "medusa.safetensors"
 
 
 @dataclass
-class _Base:
-    """A fingerprint, as `base_fingerprint` gives it."""
-
-    id: str
-    architecture: str
-    config_sha256: str
-    tokenizer_sha256: str
-
-
-@dataclass
-class _Adapter:
-    """The adapter that heads were trained over, and what `lora_sha256` said of it."""
-
-    name: str | None
-    lora_sha256: str
-
-
-@dataclass
 class _Contents:
     """What stands in medusa.json."""
 
     format_version: Literal[1]
     medusa: MedusaConfig
-    base: _Base
-    adapter: _Adapter
+    base: dict[str, str]
+    """Its fingerprint."""
+    adapter: dict[str, str | None]
+    """The `name` of the adapter that the heads were trained over, and what `lora_sha256` said of it then."""
 
 
 def write_heads(folder: Path, heads: MedusaHeads, adapted: Any, made_over: str) -> None:
@@ -59,8 +43,8 @@ def write_heads(folder: Path, heads: MedusaHeads, adapted: Any, made_over: str) 
 
     `made_over` is what `lora_sha256` said when training began. Raises `BundleError` if the heads hold NaN.
     """
-    base, adapter = _Base(**adapted.bank.fingerprint), _Adapter(adapted.active.name, made_over)
-    write_sorted_json(folder / CONFIG, asdict(_Contents(1, heads.config, base, adapter)))
+    adapter = {"name": adapted.active.name, "lora_sha256": made_over}
+    write_sorted_json(folder / CONFIG, asdict(_Contents(1, heads.config, adapted.bank.fingerprint, adapter)))
     dtype = adapted.model.dtype
     save_file({k: v.detach().to("cpu", dtype).contiguous() for k, v in heads.state_dict().items()}, folder / WEIGHTS)
     _read(folder, adapted, made_over)
@@ -116,11 +100,11 @@ def _read(folder: str | os.PathLike[str], adapted: Any, made_over: str) -> Medus
     except ValueError as error:  # `ConfigError` is one
         raise BundleError(f"{path}: {str(error)[:200]}") from error
     again = "train heads for this one (ssft train with method=medusa)"
-    check_base(path, asdict(contents.base), adapted.bank.fingerprint, f"decode over that base, or {again}")
-    if contents.adapter.lora_sha256 != made_over:
+    check_base(path, contents.base, adapted.bank.fingerprint, f"decode over that base, or {again}")
+    if contents.adapter.get("lora_sha256") != made_over:
         raise BundleError(
-            f"{path}: trained over another LoRA, that of {shown(contents.adapter.name)} as it was then; decode with "
-            f"that adapter, or {again}"
+            f"{path}: trained over another LoRA, that of {shown(contents.adapter.get('name'))} as it was then; decode "
+            f"with that adapter, or {again}"
         )
     vocabulary, hidden = adapted.hooks.backbone.head.weight.shape
     # On no device: what the config asks for is compared before any memory is taken.

@@ -43,7 +43,6 @@ def describe(run: PreparedRun) -> dict[str, Any]:
     method, trainer = training_method(run.recipe.method), build_trainer(run)
     example = trainer.train_dataset[0]
     tokens = run.tokenizer.convert_ids_to_tokens(example["input_ids"])
-    cost = method.cost(run, trainer, next(iter(trainer.get_train_dataloader())))
     return {
         "recipe": {"name": run.recipe.name, "method": run.recipe.method, "yaml": run.run_yaml},
         "rows": {"train": len(run.train), "validation": len(run.validation)},
@@ -51,5 +50,5 @@ def describe(run: PreparedRun) -> dict[str, Any]:
             {"token": token, "loss": label != IGNORE} for token, label in zip(tokens, example["labels"], strict=True)
         ],
         "parameters": method.parameters(run, trainer),
-        "estimate": estimate(trainer, run.model, cost),
+        "estimate": estimate(trainer),
     }

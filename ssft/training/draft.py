@@ -15,18 +15,18 @@ from ssft.errors import ConfigError
 class DraftConfig:
     """Shape of the draft: which of the base's N decoder layers it keeps, and what of it is trained."""
 
-    num_layers: int = field(default=6, metadata={"help": "decoder layers of the draft, copied from the base"})
+    num_layers: int = field(
+        default=6, metadata={"help": "number of decoder layers that the draft copies from the base"}
+    )
     layers: Literal["spaced", "first"] = field(
         default="spaced",
-        metadata={
-            "help": "which layers are copied: spaced evenly from the base's first to its last, or the first ones"
-        },
+        metadata={"help": "which layers the draft copies: spaced, evenly from the base's first to its last, or first"},
     )
     train_embeddings: bool = field(
         default=False,
         metadata={
-            "help": "whether token embeddings and head are trained, too; frozen they stay the base's own: a few "
-            "thousand rows move few tokens, and the optimiser would keep two more copies of every row"
+            "help": "whether token embeddings and head are trained, too. A few thousand rows change the embeddings of "
+            "few tokens, and the optimiser would keep two more values for every one"
         },
     )
 

@@ -120,7 +120,6 @@ def test_dry_run_counts_no_streams(files):
     facts = describe(prepared(files, "twin", "method=lora"))
     assert facts["recipe"]["method"] == "lora"
     assert set(facts["parameters"]) == {"base", "lora"}
-    assert facts["estimate"]["gflop_per_step"] < describe(prepared(files, "x"))["estimate"]["gflop_per_step"]
 
 
 @pytest.mark.parametrize(

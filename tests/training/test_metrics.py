@@ -17,7 +17,6 @@ def trainer(processes=1, average=True, training=True):
         model=SimpleNamespace(training=training),
         _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
         _total_train_tokens=0,
-        _log_speed=lambda: None,
     )
 
 

@@ -13,7 +13,6 @@ from ssft.errors import ConfigError, UnsupportedArchitectureError
 from ssft.recipes.recipe import Recipe
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import read_start
-from ssft.training.estimate import StepCost, step_cost
 
 
 class TrainingMethod(ABC):
@@ -63,10 +62,6 @@ class TrainingMethod(ABC):
         """Parameters by what they belong to; by default those of a frozen base and of what is trained over it."""
         lora = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         return {"base": sum(p.numel() for p in trainer.model.parameters()) - lora, "lora": lora}
-
-    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
-        """What one micro-batch costs; by default that of a LoRA over a frozen base."""
-        return step_cost(trainer.model, batch)
 
 
 def method_names() -> list[str]:

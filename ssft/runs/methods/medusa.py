@@ -9,7 +9,6 @@ from ssft.runs.methods import base_dtype
 from ssft.runs.methods._peer import Peer
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runtime.loader import load_adapted
-from ssft.training.estimate import FORWARD, TRAINED, StepCost, step_cost
 from ssft.training.medusa import MedusaTrainer
 
 
@@ -37,10 +36,6 @@ class Method(Peer):
     def build_trainer(self, run: PreparedRun, **data: Any) -> MedusaTrainer:
         return MedusaTrainer(run.adapted, run.recipe.medusa, run.args, **data)
 
-    def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
-        made_for = {"name": run.adapted.active.name, "weights_sha256": run.adapted.active.bundle.weights_sha256}
-        super().write(run, trainer, {**provenance, "adapter": made_for}, output)
-
     def fill(self, folder: Path, run: PreparedRun, trainer: Any) -> None:
         write_heads(folder, trainer.heads, run.adapted, run.adapter_sha256)
 
@@ -48,8 +43,3 @@ class Method(Peer):
         base = sum(p.numel() for p in run.model.parameters())
         lora = run.adapted.active.bundle.loras[0].parameters
         return {"base": base, "lora": lora, "heads": trainer.heads.count()}
-
-    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
-        base = step_cost(run.model, batch, layers=FORWARD, head=0)
-        flop = base.flop + TRAINED * trainer.heads.count() * base.logit_rows
-        return StepCost(flop, 0, base.logit_rows * trainer.heads.config.num_heads)

@@ -11,7 +11,6 @@ from ssft.recipes.recipe import Recipe
 from ssft.runs.methods import TrainingMethod
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import hold
-from ssft.training.estimate import StepCost, step_cost
 from ssft.training.lossless import restrict_to_stream_layers
 from ssft.training.trainer import StreamSFTTrainer
 
@@ -64,6 +63,3 @@ class Method(TrainingMethod):
         counts = super().parameters(run, trainer)
         streams = sum(p.numel() for p in trainer.streams.parameters())
         return {**counts, "lora": counts["lora"] - streams, "streams": streams}
-
-    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
-        return step_cost(trainer.model, batch, run.args)
