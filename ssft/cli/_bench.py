@@ -83,7 +83,7 @@ def suite_settings(decoding: Decoding, **options: Any) -> SuiteSettings:
 
 
 def exit_code(result: Any) -> int:
-    """Of a finished command: 130 after an interruption, 1 where a method in float32 broke its promise, else 0."""
+    """How a command ends: with 130 after an interruption, 1 where a method in float32 broke its promise, else 0."""
     from ssft.bench.report.findings import benches, broken
 
     if result.interrupted:

@@ -69,7 +69,12 @@ def tasks_command(
     The command exits with 1 if a method that promises plain's text breaks the promise in float32. In lower precision
     rounding may decide ties, so a different text is told and is no failure.
     """
-    paths = adapter_names(adapters or found_adapters(ADAPTERS))
+    from ssft.bundle.format import LORA_CONFIG
+
+    found = sorted(str(file.parent) for file in ADAPTERS.glob(f"*/{LORA_CONFIG}"))
+    if not adapters and not found:
+        raise ConfigError(f"no adapter was named, and {ADAPTERS}/ here holds none; name the adapters' folders")
+    paths = adapter_names(adapters or tuple(found))
     files = data_files(list(paths), data)
     from ssft.bench.card_rows import describe_data
     from ssft.bench.report.write import write_report
@@ -92,16 +97,6 @@ def tasks_command(
 
     deliver(result, None, as_json, show)
     ctx.exit(exit_code(result))
-
-
-def found_adapters(folder: Path) -> tuple[str, ...]:
-    """The adapter folders in `folder`, by name; raises `ConfigError` if there is none."""
-    from ssft.bundle.format import LORA_CONFIG
-
-    found = sorted(str(file.parent) for file in folder.glob(f"*/{LORA_CONFIG}"))
-    if not found:
-        raise ConfigError(f"no adapter was named, and {folder}/ here holds none; name the adapters' folders")
-    return tuple(found)
 
 
 def _peers(name: str, path: Path, root: Path | None, decoding: Decoding) -> tuple[Path | None, Any, list[str]]:

@@ -43,8 +43,8 @@ def collect(adapter: str) -> dict[str, Any]:
     }
 
 
-def collect_memory(paths: dict[str, Path], base: str | None, **settings: Any) -> dict[str, Any]:
-    """The memory account of all adapters over one base; `settings` go to `MultiAdapterModel.from_pretrained`.
+def collect_memory(paths: dict[str, Path], base: str | None, **loading: Any) -> dict[str, Any]:
+    """The memory account of all adapters over one base; `loading` goes to `MultiAdapterModel.from_pretrained`.
 
     Beside what `MultiAdapterModel.memory` says: `total`, the base with the adapters on its device, and the `ratio` of
     each adapter's bytes to those of its files.
@@ -52,7 +52,7 @@ def collect_memory(paths: dict[str, Path], base: str | None, **settings: Any) ->
     name = shared_base(paths, base)
     from ssft.runtime.model import MultiAdapterModel
 
-    model = MultiAdapterModel.from_pretrained(name, **settings)
+    model = MultiAdapterModel.from_pretrained(name, **loading)
     for adapter, path in paths.items():
         model.load_adapter(path, adapter)
     account = model.memory()
@@ -91,19 +91,16 @@ def print_memory(account: dict[str, Any]) -> None:
 )
 @shared.quantization_option()
 @shared.dtype_option()
-@shared.device_option()
+@shared.device_option("device_map")
 @shared.json_option()
 @click.pass_context
 def command(
     ctx: click.Context,
     adapters: tuple[str, ...],
     memory: bool,
-    max_adapter_bytes: int | None,
     base: str | None,
-    quantization: str,
-    dtype: str,
-    device: str | None,
     as_json: bool,
+    **loading: Any,
 ) -> None:
     """Show what each folder ADAPTER holds: base, LoRA, streams, draft tree, sizes and where it came from.
 
@@ -111,13 +108,13 @@ def command(
     options that say how a base is loaded make sense.
     """
     if memory:
-        settings = {"quantization": quantization, "dtype": dtype, "device_map": device}
-        account = collect_memory(adapter_names(adapters), base, max_adapter_bytes=max_adapter_bytes, **settings)
+        account = collect_memory(adapter_names(adapters), base, **loading)
         (shared.print_json if as_json else print_memory)(account)
         return
-    for name in ("base", "quantization", "dtype", "device", "max_adapter_bytes"):
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for --memory; without it no base is loaded")
+    for option in ctx.command.params:
+        given = option.name and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+        if given and option.name in ("base", *loading):
+            raise click.UsageError(f"{option.opts[0]} is for --memory; without it no base is loaded")
     facts = [collect(adapter) for adapter in adapters]
     if as_json:
         shared.print_json(facts[0] if len(facts) == 1 else {"adapters": facts})

@@ -64,9 +64,9 @@ class CommandFiles(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = str(args[0])
-        if not ctx.resilient_parsing and not name.startswith("-") and name not in discover():
-            hint = nearest(name, discover()) or f"commands are {', '.join(discover())}"
+        name, known = str(args[0]), discover()
+        if not ctx.resilient_parsing and not name.startswith("-") and name not in known:
+            hint = nearest(name, known) or f"commands are {', '.join(known)}"
             raise click.UsageError(f"No such command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -60,7 +60,7 @@ def command(
     leave_process_group()
     if dry_run:
         (print_json if as_json else _show)(facts)
-    if trained is None:
+    if trained is None:  # also in all but one of several processes
         return
     seconds, metrics = trained.provenance["train_seconds"], trained.provenance["metrics"]
     if as_json:
