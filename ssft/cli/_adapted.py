@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,11 +112,10 @@ def prompt_rows(adapter: str, data: Path | None, limit: int | None) -> list[dict
 
 
 def own_rows(adapter: str) -> list[dict[str, Any]]:
-    """Validation rows of the run that made the adapter, as its run.yaml names them; those of a local file with their
-    references and categories, which training leaves out."""
+    """Validation rows of the run that made the adapter, as its run.yaml names them."""
     from ssft.bundle.folder import AdapterFiles
     from ssft.bundle.format import RUN
-    from ssft.recipes.data import load_dataset_pair, load_rows
+    from ssft.recipes.data import load_row_pair
     from ssft.recipes.recipe import load_recipe
 
     run = Path(adapter) / RUN
@@ -126,16 +124,8 @@ def own_rows(adapter: str) -> list[dict[str, Any]]:
     try:
         recipe = load_recipe(run)
         # 42 is the seed of transformers' trainer, which a recipe without one trains with.
-        _, validation = load_dataset_pair(recipe.data, recipe.training.get("seed", 42))
+        return load_row_pair(recipe.data, recipe.training.get("seed", 42))[1]
     except (ConfigError, DataError) as error:
         raise DataError(
             f"the validation rows that {run} names cannot be had: {error}\nGive prompts with --data FILE."
         ) from error
-    source = recipe.data.validation or recipe.data.train
-    whole = {_content(row): row for row in load_rows(source)} if Path(source).is_file() else {}
-    return [whole.get(_content(row), row) for row in map(dict, validation)]
-
-
-def _content(row: dict[str, Any]) -> str:
-    """What training reads of a row, as a key to find the row by."""
-    return json.dumps([row.get(name) for name in ("prompt", "completion", "messages")])

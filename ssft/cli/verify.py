@@ -45,7 +45,7 @@ def command(
 
     In float32 (--dtype float32) every output is the same. In lower precision a difference can come from a tie that
     rounding decides: its margin, the lead of the plain model's best over its second-best logit, is then near 0.
-    Exit 0: all are the same, 1: some differ.
+    The command exits with 1 if an output differs.
     """
     from ssft.bench.identity import add_margins, compare_outputs
     from ssft.bench.methods import Setting, build_methods

@@ -55,7 +55,7 @@ def test_the_table_and_the_file(adapted, data, tmp_path):
     options = ["--max-new-tokens", 8, "--rounds", 1, "--limit", 2, "--tree", "max_nodes=7", "--output", output]
     result = run("any", "--data", data, "--methods", "streaming", *options)
     assert result.exit_code == 0, result.output
-    assert f"tiny: 2 prompts, at most 8 tokens, batch 1, 1 round, float32 on {adapted.device}" in result.stdout
+    assert "tiny: 2 prompts, at most 8 tokens, batch 1, 1 round, float32 on cpu: " in result.stdout
     assert "speed-up" in result.stdout
     assert "\nplain " in result.stdout
     assert "\nstreaming " in result.stdout
