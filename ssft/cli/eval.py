@@ -72,30 +72,30 @@ def command(
     )
     texts = [adapted.decode(result.token_ids) for result in results]
     scores = score_texts(texts, references, chosen)
+    records: list[dict[str, Any]] = [
+        {
+            "prompt": render_prompt(row, adapted.tokenizer),
+            "completion": text,
+            "references": expected,
+            "metrics": {name: round(value, 4) for name, value in score.items()},
+            "tokens": len(result.token_ids),
+            "calls": result.calls,
+            "finish_reason": result.finish_reason,
+        }
+        for row, expected, result, text, score in zip(rows, references, results, texts, scores, strict=True)
+    ]
     if output is not None:
-        records = [
-            {
-                "prompt": render_prompt(row, adapted.tokenizer),
-                "completion": text,
-                "references": expected,
-                "metrics": {name: round(value, 4) for name, value in score.items()},
-                "tokens": len(result.token_ids),
-                "calls": result.calls,
-                "finish_reason": result.finish_reason,
-            }
-            for row, expected, result, text, score in zip(rows, references, results, texts, scores, strict=True)
-        ]
         write_text(output, jsonl(records))
     metrics, intervals = summarise(scores)
-    tokens, calls = sum(len(result.token_ids) for result in results), sum(result.calls for result in results)
-    cut_off = sum(result.finish_reason == "length" for result in results)
+    tokens, calls = (sum(record[key] for record in records) for key in ("tokens", "calls"))
+    cut_off = sum(record["finish_reason"] == "length" for record in records)
     found: dict[str, Any] = {
         **result_facts("eval", adapted, data, len(rows), decoding),
         "adapter": adapted.active.name if adapter is not None else None,
         "metric": chosen,
         "metrics": metrics,
         "intervals": intervals,
-        "scores": {name: [round(row[name], 4) for row in scores] for name in metrics},
+        "scores": {name: [record["metrics"][name] for record in records] for name in metrics},
         "tokens": tokens,
         "calls": calls,
         "tokens_per_call": tokens / calls,

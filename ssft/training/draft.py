@@ -63,16 +63,9 @@ def truncated(model: Any, config: DraftConfig) -> Any:
     if getattr(settings, "layer_types", None):
         settings.layer_types = [settings.layer_types[index] for index in chosen]
     draft = AutoModelForCausalLM.from_config(settings, dtype=torch.float32).to(model.device)
-    layers = next(name for name, module in model.named_modules() if module is backbone.layers) + "."
-    places = {str(old): str(new) for new, old in enumerate(chosen)}
-    weights = {}
-    for key, value in model.state_dict().items():
-        number, _, rest = key.removeprefix(layers).partition(".")
-        if not key.startswith(layers):
-            weights[key] = value
-        elif number in places:
-            weights[f"{layers}{places[number]}.{rest}"] = value
-    draft.load_state_dict(weights)
+    draft.load_state_dict(model.state_dict(), strict=False)  # not strict: the base has more layers
+    for layer, index in zip(Backbone(draft).layers, chosen, strict=True):
+        layer.load_state_dict(backbone.layers[index].state_dict())
     draft.generation_config = copy.deepcopy(model.generation_config)
     for part in (draft.get_input_embeddings(), draft.get_output_embeddings()):
         part.requires_grad_(config.train_embeddings)

@@ -16,6 +16,7 @@ class Peer(TrainingMethod):
     """A method whose result goes to `outputs/peers/<the adapter's folder>/<part>`, where comparisons look."""
 
     part: ClassVar[str]
+    """Name of the folder that a comparison looks for."""
 
     def default_output(self, recipe: Recipe, source: Path | None) -> Path:
         """A run.yaml says by where it lies which adapter this is a peer of; any other recipe is a peer of the adapter
