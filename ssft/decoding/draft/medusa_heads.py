@@ -37,11 +37,8 @@ class MedusaConfig:
 
     def check_medusa(self) -> None:
         """Raise `ConfigError` if a field is out of range."""
-        for name, value, most in (
-            ("num_heads", self.num_heads, MAX_HEADS),
-            ("num_layers", self.num_layers, MAX_LAYERS),
-        ):
-            if not 1 <= value <= most:
+        for name, most in (("num_heads", MAX_HEADS), ("num_layers", MAX_LAYERS)):
+            if not 1 <= (value := getattr(self, name)) <= most:
                 raise ConfigError(f"medusa.{name}={value}: must lie between 1 and {most}; set {name} in that range")
         if not 0 < self.loss_decay <= 1:
             raise ConfigError(
