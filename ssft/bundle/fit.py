@@ -6,17 +6,22 @@ tensors of one that passed it; nothing asks again afterwards.
 
 import os
 import shlex
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import SSFT_CONFIG, STREAM_WEIGHTS, Bundle, LoraPart
 from ssft.bundle.lora_config import check_patterns, lora_rank, lora_target
 from ssft.bundle.read import read_outline, read_tensors
 from ssft.errors import BundleError, ConfigError
+from ssft.schema import shown
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import StreamModules
+
+Modules = TypeVar("Modules", bound=nn.Module)
 
 
 def read_fitting(path: str | os.PathLike[str], model: Any, fingerprint: dict[str, str]) -> Bundle:
@@ -32,7 +37,9 @@ def read_fitting(path: str | os.PathLike[str], model: Any, fingerprint: dict[str
 def check_fit(bundle: Bundle, model: Any, fingerprint: dict[str, str]) -> None:
     """Raise `BundleError` unless the adapter was made for `model` and its tensors have the names and shapes needed."""
     bundle.check_held()
-    _check_base(bundle, fingerprint)
+    if bundle.base:
+        remedy = f"give --base {shlex.quote(bundle.base['id'])} or train an adapter for this base"
+        check_base(bundle.path, bundle.base, fingerprint, remedy)
     for part in bundle.loras:
         check_patterns(part.config_file, part.config, [name for name, _ in model.named_modules()])
         check_shapes(part, model)
@@ -40,17 +47,17 @@ def check_fit(bundle: Bundle, model: Any, fingerprint: dict[str, str]) -> None:
         _check_streams(bundle, bundle.stream_config, model.config)
 
 
-def _check_base(bundle: Bundle, fingerprint: dict[str, str]) -> None:
+def check_base(path: Path, base: dict[str, str], fingerprint: dict[str, str], remedy: str) -> None:
+    """Raise `BundleError` unless `base`, which `path` was made for, has that fingerprint; `remedy` ends the message."""
     for key, meaning in (
         ("architecture", "architecture"),
         ("config_sha256", "model shape"),
         ("tokenizer_sha256", "tokenizer"),
     ):
-        if bundle.base and bundle.base[key] != fingerprint[key]:
+        if (found := base.get(key, "")) != fingerprint[key]:
             raise BundleError(
-                f"{bundle.path}: made for base {bundle.base['id']!r}, whose {meaning} ({bundle.base[key][:16]}) is not "
-                f"that of {fingerprint['id']!r} ({fingerprint[key][:16]}); give --base "
-                f"{shlex.quote(bundle.base['id'])} or train an adapter for this base"
+                f"{path}: made for base {shown(base.get('id'))}, whose {meaning} ({found[:16]!r}) is not that of "
+                f"{fingerprint['id']!r} ({fingerprint[key][:16]!r}); {remedy}"
             )
 
 
@@ -92,13 +99,29 @@ def _check_streams(bundle: Bundle, streams: StreamConfig, base: Any) -> None:
     except ConfigError as error:
         raise BundleError(f"{bundle.path}: {error}") from error
     modules = _empty_modules(streams, base.hidden_size)
-    expected = {key: tuple(value.shape) for key, value in modules.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in bundle.stream_weights.items()}
-    if expected != found:
-        shown = dict(list(found.items())[:8])
+    check_tensors(bundle.path / STREAM_WEIGHTS, bundle.stream_weights, modules, SSFT_CONFIG)
+
+
+def check_tensors(path: Path, weights: dict[str, Tensor], modules: nn.Module, config_file: str) -> None:
+    """Raise `BundleError` unless the tensors of the file `path` have the names and shapes of those of `modules`, which
+    were built as `config_file` says."""
+    needed = {key: tuple(value.shape) for key, value in modules.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    wrong = [key for key in sorted({**needed, **found}) if needed.get(key) != found.get(key)][:8]
+    if wrong:
         raise BundleError(
-            f"{bundle.path / STREAM_WEIGHTS}: holds {shown}, but {SSFT_CONFIG} and the base need {expected}"
+            f"{path}: holds { {key: found.get(key) for key in wrong} }, but {config_file} and the base need "
+            f"{ {key: needed.get(key) for key in wrong} }"
         )
+
+
+def fill(modules: Modules, path: Path, weights: dict[str, Tensor], dtype: torch.dtype, device: Any = "cpu") -> Modules:
+    """`modules`, on the device "meta" until now, with copies of the tensors of the file `path`, ready to decode."""
+    weights = {key: value.to(device, dtype, copy=True) for key, value in weights.items()}
+    if not all(map(all_finite, weights.values())):
+        raise BundleError(f"{path}: holds values beyond the range of {str(dtype).removeprefix('torch.')}")
+    modules.load_state_dict(weights, assign=True)
+    return modules.requires_grad_(False).eval()
 
 
 def _empty_modules(streams: StreamConfig, hidden_size: int) -> StreamModules:
@@ -111,9 +134,5 @@ def load_stream_modules(bundle: Bundle, hidden_size: int) -> StreamModules:
     """The stream parameters of a bundle that fits, as a module in float32 for a base of width h = `hidden_size`."""
     assert bundle.stream_config is not None
     bundle.check_held()
-    weights = {key: value.to(torch.float32, copy=True) for key, value in bundle.stream_weights.items()}
-    if not all(map(all_finite, weights.values())):
-        raise BundleError(f"{bundle.path / STREAM_WEIGHTS}: holds values beyond the range of float32")
     modules = _empty_modules(bundle.stream_config, hidden_size)
-    modules.load_state_dict(weights, assign=True)
-    return modules.requires_grad_(False).eval()
+    return fill(modules, bundle.path / STREAM_WEIGHTS, bundle.stream_weights, torch.float32)

@@ -1,133 +1,104 @@
-"""What the commands that decode share: an adapter over its base, tree overrides, prompts, output of floats."""
+"""What the commands that decode share: an adapter over its base, its draft tree, and the prompts."""
 
 from __future__ import annotations
 
 import functools
-import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssft.cli._options import (
-    Decorator,
-    base_option,
-    device_option,
-    dtype_option,
-    quantization_option,
-    set_threads,
-    threads_option,
-)
+from ssft.cli import _options as shared
 from ssft.decoding.config import TreeConfig
-from ssft.errors import ConfigError, DataError, nearest
+from ssft.errors import ConfigError, DataError
+from ssft.schema import read
 
 if TYPE_CHECKING:
     from ssft.runtime.model import MultiAdapterModel
 
 PROMPTS_HELP = (
-    "JSONL or .jsonl.gz file with `prompt` or `messages` in every row; without it the adapter's own validation rows."
+    "JSONL or .jsonl.gz file with `prompt` or `messages` in every row. Without it the command takes the validation "
+    "rows of the adapter's training."
 )
-
-
-MERGE_HELP = "Add the LoRA into the base's weights once, so that no pass pays for it; not for a 4-bit base."
+TREE_HELP = (
+    "Change a setting of the adapter's draft tree for this call, for example max_nodes=32. The option can be repeated. "
+    f"The keys are {', '.join(f.name for f in fields(TreeConfig))}."
+)
+MERGE_HELP = "Add the LoRA into the base's weights once, so that no pass pays for it. A 4-bit base cannot do this."
 
 
 @dataclass(frozen=True)
-class Opening:
-    """How a model is opened: the options of `adapted_options`."""
+class Decoding:
+    """How a command decodes; every field is the option of that name."""
 
-    base: str | None = None
-    quantization: str = "none"
-    dtype: str = "auto"
-    device: str | None = None
-    threads: int | None = None
-    merge: bool = False
+    max_new_tokens: int
+    batch_size: int
+    tree: tuple[str, ...]
+    base: str | None
+    quantization: str
+    dtype: str
+    device: str | None
+    threads: int | None
+    merge: bool
 
-    def open(self, adapter: str | None, tree: tuple[str, ...] = (), base: str | None = None) -> MultiAdapterModel:
-        """The adapter over its base, with the overridden tree as its own, on so many threads; `base` stands in for one
-        that the user did not name."""
+    def open(self, adapter: str | None, base: str | None = None) -> MultiAdapterModel:
+        """The adapter over its base, with the overridden tree as its own; `base` stands in for one that the user did
+        not name."""
         from ssft.runtime.loader import load_adapted
 
-        override_tree(TreeConfig(), tree)  # what is wrong is told before the base is loaded
-        set_threads(self.threads)
-        adapted = load_adapted(
-            adapter,
-            self.base or base,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            device=self.device,
-            merge=self.merge,
-        )
-        adapted.active.tree = override_tree(adapted.active.tree, tree)
+        override_tree(TreeConfig(), self.tree)  # a mistake is told before the base is loaded
+        shared.set_threads(self.threads)
+        how: dict[str, Any] = {key: getattr(self, key) for key in ("dtype", "quantization", "device", "merge")}
+        adapted = load_adapted(adapter, self.base or base, **how)
+        adapted.active.tree = override_tree(adapted.active.tree, self.tree)
         return adapted
 
 
-def adapted_options(function: Any) -> Any:
-    """`--base --quantization --dtype --device --threads --merge`, as the one parameter `opening: Opening`; the base
-    defaults to the adapter's own."""
+def decoding_options(max_new_tokens: int = 128) -> shared.Decorator:
+    """The options of `Decoding`, as the one parameter `decoding`; the value is a default."""
 
-    @functools.wraps(function)
-    def collected(*args: Any, **options: Any) -> Any:
-        opening = Opening(**{f.name: options.pop(f.name) for f in fields(Opening)})
-        return function(*args, opening=opening, **options)
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def collected(*args: Any, **options: Any) -> Any:
+            decoding = Decoding(**{f.name: options.pop(f.name) for f in fields(Decoding)})
+            return function(*args, decoding=decoding, **options)
 
-    text = "Base model: an alias (see `ssft bases`), a folder or a hub id; without it the adapter's own."
-    base = base_option(default=None, help=text)
-    merge = click.option("--merge", is_flag=True, help=MERGE_HELP)
-    for option in (merge, threads_option(), device_option(), dtype_option(), quantization_option(), base):
-        collected = option(collected)
-    return collected
+        return shared.together(
+            shared.max_new_tokens_option(default=max_new_tokens),
+            click.option(
+                "--batch-size", type=shared.POSITIVE, default=1, help="Number of prompts that are decoded together."
+            ),
+            click.option("--tree", metavar="KEY=VALUE", multiple=True, help=TREE_HELP),
+            shared.base_option(),
+            shared.quantization_option(),
+            shared.dtype_option(),
+            shared.device_option(),
+            shared.threads_option(),
+            click.option("--merge", is_flag=True, help=MERGE_HELP),
+        )(collected)
 
-
-def tree_option() -> Decorator:
-    """`--tree`, parameter `tree: tuple[str, ...]`; pass it to `override_tree`."""
-    keys = ", ".join(f.name for f in fields(TreeConfig))
-    text = f"Override a setting of the adapter's draft tree, for example max_nodes=32; repeatable. Keys: {keys}."
-    return click.option("--tree", metavar="KEY=VALUE", multiple=True, help=text)
+    return decorate
 
 
 def override_tree(tree: TreeConfig, overrides: tuple[str, ...] | list[str]) -> TreeConfig:
     """A copy of `tree` with `key=value` overrides applied in order; raises `ConfigError`."""
-    values: dict[str, Any] = {}
+    values = tree.tree_dict()
     for text in overrides:
-        name, equals, raw = (part.strip() for part in text.partition("="))
-        name = name.removeprefix("tree.")
-        if not equals or not name:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
             raise ConfigError(f"--tree {text!r}: write key=value, such as max_nodes=32")
-        known = {f.name: type(getattr(tree, f.name)) for f in fields(TreeConfig)}
-        if name not in known:
-            hint = nearest(name, known) or f"known are {', '.join(known)}"
-            raise ConfigError(f"--tree {text!r}: unknown key {name!r}; {hint}")
-        values[name] = _convert(text, raw, known[name])
-    changed = replace(tree, **values)
-    changed.check_tree()
+        values[name.removeprefix("tree.")] = int(value) if value.removeprefix("-").isdecimal() else value
+    try:
+        changed: TreeConfig = read(TreeConfig, values, "tree")
+        changed.check_tree()
+    except ValueError as error:  # `ConfigError` is one
+        raise ConfigError(f"--tree: {error}") from error
     return changed
 
 
-def _convert(text: str, raw: str, kind: type) -> Any:
-    """The value of one override as the type of the field's value."""
-    if kind is bool:
-        if raw.lower() not in ("true", "false"):
-            raise ConfigError(f"--tree {text!r}: expected true or false")
-        return raw.lower() == "true"
-    try:
-        return kind(raw)
-    except ValueError as error:
-        raise ConfigError(f"--tree {text!r}: expected a value of type {kind.__name__}") from error
-
-
-def need_streams(adapted: MultiAdapterModel, what: str) -> None:
-    """Raise `ConfigError` if the adapter has no streams."""
-    if adapted.active.streams is None:
-        raise ConfigError(
-            f"{adapted.active.name!r} has no streams, so there is nothing to {what}; give an adapter that `ssft train` "
-            "wrote"
-        )
-
-
 def load_prompts(adapted: MultiAdapterModel, adapter: str, data: Path | None, limit: int | None) -> list[list[int]]:
-    """Token ids of the prompts of `data`, or of the adapter's own validation rows."""
+    """Token ids of the prompts of `prompt_rows`."""
     from ssft.bench.answers import encode_rows
 
     return encode_rows(adapted, prompt_rows(adapter, data, limit))
@@ -141,11 +112,10 @@ def prompt_rows(adapter: str, data: Path | None, limit: int | None) -> list[dict
 
 
 def own_rows(adapter: str) -> list[dict[str, Any]]:
-    """Validation rows of the run that made the adapter, as its run.yaml names them; with the references and categories
-    of a local file."""
+    """Validation rows of the run that made the adapter, as its run.yaml names them."""
     from ssft.bundle.folder import AdapterFiles
     from ssft.bundle.format import RUN
-    from ssft.recipes.data import load_dataset_pair
+    from ssft.recipes.data import load_row_pair
     from ssft.recipes.recipe import load_recipe
 
     run = Path(adapter) / RUN
@@ -154,23 +124,8 @@ def own_rows(adapter: str) -> list[dict[str, Any]]:
     try:
         recipe = load_recipe(run)
         # 42 is the seed of transformers' trainer, which a recipe without one trains with.
-        _, validation = load_dataset_pair(recipe.data, recipe.training.get("seed", 42))
+        return load_row_pair(recipe.data, recipe.training.get("seed", 42))[1]
     except (ConfigError, DataError) as error:
         raise DataError(
             f"the validation rows that {run} names cannot be had: {error}\nGive prompts with --data FILE."
         ) from error
-    return _as_in_file([dict(row) for row in validation], recipe.data.validation or recipe.data.train)
-
-
-def _as_in_file(rows: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
-    """The rows with what training does not read, references and categories, where `source` is a file."""
-    from ssft.recipes.data import load_rows
-
-    if not Path(source).is_file():
-        return rows
-
-    def key(row: dict[str, Any]) -> str:
-        return json.dumps([row.get(name) for name in ("prompt", "completion", "messages")])
-
-    whole = {key(row): row for row in load_rows(source)}
-    return [whole.get(key(row), row) for row in rows]

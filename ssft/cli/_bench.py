@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssft.cli._options import POSITIVE, Decorator, batch_size_option, max_new_tokens_option, print_table, seed_option
+from ssft.cli._options import POSITIVE, Decorator, print_table, seed_option, together
+
+if TYPE_CHECKING:
+    from ssft.bench.suite import SuiteSettings
+    from ssft.cli._adapted import Decoding
 
 MEASURE = "measure"
 COMPARE = "compare"
 """The hidden command behind `--compare`, which looks like an option of `ssft bench` itself."""
 COMPARE_FLAG = "--compare"
 COMPARE_HELP = (
-    "Instead of measuring: two results of --output, or two report.json of `ssft bench tasks`, side by side. Exit code "
-    "1 where plain's texts differ."
+    "Show two results side by side instead of measuring: two files of --output, or two report.json of `ssft bench "
+    "tasks`. The command exits with 1 if plain decoding wrote different texts in the two."
 )
 METHODS_HELP = (
-    "Methods to compare, separated by commas, or all: every method that can run, and why the others cannot; plain "
-    "always runs."
+    "Names of the methods to compare, separated by commas; plain always runs. With all, every method runs that can, "
+    "and the result says why the others cannot."
 )
-PEERS_HELP = "Folder with what other methods were trained to: DIR/ADAPTER's name/ with medusa, draft and twin."
+PEERS_HELP = (
+    "Folder of what was trained for other methods. What belongs to an adapter lies in DIR/NAME, where NAME is the name "
+    "of the adapter's folder: medusa, draft and twin."
+)
 
 
 class MeasureByDefault(click.Group):
@@ -42,52 +47,43 @@ class MeasureByDefault(click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options of the comparison, since that is what runs without a command."""
-        measure = self.commands[MEASURE]
-        options = [option for option in measure.params if isinstance(option, click.Option)]
-        records = [record for option in options if (record := option.get_help_record(ctx)) is not None]
-        records.append((f"{COMPARE_FLAG} A.json B.json", COMPARE_HELP))
+        records = [record for option in self.commands[MEASURE].params if (record := option.get_help_record(ctx))]
         with formatter.section("Options of the comparison"):
-            formatter.write_dl(records)
+            formatter.write_dl([*records, (f"{COMPARE_FLAG} A.json B.json", COMPARE_HELP)])
         self.format_commands(ctx, formatter)
 
 
 def rounds_option(help: str, default: int = 3) -> Decorator:
     """`--rounds`, parameter `rounds: int`."""
-    return click.option("--rounds", type=POSITIVE, default=default, show_default=True, help=help)
+    return click.option("--rounds", type=POSITIVE, default=default, help=help)
 
 
-def measuring_options(methods: str, limit: Decorator, max_new_tokens: int) -> Decorator:
-    """`--limit --max-new-tokens --batch-size --rounds --seed --methods` and what else `SuiteSettings` has, as the one
-    parameter `settings: SuiteSettings`, and `--peers`; the values are defaults."""
+def _parsed_methods(ctx: click.Context, parameter: click.Parameter, names: str) -> list[str] | None:
+    from ssft.bench.methods import parse_methods
 
-    def decorate(function: Any) -> Any:
-        @functools.wraps(function)
-        def collected(*args: Any, methods: str, **options: Any) -> Any:
-            from ssft.bench.methods import parse_methods
-            from ssft.bench.suite import SuiteSettings
+    return parse_methods(names)
 
-            names = parse_methods(methods)
-            given = {f.name: options.pop(f.name) for f in fields(SuiteSettings) if f.name in options}
-            return function(*args, settings=SuiteSettings(**given, methods=names), **options)
 
-        folder = click.Path(path_type=Path)
-        for option in (
-            seed_option(help="Order of the methods in each round, and the bootstrap."),
-            click.option("--peers", metavar="DIR", type=folder, default=None, help=PEERS_HELP),
-            click.option("--methods", metavar="NAMES", default=methods, show_default=True, help=METHODS_HELP),
-            rounds_option("Times that every method runs."),
-            batch_size_option(),
-            max_new_tokens_option(default=max_new_tokens),
-            limit,
-        ):
-            collected = option(collected)
-        return collected
+def measuring_options(methods: str, limit: Decorator) -> Decorator:
+    """Options with the names of fields of `SuiteSettings`, and `--peers`; the value is the default of `--methods`."""
+    return together(
+        limit,
+        rounds_option("How often every method runs over the prompts."),
+        click.option("--methods", metavar="NAMES", default=methods, callback=_parsed_methods, help=METHODS_HELP),
+        click.option("--peers", metavar="DIR", type=click.Path(path_type=Path), help=PEERS_HELP),
+        seed_option(help="Seed of the order of the methods in each round, and of the bootstrap."),
+    )
 
-    return decorate
+
+def suite_settings(decoding: Decoding, **options: Any) -> SuiteSettings:
+    """The settings of a comparison from the options of a command."""
+    from ssft.bench.suite import SuiteSettings
+
+    return SuiteSettings(max_new_tokens=decoding.max_new_tokens, batch_size=decoding.batch_size, **options)
 
 
 def exit_code(result: Any) -> int:
-    """Of a finished command: 130 after an interruption, 1 where a method in float32 broke its promise, else 0."""
+    """How a command ends: with 130 after an interruption, 1 where a method in float32 broke its promise, else 0."""
     from ssft.bench.report.findings import benches, broken
 
     if result.interrupted:

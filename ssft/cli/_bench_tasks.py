@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ssft.cli._adapted import Opening, adapted_options, prompt_rows
-from ssft.cli._bench import exit_code, measuring_options, print_tables
-from ssft.cli._command_line import command_line
+from ssft.cli._adapted import Decoding, decoding_options, prompt_rows
+from ssft.cli._bench import exit_code, measuring_options, print_tables, suite_settings
 from ssft.cli._options import data_option, json_option, limit_option
-from ssft.cli._result import deliver
+from ssft.cli._result import command_line, deliver
 from ssft.cli._shelf import adapter_names, data_files
 from ssft.errors import ConfigError
 from ssft.files import check_target
-
-if TYPE_CHECKING:
-    from ssft.bench.suite import SuiteSettings
 
 ADAPTERS = Path("adapters")
 """Where adapters are looked for if none is named."""
@@ -31,19 +27,19 @@ ADAPTERS = Path("adapters")
     multiple=True,
     metavar="[NAME=]FILE",
     default=(),
-    help="Rows of an adapter, once per adapter in their order, or NAME=FILE for the adapter NAME; as JSONL or "
-    ".jsonl.gz. Without it an adapter's own validation rows.",
+    help="JSONL or .jsonl.gz file with rows: NAME=FILE for the adapter NAME (its folder's name), or one FILE for all "
+    "others. Without it the command takes the validation rows of an adapter's training.",
 )
 @click.option(
     "--quality-limit",
     metavar="N",
     type=click.IntRange(min=0),
     default=40,
-    show_default=True,
-    help="Rows per adapter whose answers are scored against their references, the twin's too; 0 for none.",
+    help="Rows per adapter whose answers are compared with their references. Where --peers has the adapter's twin, its "
+    "answers to the same rows are compared, too. With 0 nothing is compared.",
 )
-@measuring_options("all", limit_option(default=10, help="Prompts per adapter that are timed."), max_new_tokens=96)
-@adapted_options
+@measuring_options("all", limit_option(default=10, help="Prompts per adapter that are timed."))
+@decoding_options(max_new_tokens=96)
 @click.option(
     "--output",
     metavar="DIR",
@@ -57,11 +53,11 @@ def tasks_command(
     ctx: click.Context,
     adapters: tuple[str, ...],
     data: tuple[str, ...],
-    settings: SuiteSettings,
     peers: Path | None,
-    opening: Opening,
+    decoding: Decoding,
     output: Path,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Compare methods on several tasks and write a report: ADAPTERs, or all under adapters/.
 
@@ -70,22 +66,28 @@ def tasks_command(
     text. The report is written anew after every task. Ctrl-C reports what is finished, the finished rounds of the
     running task included, and exits 130.
 
-    Exit 0: done, 1: in float32 a method that promises plain's text breaks the promise, 130: interrupted. In lower
-    precision rounding may decide ties, so differences are told and are no failure.
+    The command exits with 1 if a method that promises plain's text breaks the promise in float32. In lower precision
+    rounding may decide ties, so a different text is told and is no failure.
     """
-    paths = adapter_names(adapters or found_adapters(ADAPTERS))
-    files = task_files(list(paths), data)
+    from ssft.bundle.format import LORA_CONFIG
+
+    found = sorted(str(file.parent) for file in ADAPTERS.glob(f"*/{LORA_CONFIG}"))
+    if not adapters and not found:
+        raise ConfigError(f"no adapter was named, and {ADAPTERS}/ here holds none; name the adapters' folders")
+    paths = adapter_names(adapters or tuple(found))
+    files = data_files(list(paths), data)
     from ssft.bench.card_rows import describe_data
     from ssft.bench.report.page import write_report
     from ssft.bench.suite import Task, run_suite
 
+    settings = suite_settings(decoding, **options)
     check_target(output / "report.json")
     rows = max(settings.limit or 0, settings.quality_limit)
     tasks = []
     for name, path in paths.items():
-        folder, load_twin, unlike = _peers(name, path, peers, opening)
+        folder, load_twin, unlike = _peers(name, path, peers, decoding)
         own = prompt_rows(str(path), files.get(name), rows)
-        load = partial(opening.open, str(path))
+        load = partial(decoding.open, str(path))
         tasks.append(Task(name, own, load, load_twin, folder, describe_data(files.get(name)), unlike))
     result = run_suite(tasks, settings, command_line(), lambda suite: write_report(suite, output))
 
@@ -97,31 +99,7 @@ def tasks_command(
     ctx.exit(exit_code(result))
 
 
-def found_adapters(folder: Path) -> tuple[str, ...]:
-    """The adapter folders in `folder`, by name; raises `ConfigError` if there is none."""
-    from ssft.bundle.format import LORA_CONFIG
-
-    found = sorted(str(file.parent) for file in folder.glob(f"*/{LORA_CONFIG}"))
-    if not found:
-        raise ConfigError(f"no adapter was named, and {folder}/ here holds none; name the adapters' folders")
-    return tuple(found)
-
-
-def task_files(names: list[str], data: tuple[str, ...]) -> dict[str, Path]:
-    """`--data`: name -> file, from a FILE per adapter in their order or from `NAME=FILE`s; raises `ConfigError`."""
-    if not data:
-        return {}
-    if any("=" in text and not Path(text).is_file() for text in data):
-        return data_files(names, data)
-    if len(data) != len(names):
-        raise ConfigError(
-            f"--data is given {len(data)} times for {len(names)} adapters ({', '.join(names)}); give it once per "
-            "adapter in their order, or as NAME=FILE"
-        )
-    return dict(zip(names, map(Path, data), strict=True))
-
-
-def _peers(name: str, path: Path, root: Path | None, opening: Opening) -> tuple[Path | None, Any, list[str]]:
+def _peers(name: str, path: Path, root: Path | None, decoding: Decoding) -> tuple[Path | None, Any, list[str]]:
     """The adapter's folder of peers, what loads its twin, and in what the twin's training was another; all is read and
     checked before anything is loaded."""
     from ssft.bench.peers import peers_folder, twin_command, twin_folder
@@ -145,4 +123,4 @@ def _peers(name: str, path: Path, root: Path | None, opening: Opening) -> tuple[
             err=True,
         )
     # A plain LoRA does not say which base it was made for; its adapter does.
-    return folder, partial(opening.open, str(twin), base=bundle.base.get("id")), unlike
+    return folder, partial(decoding.open, str(twin), base=bundle.base.get("id")), unlike

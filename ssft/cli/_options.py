@@ -1,8 +1,7 @@
-"""Options that several commands share, and the two ways to print facts.
+"""Options that several commands share, and how facts are printed.
 
-Each option is a function that returns a decorator: `@data_option(required=True)`. Keyword arguments
-go to `click.option` and override what is set here. With `--json` only facts go to stdout, as one
-object; progress and logs always go to stderr.
+Each option is used like `click.option`, whose keywords override what is set here: `@data_option(required=True)`. With
+`--json` only facts go to stdout, as one object; progress and logs always go to stderr.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,103 +21,107 @@ from ssft.tables import Table, terminal
 
 Decorator = Callable[[Any], Any]
 POSITIVE = click.IntRange(min=1)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-def _option(*names: str, overrides: dict[str, Any], **defaults: Any) -> Decorator:
-    settings = {**defaults, **overrides}
-    if settings.get("required") and settings.get("default") is None:
-        settings.pop("default", None)  # click takes an explicit None for a value that satisfies `required`
-    if settings.get("default") is not None and not settings.get("is_flag"):
-        settings.setdefault("show_default", True)
-    return click.option(*names, **settings)
+def _or_of_the_group(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    """`--json` counts for a subcommand, too, where it stands before its name."""
+    return value or bool(ctx.parent is not None and ctx.parent.params.get("as_json"))
 
 
-def base_option(**overrides: Any) -> Decorator:
-    """`--base`, parameter `base: str`."""
-    text = "Base model: an alias (see `ssft bases`), a folder or a hub id."
-    return _option("--base", metavar="NAME", default="smollm2-135m", help=text, overrides=overrides)
+base_option = partial(
+    click.option,
+    "--base",
+    metavar="NAME",
+    help="Base model: an alias (see `ssft bases`), a folder or a hub id. Without it the command takes the base that "
+    "the adapter was made for.",
+)
+quantization_option = partial(
+    click.option,
+    "--quantization",
+    type=click.Choice(QUANTIZATIONS),
+    default="none",
+    help="How the weights of the base are stored; 4bit is NF4.",
+)
+dtype_option = partial(
+    click.option,
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="auto",
+    help="Data type to compute in; auto is bfloat16 where the device computes it natively, else float32.",
+)
+device_option = partial(
+    click.option,
+    "--device",
+    metavar="DEVICE",
+    help="cpu, cuda, cuda:N, mps or auto. Without it the command takes CUDA if there is one, else the CPU.",
+)
+threads_option = partial(
+    click.option, "--threads", type=POSITIVE, help="Number of CPU threads. Without it torch decides."
+)
+data_option = partial(
+    click.option,
+    "--data",
+    metavar="FILE",
+    type=FILE,
+    help="JSONL or .jsonl.gz file with `prompt` and `completion`, or `messages`, in every row.",
+)
+limit_option = partial(click.option, "--limit", type=POSITIVE, help="Use only the first N rows.")
+max_new_tokens_option = partial(
+    click.option, "--max-new-tokens", type=POSITIVE, default=128, help="Longest completion, in tokens."
+)
+seed_option = partial(click.option, "--seed", type=click.IntRange(min=0), default=0, help="Random seed.")
+json_option = partial(
+    click.option,
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=_or_of_the_group,
+    help="Print the facts as one JSON object on stdout.",
+)
 
 
-def quantization_option(**overrides: Any) -> Decorator:
-    """`--quantization`, parameter `quantization: str`."""
-    kind, text = click.Choice(QUANTIZATIONS), "Precision of the base's weights; 4bit is NF4."
-    return _option("--quantization", type=kind, default="none", help=text, overrides=overrides)
+def together(*options: Decorator) -> Decorator:
+    """One decorator for several options, which `--help` shows in this order."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
-def dtype_option(**overrides: Any) -> Decorator:
-    """`--dtype`, parameter `dtype: str`."""
-    text = "Data type to compute in; auto is bfloat16 where the device computes it natively, else float32."
-    return _option("--dtype", type=click.Choice(DTYPES), default="auto", help=text, overrides=overrides)
-
-
-def device_option(**overrides: Any) -> Decorator:
-    """`--device`, parameter `device: str | None`."""
-    text = "cpu, cuda, cuda:N, mps or auto; without it CUDA if there is one, else the CPU."
-    return _option("--device", metavar="DEVICE", default=None, help=text, overrides=overrides)
-
-
-def data_option(**overrides: Any) -> Decorator:
-    """`--data`, parameter `data: Path | None`; the file exists."""
-    kind = click.Path(exists=True, dir_okay=False, path_type=Path)
-    text = "JSONL or .jsonl.gz file with `prompt` and `completion`, or `messages`, in every row."
-    return _option("--data", metavar="FILE", type=kind, default=None, help=text, overrides=overrides)
-
-
-def limit_option(**overrides: Any) -> Decorator:
-    """`--limit`, parameter `limit: int | None`."""
-    return _option("--limit", type=POSITIVE, default=None, help="Use only the first N rows.", overrides=overrides)
-
-
-def max_new_tokens_option(**overrides: Any) -> Decorator:
-    """`--max-new-tokens`, parameter `max_new_tokens: int`."""
-    text = "Longest completion, in tokens."
-    return _option("--max-new-tokens", type=POSITIVE, default=128, help=text, overrides=overrides)
-
-
-def batch_size_option(**overrides: Any) -> Decorator:
-    """`--batch-size`, parameter `batch_size: int`."""
-    text = "Prompts decoded at the same time."
-    return _option("--batch-size", type=POSITIVE, default=1, help=text, overrides=overrides)
-
-
-def seed_option(**overrides: Any) -> Decorator:
-    """`--seed`, parameter `seed: int`."""
-    return _option("--seed", type=click.IntRange(min=0), default=0, help="Random seed.", overrides=overrides)
-
-
-def threads_option(**overrides: Any) -> Decorator:
-    """`--threads`, parameter `threads: int | None`; pass it to `set_threads`."""
-    text = "CPU threads for torch; without it torch decides."
-    return _option("--threads", type=POSITIVE, default=None, help=text, overrides=overrides)
-
-
-def json_option(**overrides: Any) -> Decorator:
-    """`--json`, parameter `as_json: bool`."""
-    text = "Print one JSON object on stdout."
-    return _option("--json", "as_json", is_flag=True, default=False, help=text, overrides=overrides)
-
-
-def model_options(function: Any) -> Any:
-    """`--base --quantization --dtype --device --threads` in one decorator (used without brackets)."""
-    for option in (threads_option, device_option, dtype_option, quantization_option, base_option):
-        function = option()(function)
-    return function
-
-
-def set_threads(threads: int | None) -> int:
-    """Hold torch to a number of CPU threads, without one to what it has now; returns the number in force.
+def set_threads(threads: int | None) -> None:
+    """Hold torch to a number of CPU threads, without one to what it has now.
 
     A number that torch took by itself is no promise: its libraries may take fewer for small work until it is set.
     """
     import torch
 
     torch.set_num_threads(threads or torch.get_num_threads())
-    return torch.get_num_threads()
 
 
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout."""
     click.echo(json_text(value))
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print a dict of facts on stdout as a table of names and values; names of dicts inside it are joined by dots."""
+    table(_fact_rows(facts), ["what", "value"])
+
+
+def _fact_rows(facts: dict[str, Any], prefix: str = "") -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            rows += _fact_rows(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            rows.append([f"{prefix}{name}", ", ".join(map(str, value))])
+        else:
+            rows.append([f"{prefix}{name}", f"{value:.6g}" if isinstance(value, float) else value])
+    return rows
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[Any]) -> None:

@@ -1,18 +1,21 @@
-"""What the commands that yield a result share: the file that it goes to, how it is told, whose it is."""
+"""What the commands that yield a result share: its file, how it is printed, whose it is, and the line that made it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssft.cli._command_line import command_line
 from ssft.cli._options import Decorator, print_json
 from ssft.files import check_target, write_json
 
 if TYPE_CHECKING:
+    from ssft.cli._adapted import Decoding
     from ssft.runtime.model import MultiAdapterModel
 
 
@@ -25,7 +28,7 @@ def file_option(name: str = "--output", help: str = "Write the result to FILE as
         return path
 
     kind = click.Path(dir_okay=False, path_type=Path)
-    return click.option(name, metavar="FILE", type=kind, default=None, callback=check, help=help)
+    return click.option(name, metavar="FILE", type=kind, callback=check, help=help)
 
 
 def deliver(result: Any, output: Path | None, as_json: bool, show: Callable[[], object]) -> None:
@@ -38,10 +41,33 @@ def deliver(result: Any, output: Path | None, as_json: bool, show: Callable[[], 
         show()
 
 
-def result_facts(kind: str, adapted: MultiAdapterModel, data: Path | None) -> dict[str, Any]:
-    """Kind, command, adapter with its hash, the training method that made it and what it was trained on (all empty for
-    the bare base, the last two where the folder does not tell), data with its hash (None: the adapter's own validation
-    rows), device, precision and tree."""
+def jsonl(records: Iterable[dict[str, Any]]) -> str:
+    """Records as JSONL, one line each."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def command_line(arguments: Sequence[str] | None = None) -> str:
+    """`ssft …` as it was called, quoted for a shell; `arguments` defaults to the process's own.
+
+    An absolute path becomes its last part: a result names its files by their hashes, and where they lie on this machine
+    is nobody's business.
+    """
+
+    def without_folders(argument: str) -> str:
+        key, equals, value = argument.rpartition("=")
+        return f"{key}{equals}{PurePath(value).name}" if PurePath(value).is_absolute() else argument
+
+    return shlex.join(["ssft", *map(without_folders, sys.argv[1:] if arguments is None else arguments)])
+
+
+def result_facts(
+    kind: str, adapted: MultiAdapterModel, data: Path | None, rows: int, decoding: Decoding
+) -> dict[str, Any]:
+    """What made a result of `kind`, on what, and how.
+
+    `method` and `trained_on` say how the adapter was trained as far as its folder tells, and are empty for the bare
+    base; `data` is None where the prompts are the adapter's own validation rows.
+    """
     from ssft.bench.answers import weights_sha256
     from ssft.bench.card_rows import describe_data
     from ssft.runs.provenance import method_of, told_by
@@ -60,4 +86,7 @@ def result_facts(kind: str, adapted: MultiAdapterModel, data: Path | None) -> di
         "device": adapted.device,
         "precision": adapted.precision,
         "tree": adapted.active.tree,
+        "rows": rows,
+        "batch_size": decoding.batch_size,
+        "max_new_tokens": decoding.max_new_tokens,
     }

@@ -10,6 +10,7 @@ import click
 
 from ssft.base.embedded import ALIASES, base_path, cache_dir, fetch, is_fetched
 from ssft.cli._options import json_option, print_json, table
+from ssft.tables import BYTES, Column, human_bytes
 
 
 def _size(folder: Path) -> int:
@@ -39,21 +40,20 @@ def command(ctx: click.Context, as_json: bool) -> None:
     ]
     if as_json:
         print_json({"cache_dir": cache_dir(), "bases": bases})
-        return
-    rows = [[*list(base.values())[:4], f"{base['bytes'] / 1e6:,.0f} MB" if base["bytes"] else None] for base in bases]
-    table(rows, ["alias", "description", "parameters", "fetched", "on disk"])
+    else:
+        headers = ["alias", "description", "parameters", "fetched", Column("on disk", BYTES)]
+        table([list(base.values()) for base in bases], headers)
 
 
 @command.command("fetch")
 @click.argument("name")
 @json_option()
-@click.pass_context
-def fetch_command(ctx: click.Context, name: str, as_json: bool) -> None:
+def fetch_command(name: str, as_json: bool) -> None:
     """Fetch the base NAME; a second time it only says where it is."""
     start = time.perf_counter()
     folder = fetch(name)
-    seconds = time.perf_counter() - start
-    if as_json or (ctx.parent is not None and ctx.parent.params.get("as_json")):
-        print_json({"alias": name, "path": folder, "bytes": _size(folder), "seconds": round(seconds, 3)})
+    size, seconds = _size(folder), time.perf_counter() - start
+    if as_json:
+        print_json({"alias": name, "path": folder, "bytes": size, "seconds": round(seconds, 3)})
     else:
-        click.echo(f"{name} is in {folder} ({_size(folder) / 1e6:,.0f} MB)")
+        click.echo(f"{name} is in {folder} ({human_bytes(size)})")

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ssft.cli._adapted import (
-    PROMPTS_HELP,
-    Opening,
-    adapted_options,
-    load_prompts,
-    prompt_rows,
-    tree_option,
-)
+from ssft.cli import _options as shared
+from ssft.cli._adapted import PROMPTS_HELP, Decoding, decoding_options, load_prompts, prompt_rows
 from ssft.cli._bench import (
     MEASURE,
     MeasureByDefault,
@@ -23,31 +16,15 @@ from ssft.cli._bench import (
     measuring_options,
     print_tables,
     rounds_option,
+    suite_settings,
 )
 from ssft.cli._bench_adapters import adapters_command
 from ssft.cli._bench_compare import compare_command
 from ssft.cli._bench_tasks import tasks_command
-from ssft.cli._command_line import command_line
-from ssft.cli._options import (
-    POSITIVE,
-    batch_size_option,
-    data_option,
-    device_option,
-    json_option,
-    limit_option,
-    max_new_tokens_option,
-    seed_option,
-    set_threads,
-    table,
-    threads_option,
-)
-from ssft.cli._result import deliver, file_option
-
-if TYPE_CHECKING:
-    from ssft.bench.suite import SuiteSettings
+from ssft.cli._result import command_line, deliver, file_option, result_facts
 
 LIMIT = 20
-"""Prompts of a comparison."""
+"""Prompts of a comparison without `--limit` and without Spec-Bench."""
 
 
 @click.group(cls=MeasureByDefault)
@@ -58,56 +35,53 @@ def command() -> None:
     fastest method without drafts: the median over the rounds, with a bootstrap 95 % interval over rounds and prompts.
     Ctrl-C after a finished round reports what is there. An adapter folder named like a command is written ./train.
 
-    Exit 0: done, 1: in float32 a method that promises plain's text breaks the promise, 130: interrupted. In lower
-    precision rounding may decide ties, so differences are told and are no failure.
+    The command exits with 1 if a method that promises plain's text breaks the promise in float32, and with 130 after an
+    interruption. In lower precision rounding may decide ties, so a different text is told and is no failure.
     """
 
 
 @command.command(MEASURE, hidden=True)
 @click.argument("adapter")
-@data_option(help=PROMPTS_HELP)
+@shared.data_option(help=PROMPTS_HELP)
 @click.option(
     "--spec-bench",
     metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=None,
-    help="Spec-Bench's question.jsonl instead of --data; a second turn follows the answer of plain decoding. --limit: "
-    "questions of each of its 13 categories.",
+    type=shared.FILE,
+    help="Spec-Bench's question.jsonl, instead of --data. It has 13 categories of questions, which are told apart. The "
+    "second turn of a question follows the answer that plain decoding gave to the first.",
 )
 @measuring_options(
     "plain,generate,streaming",
-    limit_option(help="Use only the first N rows, 20 without it; with --spec-bench of each category, all without it."),
-    max_new_tokens=128,
+    shared.limit_option(
+        help=f"Use only the first N rows. Without it the command takes {LIMIT}. With --spec-bench it takes the first N "
+        "questions of each category, and without --limit all of them."
+    ),
 )
-@tree_option()
-@adapted_options
+@decoding_options()
 @file_option()
-@json_option()
+@shared.json_option()
 @click.pass_context
 def measure_command(
     ctx: click.Context,
     adapter: str,
     data: Path | None,
     spec_bench: Path | None,
-    settings: SuiteSettings,
     peers: Path | None,
-    tree: tuple[str, ...],
-    opening: Opening,
+    decoding: Decoding,
     output: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Compare decoding methods with ADAPTER on the same prompts.
-
-    Exit 0: done, 1: in float32 a method that promises plain's text breaks the promise, 130: interrupted.
-    """
+    """Compare decoding methods with ADAPTER on the same prompts, as the help of `ssft bench` says."""
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
     from ssft.bench.card_rows import describe_data
     from ssft.bench.peers import peers_folder
     from ssft.bench.spec_bench import spec_bench_rows
 
+    settings = suite_settings(decoding, **options)
     folder = peers_folder(peers, Path(adapter).resolve().name)
-    adapted = opening.open(adapter, tree)
+    adapted = decoding.open(adapter)
     ready = settings.ready_methods(adapted, folder)
     if spec_bench is not None:
         rows = spec_bench_rows(spec_bench, adapted, settings.max_new_tokens, settings.limit)
@@ -122,13 +96,13 @@ def measure_command(
 @command.command("train")
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--batches", type=POSITIVE, default=4, show_default=True, help="Different batches to time.")
-@rounds_option("Times that every batch is run.", default=5)
-@seed_option(help="Order of the trainers, and the bootstrap.")
-@device_option()
-@threads_option()
+@click.option("--batches", type=shared.POSITIVE, default=4, help="Number of different batches that are timed.")
+@rounds_option("How often every batch runs.", default=5)
+@shared.seed_option(help="Seed of the order of the trainers, and of the bootstrap.")
+@shared.device_option()
+@shared.threads_option()
 @file_option()
-@json_option()
+@shared.json_option()
 def train_command(
     recipe: str,
     overrides: tuple[str, ...],
@@ -139,41 +113,36 @@ def train_command(
 ) -> None:
     """Time a training step with streams against TRL's plain LoRA step, on the same batches of RECIPE.
 
-    Forward and backward count, the optimiser's step, which both share, does not. Two copies of the base are in memory.
+    The time is that of forward and backward pass, without the optimiser's step, which is the same for both. Two copies
+    of the base are in memory.
     """
     from ssft.recipes.recipe import load_recipe
 
     resolved = load_recipe(recipe, list(overrides))
     from ssft.bench.train_step import heading, measure_recipe, table_rows
 
-    set_threads(threads)
+    shared.set_threads(threads)
     result = measure_recipe(resolved, **settings)  # the options that are left, by their names
 
     def show() -> None:
         click.echo(heading(result))
-        table(table_rows(result), ["trainer", "ms per step", "ratio (95 % interval)", "peak memory"])
+        shared.table(table_rows(result), ["trainer", "ms per step", "ratio (95 % interval)", "peak memory"])
 
     deliver(result, output, as_json, show)
 
 
 @command.command("profile")
 @click.argument("adapter")
-@data_option(help=PROMPTS_HELP)
-@limit_option(default=4)
-@max_new_tokens_option(default=64)
-@batch_size_option()
-@tree_option()
-@adapted_options
+@shared.data_option(help=PROMPTS_HELP)
+@shared.limit_option(default=4)
+@decoding_options(max_new_tokens=64)
 @file_option()
-@json_option()
+@shared.json_option()
 def profile_command(
     adapter: str,
     data: Path | None,
     limit: int,
-    max_new_tokens: int,
-    batch_size: int,
-    tree: tuple[str, ...],
-    opening: Opening,
+    decoding: Decoding,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -182,25 +151,19 @@ def profile_command(
 
     from ssft.bench.profile import profile, table_rows
 
-    adapted = opening.open(adapter, tree)
+    adapted = decoding.open(adapter)
     prompts = load_prompts(adapted, adapter, data, limit)
-    profiles = profile(adapted, prompts, max_new_tokens, batch_size)
+    profiles = profile(adapted, prompts, decoding.max_new_tokens, decoding.batch_size)
     result = {
-        "adapter": adapted.active.name,
-        "device": adapted.device,
-        "precision": adapted.precision,
+        **result_facts("profile", adapted, data, len(prompts), decoding),
         "threads": get_num_threads(),
-        "rows": len(prompts),
-        "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens,
-        "tree": adapted.active.tree.tree_dict(),
-        **{name: asdict(value) for name, value in profiles.items()},
+        **profiles,
     }
 
     def show() -> None:
-        where = f"batch {batch_size}, {adapted.precision} on {adapted.device}"
+        where = f"batch {decoding.batch_size}, {adapted.precision} on {adapted.device}"
         click.echo(f"{adapted.active.name}: {len(prompts)} prompts, {where}")
-        table(table_rows(profiles), ["ms per pass", *(title for name in profiles for title in (name, "share"))])
+        shared.table(table_rows(profiles), ["ms per pass", *(title for name in profiles for title in (name, "share"))])
 
     deliver(result, output, as_json, show)
 

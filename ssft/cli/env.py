@@ -10,12 +10,12 @@ import click
 
 from ssft.base.embedded import cache_dir
 from ssft.base.load import auto_dtype
-from ssft.cli._options import json_option, print_json, table
+from ssft.cli._options import json_option, print_facts, print_json
 from ssft.environment import LIBRARIES, cpu_name, versions
 
 
 def collect() -> dict[str, Any]:
-    """Everything `ssft env` prints, as plain values."""
+    """Everything that `ssft env` prints, as plain values."""
     import torch
 
     cuda = None
@@ -49,14 +49,4 @@ def collect() -> dict[str, Any]:
 @json_option()
 def command(as_json: bool) -> None:
     """Show the versions and the hardware that results depend on."""
-    facts = collect()
-    if as_json:
-        print_json(facts)
-        return
-    cpu, cuda = facts["cpu"], facts["cuda"]
-    rows = [["ssft", facts["ssft"]], ["python", facts["python"]], *facts["packages"].items()]
-    rows += [["cpu", cpu["model"]], ["cores", str(cpu["cores"])], ["threads", str(cpu["threads"])]]
-    rows += [["native bfloat16", cpu["native_bfloat16"]]]
-    rows += [["cuda", f"{cuda['devices']} x {cuda['name']}, capability {cuda['capability']}" if cuda else "none"]]
-    rows += [["cache folder", facts["cache_dir"]]]
-    table(rows, ["what", "value"])
+    (print_json if as_json else print_facts)(collect())

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ssft.bench.metrics import AUTO, metric_module, metric_names
-from ssft.cli._adapted import Opening, adapted_options, tree_option
-from ssft.cli._options import (
-    batch_size_option,
-    data_option,
-    json_option,
-    limit_option,
-    max_new_tokens_option,
-    table,
-)
-from ssft.cli._result import deliver, file_option, result_facts
-from ssft.files import write_bytes
-
-if TYPE_CHECKING:
-    from ssft.runtime.model import MultiAdapterModel
-
+from ssft.cli._adapted import Decoding, decoding_options
+from ssft.cli._options import data_option, json_option, limit_option, table
+from ssft.cli._result import deliver, file_option, jsonl, result_facts
+from ssft.files import write_text
 
 DATA_HELP = (
-    "JSONL or .jsonl.gz file with `prompt` or `messages`, and `completion` (the assistant's message) or a list of "
-    "`references`, which then counts instead."
+    "JSONL or .jsonl.gz file with `prompt` or `messages` in every row, and `completion` (the assistant's message) or a "
+    "list of `references`, which counts instead of the completion where both are given."
 )
 METRICS = metric_names()
 METRIC_HELP = (
-    f"{AUTO}: sql for SQL and exact for labels (three words at most) with one reference each, else rouge. "
-    + ". ".join(f"{name}: {metric_module(name).DESCRIPTION}" for name in METRICS)
-    + "."
+    f"How an answer is compared with its references. {AUTO} chooses by the references: sql where every row has one "
+    "reference and all are SQL, exact where every row has one reference of at most three words, else rouge. "
+    + " ".join(f"The metric {name} measures this: {metric_module(name).DESCRIPTION}." for name in METRICS)
 )
-
-
 REASONS = {"sql": "SQL, one each", "exact": "labels, one each", "rouge": "texts"}
 """Why `auto` chose a metric."""
 
@@ -45,14 +31,11 @@ REASONS = {"sql": "SQL, one each", "exact": "labels, one each", "rouge": "texts"
 @click.argument("adapter", required=False)
 @data_option(required=True, help=DATA_HELP)
 @limit_option()
-@click.option("--metric", type=click.Choice([AUTO, *METRICS]), default=AUTO, show_default=True, help=METRIC_HELP)
-@file_option(help="Also write JSONL, a row per prompt with its metrics, to FILE; the file appears when all is done.")
-@file_option("--facts", "Also write what --json prints to FILE; `ssft card` shows it.")
+@click.option("--metric", type=click.Choice([AUTO, *METRICS]), default=AUTO, help=METRIC_HELP)
+@file_option(help="Also write one line of JSON per prompt, with its metrics, to FILE. It appears when all is done.")
+@file_option("--facts", "Also write what --json prints to FILE, which `ssft card` reads.")
 @click.option("--plain", is_flag=True, help="Decode without streams; the text is the same.")
-@max_new_tokens_option()
-@batch_size_option()
-@tree_option()
-@adapted_options
+@decoding_options()
 @json_option()
 def command(
     adapter: str | None,
@@ -62,10 +45,7 @@ def command(
     output: Path | None,
     facts: Path | None,
     plain: bool,
-    max_new_tokens: int,
-    batch_size: int,
-    tree: tuple[str, ...],
-    opening: Opening,
+    decoding: Decoding,
     as_json: bool,
 ) -> None:
     """Decode greedily with ADAPTER and compare the texts with the references of --data, in percent.
@@ -73,8 +53,6 @@ def command(
     Without ADAPTER, --base alone measures the bare base. Intervals are 95 % bootstrap intervals over the rows. The
     package rouge-score computes ROUGE, with its stemmer.
     """
-    if adapter is None and opening.base is None:
-        raise click.UsageError("no model: give an adapter folder, or --base NAME for the bare base")
     from ssft.base.chat import render_prompt
     from ssft.bench.answers import encode_rows
     from ssft.bench.metrics import choose_metric
@@ -84,68 +62,58 @@ def command(
     rows = load_rows(data, limit, need_completion=False)
     references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
     chosen = choose_metric(metric, references)
-    adapted = opening.open(adapter, tree)
+    adapted = decoding.open(adapter)
     results = adapted.complete(
         encode_rows(adapted, rows),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=decoding.max_new_tokens,
         speculate=not plain,
-        batch_size=batch_size,
+        batch_size=decoding.batch_size,
         progress=True,
     )
     texts = [adapted.decode(result.token_ids) for result in results]
     scores = score_texts(texts, references, chosen)
+    records: list[dict[str, Any]] = [
+        {
+            "prompt": render_prompt(row, adapted.tokenizer),
+            "completion": text,
+            "references": expected,
+            "metrics": {name: round(value, 4) for name, value in score.items()},
+            "tokens": len(result.token_ids),
+            "calls": result.calls,
+            "finish_reason": result.finish_reason,
+        }
+        for row, expected, result, text, score in zip(rows, references, results, texts, scores, strict=True)
+    ]
     if output is not None:
-        lines = []
-        for row, expected, result, text, score in zip(rows, references, results, texts, scores, strict=True):
-            record = {
-                "prompt": render_prompt(row, adapted.tokenizer),
-                "completion": text,
-                "references": expected,
-                "metrics": {name: round(value, 4) for name, value in score.items()},
-                "tokens": len(result.token_ids),
-                "calls": result.calls,
-                "finish_reason": result.finish_reason,
-            }
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-        write_bytes(output, "".join(lines).encode())
+        write_text(output, jsonl(records))
     metrics, intervals = summarise(scores)
-    tokens, calls = sum(len(result.token_ids) for result in results), sum(result.calls for result in results)
-    cut_off = sum(result.finish_reason == "length" for result in results)
-    found = {
-        **result_facts("eval", adapted, data),
+    tokens, calls = (sum(record[key] for record in records) for key in ("tokens", "calls"))
+    cut_off = sum(record["finish_reason"] == "length" for record in records)
+    found: dict[str, Any] = {
+        **result_facts("eval", adapted, data, len(rows), decoding),
         "adapter": adapted.active.name if adapter is not None else None,
-        "rows": len(rows),
         "metric": chosen,
         "metrics": metrics,
         "intervals": intervals,
-        "scores": {name: [round(row[name], 4) for row in scores] for name in metrics},
+        "scores": {name: [record["metrics"][name] for record in records] for name in metrics},
         "tokens": tokens,
         "calls": calls,
         "tokens_per_call": tokens / calls,
         "cut_off": cut_off,
         "streaming": not plain and adapted.active.streams is not None,
-        "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens,
     }
-    deliver(found, facts, as_json, lambda: _show(adapted, found, metric))
 
+    def show() -> None:
+        why = f" (auto: the references are {REASONS[chosen]})" if metric == AUTO else ""
+        where = f"{adapted.precision} on {adapted.device}"
+        click.echo(f"{adapted.active.name}: {len(rows):,} rows, metric {chosen}{why}, {where}")
+        lines = [[name, f"{value:.2f}", "{:.2f} - {:.2f}".format(*intervals[name])] for name, value in metrics.items()]
+        table(lines, ["metric", "%", "95 % interval"])
+        click.echo(f"{tokens:,} tokens in {calls:,} calls, {tokens / calls:.2f} tokens per call")
+        if cut_off:
+            click.echo(
+                f"{cut_off:,} of {len(rows):,} completions were cut off at their longest; raise --max-new-tokens "
+                f"({decoding.max_new_tokens}) if the task needs more"
+            )
 
-def _show(adapted: MultiAdapterModel, result: dict[str, Any], asked: str) -> None:
-    """The facts for people; `asked`: the metric that was asked for."""
-    metric, rows, tokens, calls = (result[key] for key in ("metric", "rows", "tokens", "calls"))
-    why = f" (auto: the references are {REASONS[metric]})" if asked == AUTO else ""
-    click.echo(f"{adapted.active.name}: {rows:,} rows, metric {metric}{why}, {adapted.precision} on {adapted.device}")
-    intervals = result["intervals"]
-    table(
-        [
-            [name, f"{value:.2f}", "{:.2f} - {:.2f}".format(*intervals[name])]
-            for name, value in result["metrics"].items()
-        ],
-        ["metric", "%", "95 % interval"],
-    )
-    click.echo(f"{tokens:,} tokens in {calls:,} calls, {tokens / calls:.2f} tokens per call")
-    if result["cut_off"]:
-        click.echo(
-            f"{result['cut_off']:,} of {rows:,} completions were cut off at their longest; raise --max-new-tokens "
-            f"({result['max_new_tokens']}) if the task needs more"
-        )
+    deliver(found, facts, as_json, show)

@@ -8,21 +8,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ssft.cli._options import (
-    POSITIVE,
-    base_option,
-    device_option,
-    dtype_option,
-    json_option,
-    print_json,
-    quantization_option,
-    table,
-)
+from ssft.cli import _options as shared
 from ssft.cli._shelf import adapter_names, shared_base
 
 
 def collect(adapter: str) -> dict[str, Any]:
-    """Everything `ssft inspect` prints, as plain values; raises `BundleError` for a damaged folder."""
+    """Everything that `ssft inspect` prints of a folder, as plain values; raises `BundleError` for a damaged one."""
     from ssft.bundle.read import read_bundle
     from ssft.bundle.shipped import local_adapter
 
@@ -31,7 +22,7 @@ def collect(adapter: str) -> dict[str, Any]:
     targets = lora.config.get("target_modules")
     streams = None if bundle.stream_config is None else bundle.stream_config.stream_dict()
     return {
-        "adapter": Path(bundle.path).resolve().name,
+        "adapter": bundle.path.resolve().name,
         "path": str(bundle.path),
         "format_version": bundle.format_version,
         "base": dict(bundle.base),
@@ -46,31 +37,14 @@ def collect(adapter: str) -> dict[str, Any]:
         "tree": None if streams is None else bundle.tree.tree_dict(),
         "extra_parameters": bundle.extra_parameters,
         "size_bytes": bundle.size_bytes,
-        "files": {path.name: path.stat().st_size for path in sorted(Path(bundle.path).iterdir()) if path.is_file()},
-        "provenance": headline(bundle.provenance),
+        "files": {path.name: path.stat().st_size for path in sorted(bundle.path.iterdir()) if path.is_file()},
+        # Without its long parts, such as the history of the losses.
+        "provenance": {key: value for key, value in bundle.provenance.items() if not isinstance(value, list)},
     }
 
 
-def headline(provenance: dict[str, Any]) -> dict[str, Any]:
-    """The provenance without its long parts, such as the loss history."""
-    return {key: value for key, value in provenance.items() if not isinstance(value, list)}
-
-
-def _lines(prefix: str, value: Any) -> list[list[str]]:
-    """`[name, text]` rows of a nested dict; names are joined by dots."""
-    if isinstance(value, dict):
-        return [line for key, item in value.items() for line in _lines(f"{prefix}.{key}" if prefix else key, item)]
-    if isinstance(value, list):
-        return [[prefix, ", ".join(map(str, value))]]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return [[prefix, f"{value:,}"]]
-    return [[prefix, f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)]]
-
-
-def collect_memory(
-    paths: dict[str, Path], base: str | None, *, max_adapter_bytes: int | None = None, **settings: Any
-) -> dict[str, Any]:
-    """The memory account of all adapters over one base; `settings` go to `MultiAdapterModel.from_pretrained`.
+def collect_memory(paths: dict[str, Path], base: str | None, **loading: Any) -> dict[str, Any]:
+    """The memory account of all adapters over one base; `loading` goes to `MultiAdapterModel.from_pretrained`.
 
     Beside what `MultiAdapterModel.memory` says: `total`, the base with the adapters on its device, and the `ratio` of
     each adapter's bytes to those of its files.
@@ -78,7 +52,7 @@ def collect_memory(
     name = shared_base(paths, base)
     from ssft.runtime.model import MultiAdapterModel
 
-    model = MultiAdapterModel.from_pretrained(name, max_adapter_bytes=max_adapter_bytes, **settings)
+    model = MultiAdapterModel.from_pretrained(name, **loading)
     for adapter, path in paths.items():
         model.load_adapter(path, adapter)
     account = model.memory()
@@ -87,29 +61,19 @@ def collect_memory(
     return {**account, "total": account["base"] + account["adapters_resident"]}
 
 
-def print_facts(facts: dict[str, Any]) -> None:
-    """One adapter as a table."""
-    sizes = {f"files.{name}": f"{size:,} bytes" for name, size in facts.pop("files").items()}
-    if facts["streams"] is None:
-        facts["streams"] = "none: a plain LoRA, decoded one token per pass"
-    table([*_lines("", facts), *([name, text] for name, text in sizes.items())], ["what", "value"])
-
-
 def print_memory(account: dict[str, Any]) -> None:
     """The memory account as a table."""
-    rows: list[list[Any]] = [["base", account["base"], None, None, "device"]]
-    rows += [
-        [name, entry["bytes"], entry["file_bytes"], f"{entry['ratio']:.3f}", entry["tier"]]
-        for name, entry in account["adapters"].items()
-    ]
-    rows.append(["adapters on the device", account["adapters_resident"], None, None, None])
-    if account["max_adapter_bytes"] is not None:
-        rows.append(["most bytes of adapters there", account["max_adapter_bytes"], None, None, None])
-    rows.append(["base and adapters", account["total"], None, None, None])
-    rows.append(["process", account["process"], None, None, None])
-    if account["allocated"] is not None:
-        rows.append(["allocated by torch", account["allocated"], None, None, None])
-    table(rows, ["what", "bytes", "bytes of its files", "ratio", "where"])
+    adapters = [[name, e["bytes"], e["file_bytes"], e["ratio"], e["tier"]] for name, e in account["adapters"].items()]
+    sums = {
+        "adapters on the device": account["adapters_resident"],
+        "most bytes of adapters there": account["max_adapter_bytes"],
+        "base and adapters": account["total"],
+        "process": account["process"],
+        "allocated by torch": account["allocated"],
+    }
+    rows = [["base", account["base"], None, None, "device"], *adapters]
+    rows += [[name, size, None, None, None] for name, size in sums.items() if size is not None]
+    shared.table(rows, ["what", "bytes", "bytes of its files", "ratio", "where"])
 
 
 @click.command()
@@ -118,47 +82,44 @@ def print_memory(account: dict[str, Any]) -> None:
 @click.option(
     "--max-adapter-bytes",
     metavar="N",
-    type=POSITIVE,
-    default=None,
-    help="Most bytes of adapters on the device; beyond it the least recently used one goes.",
+    type=shared.POSITIVE,
+    help="Most bytes that adapters may take on the device. Where they would take more, ssft moves the adapter that was "
+    "used least recently away from it.",
 )
-@base_option(default=None, help="Base model: an alias, a folder or a hub id; without it the first adapter's own.")
-@quantization_option()
-@dtype_option()
-@device_option()
-@json_option()
+@shared.base_option(
+    help="Base model: an alias, a folder or a hub id. Without it the command takes the first adapter's own."
+)
+@shared.quantization_option()
+@shared.dtype_option()
+@shared.device_option("device_map")
+@shared.json_option()
 @click.pass_context
 def command(
     ctx: click.Context,
     adapters: tuple[str, ...],
     memory: bool,
-    max_adapter_bytes: int | None,
     base: str | None,
-    quantization: str,
-    dtype: str,
-    device: str | None,
     as_json: bool,
+    **loading: Any,
 ) -> None:
     """Show what each folder ADAPTER holds: base, LoRA, streams, draft tree, sizes and where it came from.
 
-    With --memory show instead what the base and all these adapters take together; the options of the base are for that.
+    With --memory the command loads the base and shows what it and all these adapters take together. Only then do the
+    options that say how a base is loaded make sense.
     """
     if memory:
-        settings = {"quantization": quantization, "dtype": dtype, "device_map": device}
-        account = collect_memory(adapter_names(adapters), base, max_adapter_bytes=max_adapter_bytes, **settings)
-        if as_json:
-            print_json(account)
-        else:
-            print_memory(account)
+        account = collect_memory(adapter_names(adapters), base, **loading)
+        (shared.print_json if as_json else print_memory)(account)
         return
-    for name in ("base", "quantization", "dtype", "device", "max_adapter_bytes"):
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for --memory; without it no base is loaded")
+    for option in ctx.command.params:
+        given = option.name and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+        if given and option.name in ("base", *loading):
+            raise click.UsageError(f"{option.opts[0]} is for --memory; without it no base is loaded")
     facts = [collect(adapter) for adapter in adapters]
     if as_json:
-        print_json(facts[0] if len(facts) == 1 else {"adapters": facts})
+        shared.print_json(facts[0] if len(facts) == 1 else {"adapters": facts})
         return
     for number, value in enumerate(facts):
         if number:
             click.echo()
-        print_facts(value)
+        shared.print_facts({**value, "streams": value["streams"] or "none: a plain LoRA, decoded one token per pass"})

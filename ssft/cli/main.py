@@ -44,7 +44,7 @@ class Failure(click.ClickException):
     exit_code = 2
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.format_message()}", file=file or sys.stderr)
+        click.echo(f"error: {self.format_message()}", file=file, err=True)
 
 
 class CommandFiles(click.Group):
@@ -64,9 +64,9 @@ class CommandFiles(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = str(args[0])
-        if not ctx.resilient_parsing and not name.startswith("-") and name not in discover():
-            hint = nearest(name, discover()) or f"commands are {', '.join(discover())}"
+        name, known = str(args[0]), discover()
+        if not ctx.resilient_parsing and not name.startswith("-") and name not in known:
+            hint = nearest(name, known) or f"commands are {', '.join(known)}"
             raise click.UsageError(f"No such command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -81,7 +81,10 @@ class CommandFiles(click.Group):
             raise Failure(str(error)) from error
 
 
-@click.group(cls=CommandFiles, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+
+
+@click.group(cls=CommandFiles, context_settings=SETTINGS)
 @click.version_option(__version__, "--version", prog_name="ssft")
 def cli() -> None:
     """Speculative Streaming: fine-tune adapters that draft for themselves and decode the same text faster."""

@@ -11,13 +11,12 @@ from ssft.cli._options import json_option, print_json
 
 @click.command()
 @click.argument("repo", metavar="OWNER/NAME")
-@click.option("--revision", default=None, help="Branch, tag or commit; default: main.")
+@click.option("--revision", help="Branch, tag or commit to download. Without it the command takes main.")
 @click.option(
     "--output",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    default=None,
-    help="Folder to write; a bundle there is replaced. Default: adapters/NAME.",
+    help="Folder to write; an adapter that is there is replaced. Without it the command writes adapters/NAME.",
 )
 @json_option()
 def command(repo: str, revision: str | None, output: Path | None, as_json: bool) -> None:
@@ -33,18 +32,8 @@ def command(repo: str, revision: str | None, output: Path | None, as_json: bool)
     streams = pulled.bundle.stream_config
     total = sum(pulled.files.values())
     if as_json:
-        print_json(
-            {
-                "repo": pulled.repo,
-                "revision": pulled.revision,
-                "commit": pulled.commit,
-                "path": pulled.path,
-                "base": pulled.base,
-                "streams": None if streams is None else streams.stream_dict(),
-                "files": pulled.files,
-                "bytes": total,
-            }
-        )
+        facts = {key: getattr(pulled, key) for key in ("repo", "revision", "commit", "path", "base", "files")}
+        print_json({**facts, "streams": streams and streams.stream_dict(), "bytes": total})
         return
     click.echo(f"pulled {pulled.repo} ({pulled.revision}, commit {pulled.commit[:12]}) to {pulled.path}")
     click.echo(f"{len(pulled.files)} files, {total:,} bytes; base {pulled.base or 'not named'}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from ssft.cli._options import json_option, print_json
@@ -10,8 +12,16 @@ from ssft.cli._options import json_option, print_json
 @click.command()
 @click.argument("adapter")
 @click.argument("repo", metavar="OWNER/NAME")
-@click.option("--private", is_flag=True, help="Make the repository private; an error if it exists and is public.")
-@click.option("--revision", metavar="BRANCH", default=None, help="Branch, made if there is none; default: main.")
+@click.option(
+    "--private",
+    is_flag=True,
+    help="Make the new repository private. If the repository exists and is public, nothing is uploaded.",
+)
+@click.option(
+    "--revision",
+    metavar="BRANCH",
+    help="Branch to upload to, which the hub makes if it does not exist. Without it the command takes main.",
+)
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing to the main branch.")
 @json_option()
 def command(adapter: str, repo: str, private: bool, revision: str | None, create_pr: bool, as_json: bool) -> None:
@@ -26,19 +36,7 @@ def command(adapter: str, repo: str, private: bool, revision: str | None, create
     pushed = push(adapter, repo, private=private, revision=revision, create_pr=create_pr)
     total = sum(pushed.files.values())
     if as_json:
-        print_json(
-            {
-                "repo": pushed.repo,
-                "revision": pushed.revision,
-                "commit": pushed.commit,
-                "url": pushed.url,
-                "pull_request": pushed.pull_request,
-                "changed": pushed.changed,
-                "path": adapter,
-                "files": pushed.files,
-                "bytes": total,
-            }
-        )
+        print_json({**asdict(pushed), "path": adapter, "bytes": total})
         return
     if pushed.changed:
         click.echo(f"pushed {len(pushed.files)} files, {total:,} bytes, to {pushed.repo} ({pushed.revision})")

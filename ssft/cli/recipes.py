@@ -8,8 +8,10 @@ import click
 
 from ssft.cli._options import json_option, print_json, table
 from ssft.errors import ConfigError
-from ssft.files import write_bytes
+from ssft.files import check_target, write_bytes
 from ssft.recipes.recipe import SECTIONS, TOP, describe_keys, recipe_head, recipe_names, recipe_path
+
+KEY = ("key", "type", "default", "help")
 
 
 @click.group(invoke_without_command=True)
@@ -32,19 +34,14 @@ def command(ctx: click.Context, as_json: bool) -> None:
         table([[recipe["name"], recipe["summary"]] for recipe in recipes], ["name", "summary"])
 
 
-def _wants_json(ctx: click.Context, as_json: bool) -> bool:
-    return as_json or bool(ctx.parent is not None and ctx.parent.params.get("as_json"))
-
-
 @command.command("show")
 @click.argument("name")
 @json_option()
-@click.pass_context
-def show_command(ctx: click.Context, name: str, as_json: bool) -> None:
+def show_command(name: str, as_json: bool) -> None:
     """Print the recipe NAME as it stands in its file."""
     path = recipe_path(name)
     text = path.read_text(encoding="utf-8")
-    if _wants_json(ctx, as_json):
+    if as_json:
         print_json({"name": name, "path": path, "head": recipe_head(path), "yaml": text})
     else:
         click.echo(text, nl=False)
@@ -53,21 +50,17 @@ def show_command(ctx: click.Context, name: str, as_json: bool) -> None:
 @command.command("keys")
 @click.argument("section", type=click.Choice(SECTIONS), required=False)
 @json_option()
-@click.pass_context
-def keys_command(ctx: click.Context, section: str | None, as_json: bool) -> None:
-    """List every key a recipe may set, with type, default and meaning: of SECTION, or those at the top of the file."""
+def keys_command(section: str | None, as_json: bool) -> None:
+    """List the keys of SECTION, or those at the top of the file, with their types, defaults and meanings."""
     keys = describe_keys(section or TOP)
-    if _wants_json(ctx, as_json):
-        names = ("key", "type", "default", "help")
-        print_json({"section": section, "keys": [dict(zip(names, map(_plain, key), strict=True)) for key in keys]})
+    if as_json:
+        print_json({"section": section, "keys": [dict(zip(KEY, map(_plain, key), strict=True)) for key in keys]})
     else:
-        table(
-            [[key, kind, repr(default), text] for key, kind, default, text in keys], ["key", "type", "default", "help"]
-        )
+        table([[key, kind, repr(default), text] for key, kind, default, text in keys], KEY)
 
 
 def _plain(value: object) -> object:
-    """JSON value of a default: what JSON cannot say is written as text."""
+    """A default as a value of JSON; what JSON cannot say becomes text."""
     return value if isinstance(value, str | int | float | list | dict | None) else str(value)
 
 
@@ -76,8 +69,7 @@ def _plain(value: object) -> object:
 @click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite DEST if it exists.")
 @json_option()
-@click.pass_context
-def copy_command(ctx: click.Context, name: str, destination: Path, force: bool, as_json: bool) -> None:
+def copy_command(name: str, destination: Path, force: bool, as_json: bool) -> None:
     """Copy the recipe NAME to the file DEST (or into the folder DEST), to be edited and given to `ssft train`."""
     source = recipe_path(name)
     target = destination / source.name if destination.is_dir() else destination
@@ -85,12 +77,9 @@ def copy_command(ctx: click.Context, name: str, destination: Path, force: bool, 
         raise ConfigError(f"{target}: a recipe is a .yaml file; give a name that ends so")
     if target.exists() and not force:
         raise ConfigError(f"{target} exists already; choose another name, or overwrite it with --force")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(target, source.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
-    if _wants_json(ctx, as_json):
+    check_target(target, "DEST")
+    write_bytes(target, source.read_bytes())
+    if as_json:
         print_json({"name": name, "path": target})
     else:
         click.echo(f"copied {name} to {target}; train with: ssft train {target}")

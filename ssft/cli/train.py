@@ -6,15 +6,24 @@ from pathlib import Path
 
 import click
 
-from ssft.cli._options import device_option, json_option, print_json, set_threads, table, threads_option
+from ssft.cli._options import device_option, json_option, print_facts, print_json, set_threads, threads_option
 
 
 @click.command()
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--output", type=click.Path(path_type=Path), default=None, help="Folder to write, else one in outputs/.")
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder to write. Without it the run writes a folder of the recipe's name into outputs/.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last whole checkpoint of an interrupted run.")
-@click.option("--dry-run", is_flag=True, help="Resolve and check everything, show it, train nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Load and check everything, and show it with one example and an estimate of time and memory; train nothing.",
+)
 @device_option()
 @threads_option()
 @json_option()
@@ -37,8 +46,7 @@ def command(
     gives the same LoRA without streams, in outputs/peers/sql/twin, where `ssft bench --peers outputs/peers` looks.
     """
     from ssft.recipes.recipe import load_recipe, recipe_path
-    from ssft.runs.describe import describe
-    from ssft.runs.prepare import default_output, prepare
+    from ssft.runs.prepare import default_output, describe, prepare
     from ssft.runs.train import leave_process_group, train
 
     set_threads(threads)
@@ -51,25 +59,23 @@ def command(
         trained = None if dry_run else train(run, target, resume)
     leave_process_group()
     if dry_run:
-        print_json(facts) if as_json else _show(facts)
-    if trained is None:
+        (print_json if as_json else _show)(facts)
+    if trained is None:  # also in all but one of several processes
         return
     seconds, metrics = trained.provenance["train_seconds"], trained.provenance["metrics"]
     if as_json:
         print_json({"method": resolved.method, trained.product: str(target), "seconds": seconds, "metrics": metrics})
         return
     click.echo(f"{trained.product} {target}: {trained.size_bytes / 2**20:.1f} MiB, {seconds:.0f} s")
-    table([[key, f"{value:.4g}"] for key, value in sorted(metrics.items())], ["metric", "value"])
+    print_facts(dict(sorted(metrics.items())))
 
 
 def _show(facts: dict) -> None:
+    """A dry run for people: the recipe, the example with its loss in green, and the numbers."""
     click.echo(facts["recipe"]["yaml"])
     shown = "".join(
         click.style(part["token"], fg="green", bold=True) if part["loss"] else part["token"]
         for part in facts["example"]
     )
-    click.echo(f"first example, {len(facts['example'])} tokens; with loss: green\n{shown}\n")
-    rows = [[f"rows, {k}", f"{v:,}"] for k, v in facts["rows"].items()]
-    rows += [[f"parameters, {k}", f"{v:,}"] for k, v in facts["parameters"].items()]
-    rows += [[k.replace("_", " "), f"{v:,}"] for k, v in facts["estimate"].items()]
-    table(rows, ["", "value"])
+    click.echo(f"first example, {len(facts['example'])} tokens; those in green carry the loss\n{shown}\n")
+    print_facts({name: facts[name] for name in ("rows", "parameters", "estimate")})

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ssft.cli._adapted import PROMPTS_HELP, Opening, adapted_options, load_prompts, need_streams, tree_option
-from ssft.cli._options import (
-    batch_size_option,
-    data_option,
-    json_option,
-    limit_option,
-    max_new_tokens_option,
-    table,
-)
+from ssft.cli._adapted import PROMPTS_HELP, Decoding, decoding_options, load_prompts
+from ssft.cli._options import data_option, json_option, limit_option, table
 from ssft.cli._result import deliver, file_option, result_facts
+from ssft.errors import ConfigError
 
 if TYPE_CHECKING:
     from ssft.bench.methods import DecodingMethod
@@ -27,18 +21,14 @@ if TYPE_CHECKING:
 @click.argument("adapter")
 @data_option(help=PROMPTS_HELP)
 @limit_option()
-@max_new_tokens_option()
-@batch_size_option()
 @click.option(
     "--against",
     type=click.Choice(["plain", "generate"]),
     default="plain",
-    show_default=True,
-    help="Reference: plain decoding in the same engine, or model.generate of transformers.",
+    help="Whose tokens are right: those of plain decoding in the same engine, or of transformers' model.generate.",
 )
-@tree_option()
-@adapted_options
-@file_option(help="Write the result to FILE as JSON; `ssft card` shows it.")
+@decoding_options()
+@file_option(help="Write the result to FILE as JSON, which `ssft card` reads.")
 @json_option()
 @click.pass_context
 def command(
@@ -46,11 +36,8 @@ def command(
     adapter: str,
     data: Path | None,
     limit: int | None,
-    max_new_tokens: int,
-    batch_size: int,
     against: str,
-    tree: tuple[str, ...],
-    opening: Opening,
+    decoding: Decoding,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -58,16 +45,21 @@ def command(
 
     In float32 (--dtype float32) every output is the same. In lower precision a difference can come from a tie that
     rounding decides: its margin, the lead of the plain model's best over its second-best logit, is then near 0.
-    Exit 0: all are the same, 1: some differ.
+    The command exits with 1 if an output differs.
     """
     from ssft.bench.identity import add_margins, compare_outputs
     from ssft.bench.methods import Setting, build_methods
     from ssft.runtime.batching import run_in_batches
 
-    adapted = opening.open(adapter, tree)
-    need_streams(adapted, "verify")
+    adapted = decoding.open(adapter)
+    if adapted.active.streams is None:
+        raise ConfigError(
+            f"{adapted.active.name!r} has no streams, so there is nothing to verify; give an adapter that `ssft train` "
+            "wrote"
+        )
     prompts = load_prompts(adapted, adapter, data, limit)
-    methods = build_methods([against, "streaming"], Setting(adapted, max_new_tokens, batch_size))
+    batch_size = decoding.batch_size
+    methods = build_methods([against, "streaming"], Setting(adapted, decoding.max_new_tokens, batch_size))
 
     def decoded(method: DecodingMethod) -> list[Generation]:
         lengths = [len(prompt) for prompt in prompts]
@@ -77,18 +69,14 @@ def command(
     expected, got = ([result.token_ids for result in results] for results in (reference, streamed))
     differences = compare_outputs(expected, got)
     add_margins(adapted, prompts, expected, differences)
-    identical, tokens = len(prompts) - len(differences), sum(map(len, got))
-    calls = sum(result.calls for result in streamed)
+    identical, tokens, calls = len(prompts) - len(differences), sum(map(len, got)), sum(r.calls for r in streamed)
     facts = {
-        **result_facts("verify", adapted, data),
-        "rows": len(prompts),
+        **result_facts("verify", adapted, data, len(prompts), decoding),
         "identical": identical,
         "differences": differences,
         "against": against,
         "tokens": tokens,
         "calls": calls,
-        "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens,
     }
 
     def show() -> None:

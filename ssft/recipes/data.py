@@ -200,8 +200,8 @@ def _kind(value: Any) -> str:
     return f"{names.get(type(value), 'a number')} ({text if len(text) <= 40 else text[:37] + '...'})"
 
 
-def load_dataset_pair(config: DataConfig, seed: int) -> "tuple[Dataset, Dataset]":
-    """Training and validation rows as `datasets.Dataset`s with the columns prompt and completion, or messages.
+def load_row_pair(config: DataConfig, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and validation rows, with the references and categories that their files give.
 
     `seed` draws the held-back share, the rows kept by `max_*_rows` and the built-in rows. Raises `DataError`.
     """
@@ -214,10 +214,13 @@ def load_dataset_pair(config: DataConfig, seed: int) -> "tuple[Dataset, Dataset]
     else:
         source = config.validation or config.train
         validation = _source_rows(source, config.validation_split or "validation", config, seed, "validation")
-    return (
-        _to_dataset(_sample(train, config.max_train_rows, seed), config.train),
-        _to_dataset(_sample(validation, config.max_validation_rows, seed), config.validation or config.train),
-    )
+    return _sample(train, config.max_train_rows, seed), _sample(validation, config.max_validation_rows, seed)
+
+
+def load_dataset_pair(config: DataConfig, seed: int) -> "tuple[Dataset, Dataset]":
+    """`load_row_pair` as `datasets.Dataset`s with the columns prompt and completion, or messages."""
+    train, validation = load_row_pair(config, seed)
+    return _to_dataset(train, config.train), _to_dataset(validation, config.validation or config.train)
 
 
 def _source_rows(source: str, split: str, config: DataConfig, seed: int, part: str) -> list[dict[str, Any]]:

@@ -8,25 +8,34 @@ Nothing in a folder is ever executed.
 """
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
 
-from ssft.base.fingerprint import base_fingerprint
-from ssft.bundle.folder import AdapterFiles, all_finite
+from ssft.bundle.fit import check_base, check_tensors, fill
+from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.format import LORA_CONFIG, LORA_WEIGHTS
 from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
 from ssft.errors import BundleError, ConfigError
 from ssft.files import write_sorted_json
-from ssft.schema import read
+from ssft.schema import read, shown
 
-FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "medusa.json", "medusa.safetensors"
-MAX_SHOWN = 200
-FINGERPRINT = {"architecture": "architecture", "config_sha256": "model shape", "tokenizer_sha256": "tokenizer"}
+
+
+@dataclass
+class _Contents:
+    """What stands in medusa.json."""
+
+    format_version: Literal[1]
+    medusa: MedusaConfig
+    base: dict[str, str]
+    """Its fingerprint."""
+    adapter: dict[str, str | None]
+    """The `name` of the adapter that the heads were trained over, and what `lora_sha256` said of it then."""
 
 
 def write_heads(folder: Path, heads: MedusaHeads, adapted: Any, made_over: str) -> None:
@@ -34,16 +43,10 @@ def write_heads(folder: Path, heads: MedusaHeads, adapted: Any, made_over: str) 
 
     `made_over` is what `lora_sha256` said when training began. Raises `BundleError` if the heads hold NaN.
     """
-    settings = {
-        "format_version": FORMAT_VERSION,
-        "medusa": asdict(heads.config),
-        "base": _fingerprint(adapted),
-        "adapter": {"name": adapted.active.name, "lora_sha256": made_over},
-    }
+    adapter = {"name": adapted.active.name, "lora_sha256": made_over}
+    write_sorted_json(folder / CONFIG, asdict(_Contents(1, heads.config, adapted.bank.fingerprint, adapter)))
     dtype = adapted.model.dtype
-    weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in heads.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
-    write_sorted_json(folder / CONFIG, settings)
+    save_file({k: v.detach().to("cpu", dtype).contiguous() for k, v in heads.state_dict().items()}, folder / WEIGHTS)
     _read(folder, adapted, made_over)
 
 
@@ -91,73 +94,22 @@ def lora_sha256(adapted: Any) -> str:
 def _read(folder: str | os.PathLike[str], adapted: Any, made_over: str) -> MedusaHeads:
     files = AdapterFiles(folder)
     path = files.path / CONFIG
-    settings = files.json(CONFIG)
-    version = settings.get("format_version")
-    if version != FORMAT_VERSION or type(version) is not int:  # True == 1.0 == 1
+    try:
+        contents: _Contents = read(_Contents, files.json(CONFIG), "")
+        contents.medusa.check_medusa()
+    except ValueError as error:  # `ConfigError` is one
+        raise BundleError(f"{path}: {str(error)[:200]}") from error
+    again = "train heads for this one (ssft train with method=medusa)"
+    check_base(path, contents.base, adapted.bank.fingerprint, f"decode over that base, or {again}")
+    if contents.adapter.get("lora_sha256") != made_over:
         raise BundleError(
-            f"{path}: format_version is {_shown(version)}, this ssft reads {FORMAT_VERSION}; newer heads need a newer "
-            "ssft"
+            f"{path}: trained over another LoRA, that of {shown(contents.adapter.get('name'))} as it was then; decode "
+            f"with that adapter, or {again}"
         )
-    config = _read_config(path, settings.get("medusa"))
-    _check_made_for(path, settings, adapted, made_over)
     vocabulary, hidden = adapted.hooks.backbone.head.weight.shape
     # On no device: what the config asks for is compared before any memory is taken.
     with torch.device("meta"):
-        heads = MedusaHeads(config, hidden, vocabulary)
-    expected = {key: tuple(value.shape) for key, value in heads.state_dict().items()}
-    files.shapes(WEIGHTS, sum(p.numel() for p in heads.parameters()) * 8 + 2**20)
-    weights = files.tensors(WEIGHTS)
-    found = {key: tuple(value.shape) for key, value in weights.items()}
-    if expected != found:
-        wrong = next(key for key in sorted(expected | found) if expected.get(key) != found.get(key))
-        raise BundleError(
-            f"{files.path / WEIGHTS}: {wrong} has shape {found.get(wrong)}, but {CONFIG} and the base need "
-            f"{expected.get(wrong)}"
-        )
-    model = adapted.model
-    weights = {key: value.to(model.device, model.dtype) for key, value in weights.items()}
-    if not all(map(all_finite, weights.values())):
-        raise BundleError(f"{files.path / WEIGHTS}: holds values beyond the range of {model.dtype}")
-    heads.load_state_dict(weights, assign=True)
-    return heads.requires_grad_(False).eval()
-
-
-def _read_config(path: Path, section: Any) -> MedusaConfig:
-    try:
-        config: MedusaConfig = read(MedusaConfig, section, "medusa")
-        config.check_medusa()
-    except ValueError as error:  # `ConfigError` is one
-        raise BundleError(f"{path}: {str(error)[:MAX_SHOWN]}") from error
-    return config
-
-
-def _check_made_for(path: Path, settings: dict[str, Any], adapted: Any, made_over: str) -> None:
-    """Raise `BundleError` unless base and LoRA are those that the heads were trained over."""
-    base, adapter = settings.get("base"), settings.get("adapter")
-    if not isinstance(base, dict) or not isinstance(adapter, dict):
-        raise BundleError(f"{path}: 'base' or 'adapter' is missing or no object")
-    fingerprint = _fingerprint(adapted)
-    for key, meaning in FINGERPRINT.items():
-        if base.get(key) != fingerprint[key]:
-            raise BundleError(
-                f"{path}: made for base {_shown(base.get('id'))}, whose {meaning} ({_shown(base.get(key), 18)}) is not "
-                f"that of {fingerprint['id']!r} ({fingerprint[key][:16]}); decode over that base, or train heads for "
-                "this one (ssft train with method=medusa)"
-            )
-    if adapter.get("lora_sha256") != made_over:
-        raise BundleError(
-            f"{path}: trained over another LoRA (that of {_shown(adapter.get('name'))} then, "
-            f"{_shown(adapter.get('lora_sha256'), 18)}), whose states these heads know; decode with that adapter, or "
-            f"train heads for {adapted.active.name!r} (ssft train with method=medusa)"
-        )
-
-
-def _fingerprint(adapted: Any) -> dict[str, str]:
-    made_for = {} if adapted.active.bundle is None else adapted.active.bundle.base
-    name = made_for.get("id") or getattr(adapted.model.config, "_name_or_path", "") or adapted.active.name
-    return base_fingerprint(adapted.model, adapted.tokenizer, name)
-
-
-def _shown(value: Any, most: int = 80) -> str:
-    """A value of a foreign file for a message, which may go to a terminal: without control characters, and bounded."""
-    return repr(value)[:most]
+        heads = MedusaHeads(contents.medusa, hidden, vocabulary)
+    most = sum(p.numel() for p in heads.parameters()) * 8 + 2**20
+    check_tensors(files.path / WEIGHTS, files.shapes(WEIGHTS, most), heads, CONFIG)
+    return fill(heads, files.path / WEIGHTS, files.tensors(WEIGHTS), adapted.model.dtype, adapted.model.device)

@@ -1,6 +1,7 @@
 """From a recipe to a prepared run: data, base and settings are loaded and checked before any training."""
 
 from pathlib import Path
+from typing import Any
 
 from ssft.base.backbone import Backbone
 from ssft.errors import ConfigError
@@ -8,6 +9,9 @@ from ssft.recipes.data import check_lengths, load_dataset_pair
 from ssft.recipes.recipe import Recipe, dump_recipe
 from ssft.runs.methods import training_method
 from ssft.runs.run import PreparedRun, run_folder
+from ssft.runs.train import build_trainer
+from ssft.training.estimate import estimate
+from ssft.training.loss import IGNORE
 
 
 def default_output(recipe: Recipe, source: Path | None = None) -> Path:
@@ -29,7 +33,22 @@ def prepare(recipe: Recipe, output: Path, device: str | None = None) -> Prepared
         raise ConfigError("eval_strategy is set, but there are no validation rows; set data.validation")
     loaded = training_method(recipe.method).load(recipe, args, device)
     context = Backbone(loaded.model).context_length
-    limit = min(context, args.max_length or context)
     for rows in (train, validation):
-        check_lengths(rows, loaded.tokenizer, limit)
+        check_lengths(rows, loaded.tokenizer, min(context, args.max_length or context))
     return PreparedRun(**vars(loaded), recipe=recipe, args=args, train=train, validation=validation, run_yaml=run_yaml)
+
+
+def describe(run: PreparedRun) -> dict[str, Any]:
+    """What a dry run shows: settings, one tokenised example with its loss mask, parameters, and what a run costs."""
+    method, trainer = training_method(run.recipe.method), build_trainer(run)
+    example = trainer.train_dataset[0]
+    tokens = run.tokenizer.convert_ids_to_tokens(example["input_ids"])
+    return {
+        "recipe": {"name": run.recipe.name, "method": run.recipe.method, "yaml": run.run_yaml},
+        "rows": {"train": len(run.train), "validation": len(run.validation)},
+        "example": [
+            {"token": token, "loss": label != IGNORE} for token, label in zip(tokens, example["labels"], strict=True)
+        ],
+        "parameters": method.parameters(run, trainer),
+        "estimate": estimate(trainer),
+    }

@@ -1,6 +1,5 @@
 """What a run says about itself: versions, commit, device, hashes of the data, metrics and history; and reading that."""
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ def provenance(
 ) -> dict[str, Any]:
     """The content of `provenance.json` after a run of `seconds`; `rows` counts those of training and validation."""
     libraries = versions()
-    history = [{k: v for k, v in entry.items() if k != "total_flos"} for entry in trainer.state.log_history]
     return {
         "method": recipe.method,
         "ssft": libraries.pop("ssft"),
@@ -32,7 +30,7 @@ def provenance(
         "data": {part: _describe_source(getattr(recipe.data, part)) for part in ("train", "validation")},
         "steps": trainer.state.global_step,
         "metrics": {key: value for key, value in metrics.items() if isinstance(value, int | float)},
-        "history": history,
+        "history": [{k: v for k, v in entry.items() if k != "total_flos"} for entry in trainer.state.log_history],
     }
 
 
@@ -50,17 +48,9 @@ def method_of(provenance: dict[str, Any]) -> str:
     return method if isinstance(method, str) else ""
 
 
-def made_by(path: Path) -> str:
-    """The training method whose run wrote the folder `path`; empty if its `provenance.json` does not say."""
-    return method_of(told_by(path))
-
-
 def _describe_source(source: str) -> dict[str, str]:
     """A file's name and hash, or the name of a hub dataset or generator."""
-    path = Path(source) if source else None
-    if path is None or not path.is_file():
-        return {"name": source}
-    return file_identity(path)
+    return file_identity(source) if Path(source).is_file() else {"name": source}
 
 
 def _commit() -> str:
@@ -68,6 +58,5 @@ def _commit() -> str:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
-    command = ["git", "-C", os.fspath(root), "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

@@ -4,10 +4,10 @@ Either it begins from the adapter's values and goes on training them (mode share
 is, under a LoRA of the streams' own (mode lossless): the text is then that adapter's to the last token.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor
 
 from ssft.bundle.fit import load_stream_modules, read_fitting
 from ssft.bundle.format import Bundle
@@ -52,9 +52,7 @@ def begin_from(peft_model: Any, start: Bundle, adapter: str = "default") -> None
         ConfigError: the run's LoRA or streams have another shape; nothing was copied.
     """
     fresh = get_peft_model_state_dict(peft_model, adapter_name=adapter)
-    fresh = {key: value for key, value in fresh.items() if CONTAINER not in key}
-    _check_same_modules(start, set(fresh))
-    _check_same_products(start, peft_model.peft_config[adapter], fresh)
+    _check_same_lora(start, peft_model.peft_config[adapter].to_dict(), [key for key in fresh if CONTAINER not in key])
     streams = streams_of(peft_model, adapter)
     if streams is not None and start.stream_config is not None:
         if (found := start.stream_config.stream_dict()) != (wanted := streams.config.stream_dict()):
@@ -68,30 +66,25 @@ def begin_from(peft_model: Any, start: Bundle, adapter: str = "default") -> None
     set_peft_model_state_dict(peft_model, start.loras[0].weights, adapter_name=adapter)
 
 
-def _check_same_modules(start: Bundle, fresh: set[str]) -> None:
+def _check_same_lora(start: Bundle, wanted: dict[str, Any], fresh: Iterable[str]) -> None:
+    """Raise `ConfigError` unless both have the same tensors, with the same rank and factor: otherwise the values would
+    make another model, or would not fit at all. `wanted` is peft's config of the run's LoRA, `fresh` its tensors."""
     lora = start.loras[0]
-    if lora.weights.keys() == fresh:
-        return
-    key = sorted(lora.weights.keys() ^ fresh)[0]
-    has, lacks = ("adapter", "run") if key in lora.weights else ("run", "adapter")
-    targets = lora.config.get("target_modules")
-    shown = ", ".join(sorted(targets)) if isinstance(targets, list) else targets
-    module = lora_target(lora.weights_file, key)[0]
-    raise ConfigError(
-        f"adapter={start.path}: the {has} has a LoRA on {module}, the {lacks} has none; set "
-        f"lora.target_modules and its exceptions as the adapter has them: {shown}"
-    )
 
+    def products(keys: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
+        modules = {key: lora_target(lora.weights_file, key)[0] for key in keys}
+        return {
+            key: f"a LoRA of rank {lora_rank(config, module)} and factor alpha/r {lora_scaling(config, module):g}"
+            for key, module in modules.items()
+        }
 
-def _check_same_products(start: Bundle, wanted_lora: Any, fresh: dict[str, Tensor]) -> None:
-    """A rank or factor that differs would make another model of the same tensors, or not fit at all."""
-    lora, settings = start.loras[0], wanted_lora.to_dict()
-    for key in sorted(fresh):
-        module = lora_target(lora.weights_file, key)[0]
-        for name, of in (("rank", lora_rank), ("factor alpha/r", lora_scaling)):
-            if (found := of(lora.config, module)) != (wanted := of(settings, module)):
-                raise ConfigError(
-                    f"adapter={start.path} has the {name} {found:g} on {module}, the run's LoRA {wanted:g}; set lora.r="
-                    f"{lora.config['r']} and lora.lora_alpha={lora.config['lora_alpha']:g}, and the patterns and "
-                    "use_rslora as the adapter has them"
-                )
+    has, asked = products(lora.weights, lora.config), products(fresh, wanted)
+    for key in sorted({**has, **asked}):
+        if has.get(key) != asked.get(key):
+            targets = lora.config.get("target_modules")
+            raise ConfigError(
+                f"adapter={start.path} has {has.get(key, 'no LoRA')} on {lora_target(lora.weights_file, key)[0]}, the "
+                f"run has {asked.get(key, 'no LoRA')} there; set lora.r={lora.config['r']}, lora.lora_alpha="
+                f"{lora.config['lora_alpha']:g}, and the patterns, use_rslora and target_modules as the adapter has "
+                f"them: {', '.join(sorted(targets)) if isinstance(targets, list) else targets}"
+            )

@@ -12,15 +12,11 @@ from transformers.trainer_callback import TrainerState
 
 from ssft.bundle.format import RUN
 from ssft.errors import ConfigError
-from ssft.runs.folder import may_write
 from ssft.runs.methods import training_method
 from ssft.runs.provenance import provenance
 from ssft.runs.run import PreparedRun, Trained, run_folder
 from ssft.runs.start import begin_from
-from ssft.training.callbacks import last_complete_checkpoint, mark_complete_checkpoints
-
-ADAPTER = "adapter.sha256"
-"""In a run's folder: hash of the adapter that is trained over."""
+from ssft.training.callbacks import MarkComplete, last_complete_checkpoint
 
 
 def build_trainer(run: PreparedRun) -> Any:
@@ -33,7 +29,7 @@ def build_trainer(run: PreparedRun) -> Any:
     )
     if run.start is not None and not run.held:
         begin_from(trainer.model, run.start)
-    trainer.add_callback(mark_complete_checkpoints())
+    trainer.add_callback(MarkComplete())
     return trainer
 
 
@@ -44,16 +40,14 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | Non
         ConfigError: `output` holds something else, or an interrupted run that `resume` was not asked to go on with.
     """
     folder = run_folder(output)
-    check_output(run, output)
+    training_method(run.recipe.method).check_output(output)
     checkpoint = last_complete_checkpoint(folder)
     if checkpoint is not None:
         _check_may_resume(run, checkpoint, resume)
     trainer = build_trainer(run)
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RUN).write_text(run.run_yaml, encoding="utf-8")
-        if run.adapter_sha256:
-            (folder / ADAPTER).write_text(run.adapter_sha256, encoding="utf-8")
+        (folder / RUN).write_text(_identity(run), encoding="utf-8")
     begin = time.time()
     if checkpoint is None or not _load_if_finished(trainer, checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
@@ -63,15 +57,6 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | Non
     # A launcher ends all processes when one of them is gone: none leaves before the result is whole.
     trainer.accelerator.wait_for_everyone()
     return trained
-
-
-def check_output(run: PreparedRun, output: Path) -> None:
-    """Raise `ConfigError` unless `output` is free, empty, or an earlier result of the same method."""
-    name = run.recipe.method
-    method = training_method(name)
-    if not may_write(output, method.may_replace):
-        product = f"no {method.product}" if name == "streams" else f"no {method.product} that method={name} wrote"
-        raise ConfigError(f"--output {output} exists and is {product}; choose another folder, nothing was changed")
 
 
 def leave_process_group() -> None:
@@ -90,6 +75,11 @@ def _trl_columns(rows: Dataset) -> Dataset:
     )
 
 
+def _identity(run: PreparedRun) -> str:
+    """What a run must have in common with the one that it goes on with: the settings, and the values it began over."""
+    return f"{run.run_yaml}# adapter: {run.adapter_sha256 or 'none'}\n"
+
+
 def _check_may_resume(run: PreparedRun, checkpoint: Path, asked: bool) -> None:
     """A resumed run must be the same run: other settings, or another adapter, would silently change its losses."""
     folder = checkpoint.parent
@@ -99,16 +89,10 @@ def _check_may_resume(run: PreparedRun, checkpoint: Path, asked: bool) -> None:
             "remove that folder to start anew"
         )
     before = folder / RUN
-    if before.exists() and before.read_text(encoding="utf-8") != run.run_yaml:
+    if before.exists() and before.read_text(encoding="utf-8") != _identity(run):
         raise ConfigError(
-            f"{before} differs from the settings given now; resume with the same recipe and overrides, or remove "
-            f"{folder} to start anew"
-        )
-    adapter, now = folder / ADAPTER, run.adapter_sha256
-    if now and (not adapter.exists() or adapter.read_text(encoding="utf-8") != now):
-        raise ConfigError(
-            f"{adapter}: the run began over another adapter than what adapter={run.recipe.adapter} holds now; put the "
-            f"old one back, or remove {folder} to start anew"
+            f"{before} differs from the settings given now, or the files of adapter={run.recipe.adapter!r} have "
+            f"changed; resume with the same recipe, overrides and adapter, or remove {folder} to start anew"
         )
 
 
@@ -126,8 +110,9 @@ def _write(run: PreparedRun, trainer: Any, metrics: dict[str, float], seconds: f
     """Write the result, then remove the checkpoints."""
     rows = {"train": len(run.train), "validation": len(run.validation)}
     facts = provenance(run.recipe, trainer, metrics, seconds, rows)
-    if run.start is not None:
-        facts["adapter"] = {"name": run.start.path.name, "weights_sha256": run.start.weights_sha256}
+    adapter = run.start if run.adapted is None else run.adapted.active.bundle
+    if adapter is not None:
+        facts["adapter"] = {"name": adapter.path.name, "weights_sha256": adapter.weights_sha256}
     method = training_method(run.recipe.method)
     method.write(run, trainer, facts, output)
     # The result is whole: the checkpoints have done their work.

@@ -38,7 +38,7 @@ def training_of(folder: Path, provenance: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(adapter: Bundle, twin: dict[str, Any], twin_sha256: Any) -> list[str]:
-    """In what the training of a plain LoRA was not the adapter's, in words; none for its twin.
+    """What the training of a plain LoRA did not have in common with the adapter's, in words; nothing for its twin.
 
     twin: `training_of` the plain LoRA, perhaps from a result file, where one of an earlier version has no settings.
     twin_sha256: hash of the LoRA; the one that the adapter began from or keeps is no twin, and told as what it is.

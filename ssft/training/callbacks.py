@@ -9,17 +9,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 MARKER = "complete"
 
 
-class _MarkComplete(TrainerCallback):
-    """The trainer writes a checkpoint file by file; `on_save` comes after the last one."""
+class MarkComplete(TrainerCallback):
+    """Leaves the file `complete` in a checkpoint that was written to its end: `on_save` comes after its last file."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / MARKER).touch()
-
-
-def mark_complete_checkpoints() -> TrainerCallback:
-    """A callback that leaves the file `complete` in every checkpoint that was written to its end."""
-    return _MarkComplete()
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:

@@ -17,24 +17,26 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
     The loss is `L = α_0 · CE(main, y_t) + Σ_j α_j · CE(stream j, y_{t+j})` (paper §3.2.4), on completion tokens only.
     """
 
-    main_loss_weight: float = field(default=1.0, metadata={"help": "α_0: weight of the main stream's next-token loss"})
-    stream_loss_weight: float = field(default=0.1, metadata={"help": "α_j: weight of each stream's loss"})
+    main_loss_weight: float = field(
+        default=1.0, metadata={"help": "weight α_0 of the main stream's loss on the next token"}
+    )
+    stream_loss_weight: float = field(default=0.1, metadata={"help": "weight α_j of the loss of each stream"})
     stream_loss_warmup_ratio: float = field(
         default=0.0,
         metadata={
-            "help": "share of all steps over which α_j grows linearly to its value; young streams start at a loss "
-            "near ln(vocabulary) and would pull at the main stream's LoRA"
+            "help": "share of all steps during which α_j grows linearly from 0 to its value. Streams begin with a loss "
+            "near ln(vocabulary) and would otherwise pull at the main stream's LoRA"
         },
     )
     stream_supervision: Supervision = field(
         default="reference",
         metadata={
-            "help": "what streams learn: the completion's own tokens, or the main stream's distribution at that place "
-            "(a draft is accepted when it is what the main stream says)"
+            "help": "what streams learn: reference, the tokens of the completion, or main, the distribution that the "
+            "main stream has at that place. A draft is accepted when it is what the main stream says"
         },
     )
     stream_learning_rate: float | None = field(
-        default=None, metadata={"help": "learning rate of P_j and f_η; none: the LoRA's learning_rate"}
+        default=None, metadata={"help": "learning rate of P_j and f_η; with none they have that of the LoRA"}
     )
 
     def __post_init__(self) -> None:
@@ -52,8 +54,13 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
             raise ConfigError(
                 f"stream_loss_warmup_ratio={self.stream_loss_warmup_ratio}: a share of the steps, from 0 to 1"
             )
-        if self.packing or self.padding_free:
-            raise ConfigError(
-                "packing/padding_free put several documents into one row; stream targets would cross their borders. "
-                "Set packing=False and padding_free=False"
-            )
+        check_unpacked(self)
+
+
+def check_unpacked(args: SFTConfig) -> None:
+    """Raise `ConfigError` if TRL is to put several documents into one row."""
+    if args.packing or args.padding_free:
+        raise ConfigError(
+            "packing/padding_free put several documents into one row; what is guessed would cross their borders. Set "
+            "packing=False and padding_free=False"
+        )

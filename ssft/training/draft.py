@@ -15,18 +15,18 @@ from ssft.errors import ConfigError
 class DraftConfig:
     """Shape of the draft: which of the base's N decoder layers it keeps, and what of it is trained."""
 
-    num_layers: int = field(default=6, metadata={"help": "decoder layers of the draft, copied from the base"})
+    num_layers: int = field(
+        default=6, metadata={"help": "number of decoder layers that the draft copies from the base"}
+    )
     layers: Literal["spaced", "first"] = field(
         default="spaced",
-        metadata={
-            "help": "which layers are copied: spaced evenly from the base's first to its last, or the first ones"
-        },
+        metadata={"help": "which layers the draft copies: spaced, evenly from the base's first to its last, or first"},
     )
     train_embeddings: bool = field(
         default=False,
         metadata={
-            "help": "whether token embeddings and head are trained, too; frozen they stay the base's own: a few "
-            "thousand rows move few tokens, and the optimiser would keep two more copies of every row"
+            "help": "whether token embeddings and head are trained, too. A few thousand rows change the embeddings of "
+            "few tokens, and the optimiser would keep two more values for every one"
         },
     )
 
@@ -63,16 +63,9 @@ def truncated(model: Any, config: DraftConfig) -> Any:
     if getattr(settings, "layer_types", None):
         settings.layer_types = [settings.layer_types[index] for index in chosen]
     draft = AutoModelForCausalLM.from_config(settings, dtype=torch.float32).to(model.device)
-    layers = next(name for name, module in model.named_modules() if module is backbone.layers) + "."
-    places = {str(old): str(new) for new, old in enumerate(chosen)}
-    weights = {}
-    for key, value in model.state_dict().items():
-        number, _, rest = key.removeprefix(layers).partition(".")
-        if not key.startswith(layers):
-            weights[key] = value
-        elif number in places:
-            weights[f"{layers}{places[number]}.{rest}"] = value
-    draft.load_state_dict(weights)
+    draft.load_state_dict(model.state_dict(), strict=False)  # not strict: the base has more layers
+    for layer, index in zip(Backbone(draft).layers, chosen, strict=True):
+        layer.load_state_dict(backbone.layers[index].state_dict())
     draft.generation_config = copy.deepcopy(model.generation_config)
     for part in (draft.get_input_embeddings(), draft.get_output_embeddings()):
         part.requires_grad_(config.train_embeddings)

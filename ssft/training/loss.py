@@ -46,7 +46,6 @@ def stream_targets(labels: Tensor, num_streams: int) -> tuple[Tensor, Tensor]:
         targets [B, S, γ+1]: y_t, y_{t+1}, … y_{t+γ} of each source; -100 on padding and from the first target that
         lies past the end of its completion on.
     """
-    _batch, _length = labels.shape
     shifted = F.pad(labels, (0, num_streams + 1), value=IGNORE)[:, 1:]
     windows = shifted.unfold(1, num_streams + 1, 1)  # [B, T, γ+1]
     # A target counts only if all before it do: else a stream would reach across the prompt of the next turn.
@@ -94,64 +93,42 @@ def ngram_loss(
         targets: [M, γ+1] from `stream_targets`, -100 = ignored.
         logits: the head, [rows, h] -> [rows, V].
         weights: [γ+1], α_0 … α_γ.
-        supervision: what streams learn, the tokens of `targets` or the main stream's own distribution there.
+        supervision: what streams learn, the tokens of `targets` or the main stream's own distribution there, into which
+            no gradient flows.
     """
-    if supervision == "main":
-        losses, choices = distil_in_chunks(main, streams, targets, logits)
-    else:
-        states = torch.cat((main.unsqueeze(1), streams), dim=1)  # [M, γ+1, h]
-        losses, choices = head_in_chunks(states.flatten(0, 1), targets.flatten(), logits)
-        losses, choices = losses.view_as(targets), choices.view_as(targets)
+    size, width = targets.shape  # width = γ+1
+    # The sources of a chunk are scored with the γ after them where streams learn from those.
+    more = width - 1 if supervision == "main" else 0
+
+    def score(main: Tensor, streams: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        count = len(targets)  # sources
+        scores = logits(torch.cat((main, streams.flatten(0, 1)))).float()
+        said, guesses = scores[: len(main)], scores[len(main) :].unflatten(0, (count, width - 1))  # [m, V], [m, γ, V]
+        first, choice = token_losses(said[:count], targets[:, 0])
+        losses, choices = token_losses(guesses, targets[:, 1:])
+        if supervision == "main":
+            # Rows past the last source are never looked at: their targets are -100.
+            ahead = torch.arange(count, device=main.device).unsqueeze(1) + torch.arange(1, width, device=main.device)
+            p = said.detach().softmax(dim=-1)[ahead.clamp(max=len(main) - 1)]  # [m, γ, V]
+            losses = guesses.logsumexp(dim=-1) - (p * guesses).sum(dim=-1)
+            losses = losses.masked_fill(targets[:, 1:] == IGNORE, 0.0)
+        return torch.cat((first.unsqueeze(1), losses), dim=1), torch.cat((choice.unsqueeze(1), choices), dim=1)
+
+    rows = max(HEAD_ROWS // width, 1)
+    starts = range(0, max(size, 1), rows)
+    pieces = [(main[i : i + rows + more], streams[i : i + rows], targets[i : i + rows]) for i in starts]
+    losses, choices = piece_by_piece(score, pieces)
     total = (losses * weights.to(losses.dtype)).sum()
     return NgramLoss(total, losses.detach().sum(dim=0), (targets != IGNORE).sum(dim=0), choices)
 
 
-def head_in_chunks(
-    states: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], chunk: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Per-row cross-entropy in float32 and argmax: states [rows, h], targets [rows] -> [rows], [rows].
-
-    At most `chunk` rows of logits (0: `HEAD_ROWS`) stay for backward; where there are more, all are computed again.
-    """
-    chunk = chunk or HEAD_ROWS
-
-    def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        scores = logits(states).float()
-        return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="none"), scores.detach().argmax(-1)
-
-    return _piece_by_piece(score, list(zip(states.split(chunk), targets.split(chunk), strict=True)))
+def token_losses(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [.., V] in float32 and targets [..] -> cross-entropies and argmaxes [..]; 0 where a target is -100."""
+    losses = F.cross_entropy(scores.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none")
+    return losses.view_as(targets), scores.detach().argmax(-1)
 
 
-def distil_in_chunks(
-    main: Tensor, streams: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], chunk: int = 0
-) -> tuple[Tensor, Tensor]:
-    """As `head_in_chunks` over [main | streams], with p_{t+j} as the target of stream j: -> [M, γ+1], [M, γ+1].
-
-    No gradient flows into p. The sources of a chunk are scored with the γ after them, whose p they need.
-    """
-    size, width = targets.shape  # width = γ+1
-    rows = max((chunk or HEAD_ROWS) // width, 1)
-    ahead = torch.arange(1, width, device=main.device)
-
-    def score(main: Tensor, streams: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        count = targets.shape[0]  # sources; `main` may have up to γ more rows
-        scores = logits(main).float()
-        first = F.cross_entropy(scores[:count], targets[:, 0], ignore_index=IGNORE, reduction="none")
-        guesses = logits(streams.flatten(0, 1)).float().unflatten(0, (count, -1))  # [m, γ, V]
-        # Rows past the last source are never looked at: their targets are -100.
-        index = (torch.arange(count, device=main.device).unsqueeze(1) + ahead).clamp(max=len(main) - 1)
-        p = scores.detach().softmax(dim=-1)[index]  # [m, γ, V]
-        losses = guesses.logsumexp(dim=-1) - (p * guesses).sum(dim=-1)
-        losses = losses.masked_fill(targets[:, 1:] == IGNORE, 0.0)
-        choices = torch.cat((scores[:count].argmax(-1, keepdim=True), guesses.detach().argmax(-1)), dim=1)
-        return torch.cat((first.unsqueeze(1), losses), dim=1), choices
-
-    starts = range(0, max(size, 1), rows)
-    pieces = [(main[i : i + rows + width - 1], streams[i : i + rows], targets[i : i + rows]) for i in starts]
-    return _piece_by_piece(score, pieces)
-
-
-def _piece_by_piece(
+def piece_by_piece(
     score: Callable[..., tuple[Tensor, Tensor]], pieces: Sequence[tuple[Tensor, ...]]
 ) -> tuple[Tensor, Tensor]:
     """Losses and choices of all pieces, one after the other; several are computed again in backward."""

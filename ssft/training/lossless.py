@@ -36,10 +36,9 @@ class StreamRowsOnly(LoraVariant):
         self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: Any
     ) -> Tensor:
         """x [B, R(+S·γ), in] or, flattened, [B·rows, in]; result likewise with out."""
-        main = 0 if self.plan is None else self.plan.num_main
-        if self.plan is None or not main:
+        if self.plan is None or not self.plan.num_main:
             return result
-        batch = self.plan.sources.shape[0]
+        main, batch = self.plan.num_main, self.plan.sources.shape[0]
         rows = x.reshape(batch, -1, x.shape[-1])
         if rows.shape[1] <= main:
             return result

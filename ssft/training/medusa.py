@@ -4,8 +4,6 @@ L = Σ_j decay^j · CE(head j, y_{t+j})       on completion tokens; head j has t
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,10 +11,9 @@ from torch import Tensor, nn
 from trl import SFTConfig
 
 from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
-from ssft.errors import ConfigError
-from ssft.training.loss import HEAD_ROWS, IGNORE, head_in_chunks, stream_targets
-from ssft.training.metrics import SpeculationMetrics
-from ssft.training.trainer import is_right_padded
+from ssft.training.config import check_unpacked
+from ssft.training.loss import HEAD_ROWS, IGNORE, NgramLoss, piece_by_piece, token_losses
+from ssft.training.metrics import SpeculationMetrics, needed_mask
 
 
 class HeadLosses(nn.Module):
@@ -30,15 +27,13 @@ class HeadLosses(nn.Module):
         self.heads = heads
 
     def forward(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """States [M, h] and targets [M, num_heads] (-100 = none) -> cross-entropies, argmaxes, each [M, num_heads].
+        """States [M, h] and targets [M, num_heads] (-100 = none) -> cross-entropies, argmaxes, each [M, num_heads]."""
+        rows = max(HEAD_ROWS // self.heads.config.num_heads, 1)
 
-        At most `HEAD_ROWS` rows of logits of all heads together stay for backward; beyond that they are computed again,
-        chunk by chunk.
-        """
-        chunk = max(HEAD_ROWS // len(self.heads.heads), 1)
-        wanted = zip(self.heads.heads, targets.unbind(dim=1), strict=True)
-        losses, choices = zip(*(head_in_chunks(states, column, head, chunk) for head, column in wanted), strict=True)
-        return torch.stack(losses, dim=1), torch.stack(choices, dim=1)
+        def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            return token_losses(self.heads(states).float(), targets)
+
+        return piece_by_piece(score, list(zip(states.split(rows), targets.split(rows), strict=True)))
 
 
 class MedusaTrainer(SpeculationMetrics):
@@ -57,62 +52,40 @@ class MedusaTrainer(SpeculationMetrics):
     def __init__(self, adapted: Any, config: MedusaConfig, args: SFTConfig, **keywords: Any) -> None:
         """`adapted`: a `MultiAdapterModel`, frozen; `keywords`: datasets, tokenizer, callbacks as `SFTTrainer` has."""
         config.check_medusa()
-        if args.packing or args.padding_free:
-            raise ConfigError(
-                "packing/padding_free put several documents into one row; the heads' targets would cross their "
-                "borders. Set packing=False and padding_free=False"
-            )
-        if adapted.model.device.type != args.device.type:
-            raise ConfigError(
-                f"the adapted base is on {adapted.model.device.type}, training would run on {args.device.type}; load "
-                "the adapter with that device, or set use_cpu"
-            )
+        check_unpacked(args)
         adapted.model.requires_grad_(False).eval()
         self.adapted = adapted
         # Nothing is propagated back through the base, so there is nothing to recompute in it.
         args = copy.copy(args)
         args.gradient_checkpointing = args.activation_checkpointing = False
-        with _counted_as_adapted(adapted.model):
+        # A trainer refuses a 4-bit base without adapters: here the heads train instead.
+        adapted.model._hf_peft_config_loaded = True
+        try:
             super().__init__(adapted.model, args, **keywords)
+        finally:
+            adapted.model._hf_peft_config_loaded = False
         self.backbone = adapted.hooks.backbone
         self.heads = MedusaHeads.from_base(config, self.backbone.head)
+        self.num_guesses = config.num_heads
+        self.loss_names = [f"loss_head_{j}" for j in range(1, config.num_heads + 1)]
         # From here on the trainer knows no other model than the heads.
         self.model = self.model_wrapped = self.callback_handler.model = HeadLosses(self.heads)
 
-    # -- loss ---------------------------------------------------------------------------------------------------
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Weighted loss of all heads per completion token of the whole accumulated batch."""
-        self._refuse_outputs(return_outputs)
-        labels, config = inputs["labels"], self.heads.config
-        sources, targets = stream_targets(labels, config.num_heads)
-        rows, column = (targets[..., 0] != IGNORE).nonzero(as_tuple=True)  # the M real sources
-        targets = targets[rows, column]
-        states = self._main_states(inputs)[rows, sources[rows, column]]
+    def score(self, model: nn.Module, inputs: dict[str, Any], sources: Tensor, real: Any, targets: Tensor) -> NgramLoss:
+        """The weighted losses of all heads; the main stream has none, and its choices are computed for evaluation."""
+        states = self._main_states(inputs)[real[0], sources[real]]
         with self.accelerator.autocast():
             losses, choices = model(states.float(), targets[:, 1:])
         if not self.model.training:
-            main = self._main_choices(states).unsqueeze(1)
-            self._log_acceptance(rows, torch.cat((main, choices), dim=1), targets)
-        weights = config.loss_decay ** torch.arange(1, config.num_heads + 1, device=losses.device)
-        total = (losses * weights).sum()
-        names = [f"loss_head_{j}" for j in range(1, config.num_heads + 1)]
+            choices = torch.cat((self._main_choices(states).unsqueeze(1), choices), dim=1)
+        weights = self.heads.config.loss_decay ** torch.arange(1, self.num_guesses + 1, device=losses.device)
         counts = (targets[:, 1:] != IGNORE).sum(dim=0)
-        self._log_losses(names, losses.detach().sum(dim=0), counts, inputs["attention_mask"])
-        return self._per_token(total, len(targets), num_items_in_batch)
+        return NgramLoss((losses * weights).sum(), losses.detach().sum(dim=0), counts, choices)
 
     @torch.no_grad()
     def _main_states(self, inputs: dict[str, Any]) -> Tensor:
         """What the base's head reads [B, T, h], exactly as decoding computes it."""
-        ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
-        # Padding stands on the right, so a causal row never sees it: without a mask SDPA takes its fast path.
-        mask = None if is_right_padded(attention_mask) else attention_mask
+        ids, mask = inputs["input_ids"], needed_mask(inputs["attention_mask"])
         with self.adapted.applied(ids.shape[0]), torch.autocast(ids.device.type, enabled=False):
             return self.backbone.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
@@ -123,25 +96,5 @@ class MedusaTrainer(SpeculationMetrics):
         with self.adapted.applied(), torch.autocast(states.device.type, enabled=False):
             return torch.cat([self.backbone.logits(part).argmax(dim=-1) for part in states.split(HEAD_ROWS)])
 
-    # -- what SFTTrainer does with a whole model ----------------------------------------------------------------
-
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Nothing: a checkpoint of heads alone is no model to share."""
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: most of them are the frozen base's."""
-        return 0
-
-
-@contextmanager
-def _counted_as_adapted(model: Any) -> Iterator[None]:
-    """Let a 4-bit base pass the trainer's check, which refuses one without adapters: here the heads train instead."""
-    before = model.__dict__.get("_hf_peft_config_loaded")
-    model._hf_peft_config_loaded = True
-    try:
-        yield
-    finally:
-        if before is None:
-            del model._hf_peft_config_loaded
-        else:
-            model._hf_peft_config_loaded = before

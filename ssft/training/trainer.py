@@ -11,9 +11,9 @@ from ssft.streams.modules import CONTAINER, attach_streams, streams_of
 from ssft.streams.passes import Pass, announced
 from ssft.streams.plan import StreamPlan
 from ssft.training.config import StreamSFTConfig
-from ssft.training.loss import NgramLoss, ngram_loss, stream_targets
+from ssft.training.loss import NgramLoss, ngram_loss
 from ssft.training.lossless import gate_lora
-from ssft.training.metrics import SpeculationMetrics
+from ssft.training.metrics import SpeculationMetrics, needed_mask
 
 
 class StreamSFTTrainer(SpeculationMetrics):
@@ -47,50 +47,28 @@ class StreamSFTTrainer(SpeculationMetrics):
         self.streams.float()
         keep_gradients_on_cpu(self.model)
         self.gate = gate_lora(self.model, adapter, args.num_msa_layers) if args.mode == "lossless" else None
+        self.num_guesses = args.num_streams
+        self.loss_names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, args.num_streams + 1))]
 
-    # -- loss ---------------------------------------------------------------------------------------------------
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Weighted n-gram loss per completion token of the whole accumulated batch."""
-        self._refuse_outputs(return_outputs)
-        labels, attention_mask = inputs["labels"], inputs["attention_mask"]
-        sources, targets = stream_targets(labels, self.args.num_streams)
-        plan = StreamPlan(self.streams, sources, self.args.num_streams)
-        # Padding stands on the right, so a causal row never sees it: without a mask SDPA takes its fast path.
-        mask = None if is_right_padded(attention_mask) else attention_mask
+    def score(self, model: nn.Module, inputs: dict[str, Any], sources: Tensor, real: Any, targets: Tensor) -> NgramLoss:
+        """The n-gram loss of a batch, with head and loss on the real sources only."""
+        plan = StreamPlan(self.streams, sources, self.num_guesses)
         if self.gate is not None:
             self.gate.plan = plan
+        mask = needed_mask(inputs["attention_mask"])
         with announced(Pass(plan)):
             # logits_to_keep=1: the head's rows are chosen below, not by the model.
             model(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, logits_to_keep=1)
-        with self.accelerator.autocast():
-            loss = self._score(plan, targets)
-        names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, self.args.num_streams + 1))]
-        self._log_losses(names, loss.sums, loss.counts, attention_mask)
-        return self._per_token(loss.total, loss.counts[0], num_items_in_batch)
-
-    def _score(self, plan: StreamPlan, targets: Tensor) -> NgramLoss:
-        """Head and loss on the sources only: targets [B, S, γ+1]."""
         assert plan.main is not None
         assert plan.streams is not None
         backbone = self.hooks.backbone
-        rows, column = (targets[..., 0] != -100).nonzero(as_tuple=True)  # the M real sources
-        main = backbone.finish(plan.main[rows, plan.sources[rows, column]])
-        streams = backbone.finish(plan.streams.unflatten(1, (-1, plan.num_streams))[rows, column])
-        weights = torch.full((plan.num_streams + 1,), self.stream_weight, device=main.device)
-        # In lossless mode nothing that trains reaches the main stream.
-        weights[0] = self.args.main_loss_weight if self.gate is None else 0.0
-        supervision = self.args.stream_supervision
-        loss = ngram_loss(main, streams, targets[rows, column], backbone.logits, weights, supervision)
-        if not self.model.training:
-            self._log_acceptance(rows, loss.choices, targets[rows, column])
-        return loss
+        with self.accelerator.autocast():
+            main = backbone.finish(plan.main[real[0], sources[real]])
+            streams = backbone.finish(plan.streams.unflatten(1, (-1, self.num_guesses))[real])
+            weights = torch.full((self.num_guesses + 1,), self.stream_weight, device=main.device)
+            # In lossless mode nothing that trains reaches the main stream.
+            weights[0] = self.args.main_loss_weight if self.gate is None else 0.0
+            return ngram_loss(main, streams, targets, backbone.logits, weights, self.args.stream_supervision)
 
     @property
     def stream_weight(self) -> float:
@@ -99,8 +77,6 @@ class StreamSFTTrainer(SpeculationMetrics):
         if not self.model.training or warmup <= 0:
             return self.args.stream_loss_weight
         return self.args.stream_loss_weight * min(1.0, (self.state.global_step + 1) / warmup)
-
-    # -- optimiser ----------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """TRL's optimiser, with the stream parameters in a group of their own if they have their own rate."""
@@ -114,11 +90,6 @@ class StreamSFTTrainer(SpeculationMetrics):
                 other["params"] = [p for p in other["params"] if id(p) not in own]
             optimizer.add_param_group(group)
         return optimizer
-
-
-def is_right_padded(attention_mask: Tensor) -> bool:
-    """Whether every row of [B, T] is ones followed by zeros."""
-    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
 
 
 def keep_gradients_on_cpu(model: nn.Module) -> None:

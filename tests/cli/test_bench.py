@@ -56,7 +56,7 @@ def test_the_table_and_the_file(adapted, data, tmp_path):
     options = ["--max-new-tokens", 8, "--rounds", 1, "--limit", 2, "--tree", "max_nodes=7", "--output", output]
     result = run("any", "--data", data, "--methods", "streaming", *options)
     assert result.exit_code == 0, result.output
-    assert "tiny: 2 prompts, at most 8 tokens, batch 1, 1 round, float32 on cpu: test, " in result.stdout
+    assert "tiny: 2 prompts, at most 8 tokens, batch 1, 1 round, float32 on cpu: " in result.stdout
     assert "speed-up" in result.stdout
     assert "\nplain " in result.stdout
     assert "\nstreaming " in result.stdout
@@ -140,7 +140,7 @@ def test_a_broken_promise_fails_in_float32_only(adapted, data, monkeypatch):
     remark = "streaming does not keep its promise: its text differs from plain's on 4 of 4 prompts"
     assert remark in result.stdout
     assert run("any", *options, "--json").exit_code == 1
-    adapted.precision = "bfloat16"
+    monkeypatch.setattr(MultiAdapterModel, "precision", "bfloat16")
     result = run("any", *options)
     assert result.exit_code == 0, (result.output, result.exception)
     assert remark in result.stdout
@@ -219,7 +219,7 @@ def test_help_shows_the_options_of_the_comparison_and_the_commands():
     [
         (["--methods", "streming"], "did you mean 'streaming'?"),
         (["--tree", "max_node=3"], "did you mean 'max_nodes'?"),
-        (["--tree", "max_nodes=many"], "expected a value of type int"),
+        (["--tree", "max_nodes=many"], "tree.max_nodes='many', expected int"),
         (["--tree", "max_nodes=0"], "must lie between 1 and"),
         (["--rounds", "0"], "Invalid value for '--rounds'"),
         (["--data", "nowhere.jsonl"], "does not exist"),
@@ -270,7 +270,7 @@ def test_override_tree_takes_the_last_value_and_leaves_the_original():
     assert (changed.max_nodes, changed.kind, tree.max_nodes) == (5, "chain", 16)
     with pytest.raises(ConfigError, match="write key=value"):
         override_tree(tree, ["max_nodes"])
-    with pytest.raises(ConfigError, match="unknown key 'qq'; known are kind, max_nodes"):
+    with pytest.raises(ConfigError, match=r"tree\.qq is unknown"):
         override_tree(tree, ["qq=1"])
 
 

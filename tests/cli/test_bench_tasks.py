@@ -12,11 +12,10 @@ from shelf import save_adapter
 from tiny_base import save_rows, save_tiny_base
 
 from ssft.bench import suite
-from ssft.bench.answers import decode_prompts, encode_rows
+from ssft.bench.answers import encode_rows
 from ssft.bench.methods import generate_static, method_names, streaming
 from ssft.bench.reading import read_comparison
 from ssft.bundle.read import read_bundle
-from ssft.cli._bench_tasks import task_files
 from ssft.cli.main import cli
 from ssft.errors import ConfigError
 from ssft.runtime.loader import load_adapted
@@ -50,7 +49,8 @@ def place(tmp_path_factory):
 def answer(folder, base, prompt):
     """What an adapter answers."""
     adapted = load_adapted(str(folder), str(base), dtype="float32", device="cpu")
-    (result,) = decode_prompts(adapted, encode_rows(adapted, [{"prompt": prompt}]), False, NEW_TOKENS, 1, False)
+    prompts = encode_rows(adapted, [{"prompt": prompt}])
+    (result,) = adapted.complete(prompts, max_new_tokens=NEW_TOKENS, speculate=False)
     return adapted.decode(result.token_ids)
 
 
@@ -77,7 +77,7 @@ def report(place, tmp_path_factory):
         patch.chdir(place)
         patch.setattr(generate_static.Method, "__init__", no_compiler)
         patch.setattr(sys, "argv", ["ssft", "bench", "tasks", "--output", "/somewhere/report"])
-        arguments = ["--data", "known.jsonl", "--data", "prompts.jsonl", "--peers", "peers", "--quality-limit", 4]
+        arguments = ["--data", "first=known.jsonl", "--data", "prompts.jsonl", "--peers", "peers", "--quality-limit", 4]
         result = run(*arguments, "--output", output, "--json")
     assert result.exit_code == 0, (result.output, result.exception)
     return output, result
@@ -146,7 +146,7 @@ def test_the_tables_of_named_adapters_with_their_own_rows(tmp_path):
 
 def test_an_interrupted_run_reports_what_it_has_and_exits_130(tmp_path, monkeypatch):
     interrupt_plain(monkeypatch, 1, "second")
-    rows = ["--data", "rows.jsonl", "--data", "rows.jsonl"]
+    rows = ["--data", "rows.jsonl"]
     result = run(*rows, "--methods", "plain", "--quality-limit", 0, "--output", tmp_path)
     assert result.exit_code == 130, (result.output, result.exception)
     left = read_comparison(tmp_path / "report.json")
@@ -173,7 +173,7 @@ def test_a_failing_task_leaves_the_finished_ones(tmp_path, monkeypatch):
         return measure(*args, **settings)
 
     monkeypatch.setattr(suite, "measure", failing)
-    rows = ["--data", "rows.jsonl", "--data", "rows.jsonl"]
+    rows = ["--data", "rows.jsonl"]
     result = run(*rows, "--methods", "plain", "--quality-limit", 0, "--output", tmp_path)
     assert isinstance(result.exception, torch.OutOfMemoryError)
     left = read_comparison(tmp_path / "report.json")
@@ -184,7 +184,7 @@ def test_a_failing_task_leaves_the_finished_ones(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "rows.jsonl"], "--data is given 1 times for 2 adapters (first, second); give it once per adapter"),
+        (["--data", "rows.jsonl", "--data", "own.jsonl"], "give one file for all adapters, or NAME=FILE for each"),
         (["--data", "frist=rows.jsonl"], "no adapter is named 'frist'; did you mean 'first'?"),
         (["adapters/second"], "adapters/second does not say on which data it was made; give prompts with --data FILE"),
         (["adapters/first", "--data", "none.jsonl"], "none.jsonl: no such file"),
@@ -226,18 +226,3 @@ def test_no_adapter_to_be_found(tmp_path, monkeypatch):
     assert "no adapter was named, and adapters/ here holds none" in result.stderr
     assert not (tmp_path / "out").exists()
     assert "Missing option '--output'" in run().stderr
-
-
-def test_data_by_order_and_by_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a=b.jsonl").touch()
-
-    def found(*data):
-        return {name: str(path) for name, path in task_files(["x", "y"], data).items()}
-
-    assert found() == {}
-    assert found("one", "a=b.jsonl") == {"x": "one", "y": "a=b.jsonl"}
-    assert found("y=own") == {"y": "own"}
-    assert found("y=own", "all") == {"x": "all", "y": "own"}
-    with pytest.raises(ConfigError, match="given 3 times for 2 adapters"):
-        found("one", "two", "three")

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ssft.cli._command_line import command_line
+from ssft.cli._result import command_line
 
 
 @pytest.mark.parametrize(

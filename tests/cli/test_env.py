@@ -33,7 +33,7 @@ def test_env_as_json(monkeypatch, tmp_path):
 def test_env_as_a_table():
     result = CliRunner().invoke(cli, ["env"])
     assert result.exit_code == 0
-    for name in ("ssft", *LIBRARIES, "native bfloat16", "cache folder"):
+    for name in ("ssft", *(f"packages.{name}" for name in LIBRARIES), "cpu.native_bfloat16", "cache_dir"):
         assert f"\n{name} " in result.stdout
 
 

@@ -199,7 +199,6 @@ def test_a_failure_leaves_the_old_output(canned, tmp_path):
         ({"prompt": "5", "references": ["x", ""]}, ["any"], "row 2: reference 2 is empty"),
         ({"prompt": "5", "references": "x"}, ["any"], "line 2: `references` must be a list of strings"),
         ({"completion": "5"}, ["any"], "line 2: no `prompt`"),
-        ({"prompt": "5", "completion": "x"}, [], "no model: give an adapter folder, or --base NAME"),
         ({"prompt": "5", "completion": "x"}, ["any", "--output", "rows.jsonl/out"], "its folder cannot be made"),
         (
             {"prompt": "5", "completion": "x"},

@@ -171,7 +171,7 @@ def test_a_failure_leaves_the_old_output(adapter, base, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--prompt", "x"], "no model: give an adapter folder, or --base NAME"),
+        (["--prompt", "x"], "neither an adapter nor a base was given; name an adapter folder or --base"),
         (["a"], "no prompt: give --prompt TEXT"),
         (["a", "--prompt", "x", "--data", "FILE"], "--prompt and --data exclude each other"),
         (["a", "--prompt", ""], "--prompt is empty"),

@@ -167,14 +167,14 @@ def test_threads_are_held_also_where_none_are_given(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: seen[-1] if seen else 5)
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
-    assert (_options.set_threads(None), _options.set_threads(3)) == (5, 3)
+    _options.set_threads(None)
+    _options.set_threads(3)
     assert seen == [5, 3]
 
 
 def test_shared_options_reach_the_command_with_overrides():
     @click.command()
-    @_options.model_options
-    @_options.limit_option()
+    @_options.together(_options.quantization_option(), _options.limit_option())
     @_options.max_new_tokens_option(default=7)
     @_options.json_option()
     def command(**options):
@@ -182,11 +182,7 @@ def test_shared_options_reach_the_command_with_overrides():
 
     result = CliRunner().invoke(command, ["--quantization", "4bit", "--limit", "3"])
     assert json.loads(result.stdout) == {
-        "base": "smollm2-135m",
         "quantization": "4bit",
-        "dtype": "auto",
-        "device": None,
-        "threads": None,
         "limit": 3,
         "max_new_tokens": 7,
         "as_json": False,

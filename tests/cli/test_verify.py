@@ -54,7 +54,7 @@ def test_equal_outputs_exit_0(adapted, data, against, batch_size):
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert (facts["rows"], facts["identical"], facts["differences"]) == (4, 4, [])
-    assert (facts["precision"], facts["device"], facts["against"]) == ("float32", "cpu: test, 1 threads", against)
+    assert (facts["precision"], facts["device"], facts["against"]) == ("float32", adapted.device, against)
     assert (facts["kind"], facts["adapter"], facts["adapter_sha256"]) == ("verify", "tiny", "")
     assert facts["data"] == {"name": "rows.jsonl", "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
     assert facts["calls"] < facts["tokens"] == 40

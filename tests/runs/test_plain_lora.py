@@ -10,10 +10,8 @@ from tiny_base import rows, save_rows, save_tiny_base
 from ssft.bundle.read import read_bundle
 from ssft.errors import ConfigError
 from ssft.recipes.recipe import load_recipe
-from ssft.runs.describe import describe
-from ssft.runs.folder import result_folder
-from ssft.runs.prepare import default_output, prepare
-from ssft.runs.provenance import made_by
+from ssft.runs.prepare import default_output, describe, prepare
+from ssft.runs.provenance import method_of, told_by
 from ssft.runs.train import build_trainer, train
 from ssft.runtime.loader import load_adapted
 
@@ -106,7 +104,7 @@ def test_a_twin_is_made_from_the_run_file_of_an_adapter(files):
 def test_a_twin_never_replaces_an_adapter_with_streams(files):
     train(prepared(files, "adapter"), files / "adapter")
     before = (files / "adapter" / "adapter_model.safetensors").read_bytes()
-    with pytest.raises(ConfigError, match=r"--output .*adapter exists and is no adapter that method=lora wrote"):
+    with pytest.raises(ConfigError, match=r"adapter exists and is no adapter that method=lora wrote.* with --output"):
         train(prepared(files, "adapter", "method=lora"), files / "adapter")
     assert (files / "adapter" / "adapter_model.safetensors").read_bytes() == before
     assert not (files / "adapter.run").exists()
@@ -122,7 +120,6 @@ def test_dry_run_counts_no_streams(files):
     facts = describe(prepared(files, "twin", "method=lora"))
     assert facts["recipe"]["method"] == "lora"
     assert set(facts["parameters"]) == {"base", "lora"}
-    assert facts["estimate"]["gflop_per_step"] < describe(prepared(files, "x"))["estimate"]["gflop_per_step"]
 
 
 @pytest.mark.parametrize(
@@ -141,52 +138,8 @@ def test_what_has_no_twin(files, extra, message):
         recipe_for(files, "method=lora", extra)
 
 
-# --- the folder that appears whole or not at all ---
-
-
-def test_a_folder_that_fails_leaves_what_was_there(tmp_path):
-    target = tmp_path / "out"
-    with result_folder(target, "a: 1\n", {"method": "lora"}, lambda old: False) as folder:
-        (folder / "weights").write_text("first")
-    assert (target / "weights").read_text() == "first"
-
-    def fail():
-        with result_folder(target, "a: 2\n", {"method": "lora"}, lambda old: True) as folder:
-            (folder / "weights").write_text("second")
-            raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError, match="disk full"):
-        fail()
-    assert (target / "weights").read_text() == "first"
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-
-
-def test_what_was_put_there_meanwhile_is_left_alone(tmp_path):
-    target = tmp_path / "out"
-
-    def write():
-        with result_folder(target, "a: 1\n", {"method": "lora"}, lambda old: made_by(old) == "lora") as folder:
-            (folder / "weights").write_text("ours")
-            target.mkdir()
-            (target / "thesis.txt").write_text("years of work")
-
-    with pytest.raises(ConfigError, match=r"out exists and is no earlier result.*nothing there was changed.*--resume"):
-        write()
-    assert (target / "thesis.txt").read_text() == "years of work"
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-
-
-def test_an_earlier_result_is_replaced_as_a_whole(tmp_path):
-    target = tmp_path / "out"
-    for name in ("first", "second"):
-        with result_folder(target, "a: 1\n", {"method": "lora"}, lambda old: made_by(old) == "lora") as folder:
-            (folder / name).write_text(name)
-    assert sorted(p.name for p in target.iterdir()) == ["provenance.json", "run.yaml", "second"]
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-
-
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"method": 3}', None])
 def test_a_folder_that_says_nothing_was_made_by_nobody(tmp_path, content):
     if content is not None:
         (tmp_path / "provenance.json").write_text(content)
-    assert made_by(tmp_path) == ""
+    assert method_of(told_by(tmp_path)) == ""

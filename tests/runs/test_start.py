@@ -105,10 +105,16 @@ def test_the_result_says_what_it_began_from(shelf, tmp_path, method):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["lora.r=8"], r"has the rank 4 on model.*, the run's LoRA 8; set lora\.r=4 and lora\.lora_alpha=8"),
-        (["lora.lora_alpha=16"], r"has the factor alpha/r 2 on model.*, the run's LoRA 4; set lora\.r=4"),
-        (["lora.use_rslora=true"], r"the run's LoRA 4; .*the patterns and use_rslora as the adapter has them"),
-        (["lora.target_modules=[q_proj]"], r"the adapter has a LoRA on .*, the run has none; set lora\.target_modules"),
+        (
+            ["lora.r=8"],
+            r"has a LoRA of rank 4 .* on model.*, the run has a LoRA of rank 8 .*; set lora\.r=4, lora\.lora_alpha=8",
+        ),
+        (["lora.lora_alpha=16"], r"factor alpha/r 2 on model.*, the run has .* alpha/r 4 there; set lora\.r=4"),
+        (
+            ["lora.use_rslora=true"],
+            r"alpha/r 4 there; .*the patterns, use_rslora and target_modules as the adapter has them",
+        ),
+        (["lora.target_modules=[q_proj]"], r"has a LoRA .* on .*, the run has no LoRA there; set .*target_modules"),
     ],
 )
 def test_another_lora_is_refused(shelf, overrides, message):
@@ -120,7 +126,7 @@ def test_another_lora_is_refused(shelf, overrides, message):
 def test_a_run_with_more_modules_than_the_start_is_refused(shelf, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(shelf / "base")
     few = peft_folder(tmp_path / "few", base, target_modules=["q_proj", "v_proj"])
-    with pytest.raises(ConfigError, match=r"the run has a LoRA on .*, the adapter has none; set .*: q_proj, v_proj"):
+    with pytest.raises(ConfigError, match=r"has no LoRA on .*, the run has a LoRA .* there; set .*: q_proj, v_proj"):
         build_trainer(prepared(shelf, few))
 
 
@@ -156,7 +162,7 @@ def test_a_resumed_run_must_find_the_start_it_began_from(shelf, tmp_path, monkey
             trained(shelf, start, tmp_path / "out", *words)
     weights = (start / "adapter_model.safetensors").read_bytes()
     change_tensor(start, "adapter_model.safetensors", lambda t: t * 1.5)
-    with pytest.raises(ConfigError, match=r"the run began over another adapter than what adapter=.*start holds now"):
+    with pytest.raises(ConfigError, match=r"or the files of adapter=.*start' have changed; resume with the same"):
         train(prepared(shelf, start, *words, output=tmp_path / "out"), tmp_path / "out", resume=True)
     (start / "adapter_model.safetensors").write_bytes(weights)
     run = prepared(shelf, start, *words, output=tmp_path / "out")

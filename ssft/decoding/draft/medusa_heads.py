@@ -21,22 +21,24 @@ class MedusaConfig:
     """Shape of the Medusa heads of one adapter, and the weights of their losses."""
 
     num_heads: int = field(
-        default=4, metadata={"help": "heads; head j guesses the token j places after the next one, as stream j does"}
+        default=4,
+        metadata={"help": "number of heads; head j guesses the token j places after the next one, as stream j does"},
     )
     num_layers: int = field(
-        default=1, metadata={"help": "residual blocks x + SiLU(W·x + b) of each head, below its own vocabulary matrix"}
+        default=1,
+        metadata={"help": "number of residual blocks x + SiLU(W·x + b) in each head, below its own vocabulary matrix"},
     )
     loss_decay: float = field(
-        default=0.8, metadata={"help": "head j's loss counts loss_decay^j: far tokens are harder and used less often"}
+        default=0.8,
+        metadata={
+            "help": "the loss of head j has the weight loss_decay^j, since far tokens are harder and needed less often"
+        },
     )
 
     def check_medusa(self) -> None:
         """Raise `ConfigError` if a field is out of range."""
-        for name, value, most in (
-            ("num_heads", self.num_heads, MAX_HEADS),
-            ("num_layers", self.num_layers, MAX_LAYERS),
-        ):
-            if not 1 <= value <= most:
+        for name, most in (("num_heads", MAX_HEADS), ("num_layers", MAX_LAYERS)):
+            if not 1 <= (value := getattr(self, name)) <= most:
                 raise ConfigError(f"medusa.{name}={value}: must lie between 1 and {most}; set {name} in that range")
         if not 0 < self.loss_decay <= 1:
             raise ConfigError(

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 from ssft.base.backbone import family_of
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
-from ssft.errors import UnsupportedArchitectureError
+from ssft.errors import ConfigError, UnsupportedArchitectureError
 from ssft.recipes.recipe import Recipe
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import read_start
-from ssft.training.estimate import StepCost
 
 
 class TrainingMethod(ABC):
@@ -41,6 +40,16 @@ class TrainingMethod(ABC):
     def build_trainer(self, run: PreparedRun, **data: Any) -> Any:
         """The trainer of a run; `data` are the keywords of `SFTTrainer` for the rows and the tokenizer."""
 
+    def check_output(self, output: Path) -> None:
+        """Raise `ConfigError` unless `output` is free, an empty folder, or what the same method may replace."""
+        empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+        if not empty and not self.may_replace(output):
+            raise ConfigError(
+                f"{output} exists and is no {self.product} that method={self.name} wrote; nothing there was changed. "
+                "Choose another folder with --output, or move that one away (a run that has ended then goes on with "
+                "--resume)"
+            )
+
     @abstractmethod
     def may_replace(self, output: Path) -> bool:
         """Whether the folder `output` is an earlier result of the same method, which a new one replaces."""
@@ -49,13 +58,10 @@ class TrainingMethod(ABC):
     def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
         """Write the result; the folder appears whole or not at all."""
 
-    @abstractmethod
     def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
-        """Parameters by what they belong to."""
-
-    @abstractmethod
-    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
-        """What one micro-batch costs."""
+        """Parameters by what they belong to; by default those of a frozen base and of what is trained over it."""
+        lora = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        return {"base": sum(p.numel() for p in trainer.model.parameters()) - lora, "lora": lora}
 
 
 def method_names() -> list[str]:
@@ -84,9 +90,3 @@ def base_dtype(recipe: Recipe, args: Any) -> str:
     if recipe.dtype != "auto":
         return recipe.dtype
     return "bfloat16" if args.bf16 else "float32"
-
-
-def base_and_lora(model: Any) -> dict[str, int]:
-    """Parameters of a base, which are frozen, and of what is trained over it."""
-    lora = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {"base": sum(p.numel() for p in model.parameters()) - lora, "lora": lora}

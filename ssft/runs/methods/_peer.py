@@ -4,11 +4,11 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ssft.bundle.format import RUN, is_bundle
+from ssft.bundle.format import PROVENANCE, RUN, is_bundle
+from ssft.files import whole_folder, write_sorted_json
 from ssft.recipes.recipe import Recipe
-from ssft.runs.folder import result_folder
 from ssft.runs.methods import TrainingMethod
-from ssft.runs.provenance import made_by
+from ssft.runs.provenance import method_of, told_by
 from ssft.runs.run import PreparedRun
 
 
@@ -16,6 +16,7 @@ class Peer(TrainingMethod):
     """A method whose result goes to `outputs/peers/<the adapter's folder>/<part>`, where comparisons look."""
 
     part: ClassVar[str]
+    """Name of the folder that a comparison looks for."""
 
     def default_output(self, recipe: Recipe, source: Path | None) -> Path:
         """A run.yaml says by where it lies which adapter this is a peer of; any other recipe is a peer of the adapter
@@ -28,10 +29,12 @@ class Peer(TrainingMethod):
         return Path("outputs") / "peers" / name / self.part
 
     def may_replace(self, output: Path) -> bool:
-        return made_by(output) == self.name
+        return method_of(told_by(output)) == self.name
 
     def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
-        with result_folder(output, run.run_yaml, {**provenance, "base": run.fingerprint}, self.may_replace) as folder:
+        with whole_folder(output, self.check_output) as folder:
+            (folder / RUN).write_text(run.run_yaml, encoding="utf-8")
+            write_sorted_json(folder / PROVENANCE, {**provenance, "base": run.fingerprint})
             self.fill(folder, run, trainer)
 
     @abstractmethod

@@ -15,7 +15,6 @@ from ssft.runs.methods import load_checked
 from ssft.runs.methods._peer import Peer
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.training.draft import truncated
-from ssft.training.estimate import StepCost, draft_cost
 
 
 class Method(Peer):
@@ -41,6 +40,3 @@ class Method(Peer):
     def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
         trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         return {"draft": sum(p.numel() for p in trainer.model.parameters()), "trained": trained}
-
-    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
-        return draft_cost(trainer.model, batch)

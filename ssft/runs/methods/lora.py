@@ -15,11 +15,9 @@ from ssft.bundle.format import CARD, LORA_CONFIG, LORA_WEIGHTS
 from ssft.bundle.read import read_bundle
 from ssft.bundle.write import save_lora
 from ssft.files import write_sorted_json
-from ssft.runs.methods import base_and_lora
 from ssft.runs.methods._peer import Peer
 from ssft.runs.run import PreparedRun
 from ssft.streams.modules import StreamModules
-from ssft.training.estimate import StepCost, lora_cost
 from ssft.training.trainer import keep_gradients_on_cpu
 
 
@@ -50,9 +48,3 @@ class Method(Peer):
         # peft's card is a form that nobody filled in.
         (folder / CARD).unlink(missing_ok=True)
         read_bundle(folder)
-
-    def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
-        return base_and_lora(trainer.model)
-
-    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
-        return lora_cost(trainer.model, batch)

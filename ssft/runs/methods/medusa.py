@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ssft.base.fingerprint import base_fingerprint
 from ssft.recipes.recipe import Recipe
 from ssft.runs.medusa_folder import check_adapter, lora_sha256, write_heads
 from ssft.runs.methods import base_dtype
 from ssft.runs.methods._peer import Peer
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runtime.loader import load_adapted
-from ssft.training.estimate import StepCost, medusa_cost
 from ssft.training.medusa import MedusaTrainer
 
 
@@ -33,15 +31,10 @@ class Method(Peer):
             device=device,
         )
         check_adapter(adapted)
-        fingerprint = base_fingerprint(adapted.model, adapted.tokenizer, recipe.base)
-        return Loaded(adapted.model, adapted.tokenizer, fingerprint, adapted, lora_sha256(adapted))
+        return Loaded(adapted.model, adapted.tokenizer, adapted.bank.fingerprint, adapted, lora_sha256(adapted))
 
     def build_trainer(self, run: PreparedRun, **data: Any) -> MedusaTrainer:
         return MedusaTrainer(run.adapted, run.recipe.medusa, run.args, **data)
-
-    def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
-        made_for = {"name": run.adapted.active.name, "weights_sha256": run.adapted.active.bundle.weights_sha256}
-        super().write(run, trainer, {**provenance, "adapter": made_for}, output)
 
     def fill(self, folder: Path, run: PreparedRun, trainer: Any) -> None:
         write_heads(folder, trainer.heads, run.adapted, run.adapter_sha256)
@@ -50,7 +43,3 @@ class Method(Peer):
         base = sum(p.numel() for p in run.model.parameters())
         lora = run.adapted.active.bundle.loras[0].parameters
         return {"base": base, "lora": lora, "heads": trainer.heads.count()}
-
-    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
-        heads = trainer.heads
-        return medusa_cost(run.model, batch, heads.config.num_heads, heads.count())

@@ -8,10 +8,9 @@ from ssft.bundle.write import check_replaceable, write_bundle
 from ssft.card.notes import carried_over
 from ssft.card.write import write_card
 from ssft.recipes.recipe import Recipe
-from ssft.runs.methods import TrainingMethod, base_and_lora
+from ssft.runs.methods import TrainingMethod
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import hold
-from ssft.training.estimate import StepCost, stream_cost
 from ssft.training.lossless import restrict_to_stream_layers
 from ssft.training.trainer import StreamSFTTrainer
 
@@ -61,9 +60,6 @@ class Method(TrainingMethod):
         write_card(bundle)
 
     def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
-        counts = base_and_lora(trainer.model)
+        counts = super().parameters(run, trainer)
         streams = sum(p.numel() for p in trainer.streams.parameters())
         return {**counts, "lora": counts["lora"] - streams, "streams": streams}
-
-    def cost(self, run: PreparedRun, trainer: Any, batch: dict[str, Any]) -> StepCost:
-        return stream_cost(trainer.hooks.backbone, batch, trainer.args)
