@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich import filesize
 
 from ssft.base.embedded import ALIASES, base_path, cache_dir, fetch, is_fetched
 from ssft.cli._options import json_option, print_json, table
-from ssft.tables import BYTES, Column, human_bytes
+from ssft.tables import BYTES, Column
 
 
 def _size(folder: Path) -> int:
@@ -56,4 +57,4 @@ def fetch_command(name: str, as_json: bool) -> None:
     if as_json:
         print_json({"alias": name, "path": folder, "bytes": size, "seconds": round(seconds, 3)})
     else:
-        click.echo(f"{name} is in {folder} ({human_bytes(size)})")
+        click.echo(f"{name} is in {folder} ({filesize.decimal(size)})")
