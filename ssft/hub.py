@@ -14,7 +14,7 @@ from ssft._version import __version__
 from ssft.bundle.folder import MAX_JSON, AdapterFiles
 from ssft.bundle.format import BUNDLE_FILES, WEIGHTS, Bundle
 from ssft.bundle.hub import TIMEOUT, api, check_repo
-from ssft.bundle.hub_errors import TRIES, explained, patiently
+from ssft.bundle.hub_errors import LOGIN, TRIES, explained, patiently
 from ssft.bundle.read import read_bundle
 from ssft.card.write import card_files
 from ssft.errors import BundleError, ConfigError, HubError
@@ -71,12 +71,9 @@ def push(
     bundle.release()
     with explained(repo, revision):
         if get_token() is None:
-            raise HubError(
-                f"{repo} on {constants.ENDPOINT}: no token was found, and uploading needs one with write access; set "
-                "HF_TOKEN or run `hf auth login`"
-            )
-        card = {} if bundle.stream_config is None else card_files(bundle, repo)
-        additions = _additions(bundle, card)
+            where = f"{repo} on {constants.ENDPOINT}"
+            raise HubError(f"{where}: no token was found, and uploading needs one with write access; {LOGIN}")
+        additions = _additions(bundle, {} if bundle.stream_config is None else card_files(bundle, repo))
         hub = api()
         patiently(hub.create_repo, repo, private=private or None, exist_ok=True)
         before = patiently(hub.model_info, repo, timeout=TIMEOUT)

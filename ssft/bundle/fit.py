@@ -1,7 +1,7 @@
 """Whether a bundle fits a base, and its streams as modules there; what does not fit takes no memory.
 
-`check_fit` is the check of all names and shapes against a base. It takes an outline, and `read_fitting` reads the
-tensors of one that passed it; nothing asks again afterwards.
+`check_fit` checks all names and shapes of an outline against a base; `read_fitting` reads the tensors of one that
+passed.
 """
 
 import os
@@ -9,6 +9,8 @@ import shlex
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import SSFT_CONFIG, STREAM_WEIGHTS, Bundle, LoraPart
@@ -35,17 +37,14 @@ def check_fit(bundle: Bundle, model: Any, fingerprint: dict[str, str]) -> None:
     _check_base(bundle, fingerprint)
     for part in bundle.loras:
         check_patterns(part.config_file, part.config, [name for name, _ in model.named_modules()])
-        check_shapes(part, model)
+        lora_pairs(part, model)
     if bundle.stream_config is not None:
         _check_streams(bundle, bundle.stream_config, model.config)
 
 
 def _check_base(bundle: Bundle, fingerprint: dict[str, str]) -> None:
-    for key, meaning in (
-        ("architecture", "architecture"),
-        ("config_sha256", "model shape"),
-        ("tokenizer_sha256", "tokenizer"),
-    ):
+    meanings = {"architecture": "architecture", "config_sha256": "model shape", "tokenizer_sha256": "tokenizer"}
+    for key, meaning in meanings.items():
         if bundle.base and bundle.base[key] != fingerprint[key]:
             raise BundleError(
                 f"{bundle.path}: made for base {bundle.base['id']!r}, whose {meaning} ({bundle.base[key][:16]}) is not "
@@ -54,36 +53,53 @@ def _check_base(bundle: Bundle, fingerprint: dict[str, str]) -> None:
             )
 
 
-def check_shapes(part: LoraPart, model: Any) -> None:
-    """Raise `BundleError` unless `model` has every module of a LoRA, and A is [r, in] and B [out, r] there."""
+def lora_pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
+    """{module: {"lora_A": [r, in], "lora_B": [out, r]}} of one LoRA, by the modules' names in the base.
+
+    Raises `BundleError` unless `model` has all of them as linear layers with these sizes.
+    """
+    pairs: dict[str, dict[str, Tensor]] = {}
     for key, tensor in part.weights.items():
-        module, kind = lora_target(part.weights_file, key)
+        name, kind = lora_target(part.weights_file, key)
+        pairs.setdefault(name, {})[kind] = tensor
         try:
-            layer = model.get_submodule(module)
+            layer = linear_of(model, name)
         except AttributeError:
             raise BundleError(
-                f"{part.weights_file}: {key} names the module {module}, which the base does not have; "
+                f"{part.weights_file}: {key} names the module {name}, which the base does not have; "
                 "the adapter was made for another architecture"
             ) from None
-        rank, sizes = lora_rank(part.config, module), _linear_sizes(layer)
-        if sizes is None:
-            continue
+        if not is_linear(layer):
+            raise BundleError(
+                f"{part.weights_file}: holds a LoRA of {name}, a {type(layer).__name__}; only linear layers can have "
+                "one here"
+            )
+        # GPT-2's Conv1D holds its weight as [in, out]; the shape of a packed 4-bit one says nothing.
+        sizes = layer.weight.shape if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+        rank = lora_rank(part.config, name)
         expected = (rank, sizes[0]) if kind == "lora_A" else (sizes[1], rank)
         if tuple(tensor.shape) != expected:
             raise BundleError(
                 f"{part.weights_file}: {key} has shape {tuple(tensor.shape)}, the base needs {expected} at "
                 f"the rank {rank} of {part.config_file.name}"
             )
+    for name, pair in pairs.items():
+        if len(pair) != 2:
+            raise BundleError(f"{part.weights_file}: {name} has {next(iter(pair))} alone; the file is incomplete")
+    if not pairs:
+        raise BundleError(f"{part.weights_file}: holds no LoRA at all")
+    return pairs
 
 
-def _linear_sizes(layer: Any) -> tuple[int, int] | None:
-    """(in, out) of a linear layer, quantised or not; None for anything else."""
-    from transformers.pytorch_utils import Conv1D
+def linear_of(model: Any, name: str) -> Any:
+    """Module `name` of the bare base, also where peft has put a LoRA of its own around it."""
+    module = model.get_submodule(name)
+    return getattr(module, "base_layer", module)
 
-    if isinstance(layer, Conv1D):  # GPT-2's linear layer: the weight is [in, out]
-        return layer.weight.shape[0], layer.weight.shape[1]
-    sizes = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
-    return None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1])
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the low-rank sum can be added to a module: nn.Linear (bitsandbytes' are ones too), GPT-2's Conv1D."""
+    return isinstance(module, (nn.Linear, Conv1D))
 
 
 def _check_streams(bundle: Bundle, streams: StreamConfig, base: Any) -> None:
@@ -95,9 +111,9 @@ def _check_streams(bundle: Bundle, streams: StreamConfig, base: Any) -> None:
     expected = {key: tuple(value.shape) for key, value in modules.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in bundle.stream_weights.items()}
     if expected != found:
-        shown = dict(list(found.items())[:8])
         raise BundleError(
-            f"{bundle.path / STREAM_WEIGHTS}: holds {shown}, but {SSFT_CONFIG} and the base need {expected}"
+            f"{bundle.path / STREAM_WEIGHTS}: holds {dict(list(found.items())[:8])}, but {SSFT_CONFIG} and the base "
+            f"need {expected}"
         )
 
 

@@ -11,6 +11,8 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +85,14 @@ class AdapterFiles:
         Floating-point types only, and no tensor without elements.
         """
         path = self._locate(name, max_bytes)
-        try:
+        with self._safetensors(name):
             self._headers[name] = stamp(path)
             header = _header(path)
             self._check_values(name, header)
             # The library maps the file and compares the header's offsets with its size; its first pages are read.
             with safe_open(path, framework="pt") as handle:
-                entries = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 (no mapping)
+                entries = {key: handle.get_slice(key) for key in sorted(handle.keys())}
                 kinds = {key: (entry.get_dtype(), entry.get_shape()) for key, entry in entries.items()}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise BundleError(
-                f"{self.path / name}: no valid safetensors file ({error}); it is truncated or of another kind"
-            ) from error
         for key in sorted(self._object_of(name, header).keys() - {"__metadata__"}):
             # A name stands in messages, which may go to a terminal.
             if not key.isprintable() or len(key) > _MAX_KEY:
@@ -102,35 +100,27 @@ class AdapterFiles:
                     f"{self.path / name}: a tensor's name is {key[:60]!r}..., {len(key)} characters, expected "
                     f"printable ones, at most {_MAX_KEY}"
                 )
-        for key, (dtype, shape) in sorted(kinds.items()):
+        for key, (dtype, shape) in kinds.items():
             if dtype not in _DTYPES:
+                known = ", ".join(_DTYPES)
                 raise BundleError(
-                    f"{self.path / name}: {key} has dtype {dtype}, expected a floating-point type "
-                    f"({', '.join(_DTYPES)})"
+                    f"{self.path / name}: {key} has dtype {dtype}, expected a floating-point type ({known})"
                 )
             if 0 in shape:
                 raise BundleError(f"{self.path / name}: {key} has shape {shape} and so no element")
-        return {
-            key: torch.empty(shape, dtype=_DTYPES[dtype], device="meta")
-            for key, (dtype, shape) in sorted(kinds.items())
-        }
+        return {k: torch.empty(shape, dtype=_DTYPES[dtype], device="meta") for k, (dtype, shape) in kinds.items()}
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a safetensors file that `shapes` has checked; finite, each in memory of its own.
 
         While it runs, the file's bytes are in memory twice.
         """
-        size = self._headers[name][0]
-        data = self.read(name, size)
+        data = self.read(name, self._headers[name][0])
         if self.stamps[name] != self._headers[name]:
             raise self._changed(name)
-        try:
+        with self._safetensors(name):
             # By name: the library's own order differs from process to process.
             tensors = dict(sorted(load(data).items()))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise BundleError(
-                f"{self.path / name}: no valid safetensors file ({error}); it is truncated or of another kind"
-            ) from error
         for key, tensor in tensors.items():
             if not all_finite(tensor):
                 raise BundleError(f"{self.path / name}: {key} holds NaN or infinite values")
@@ -154,6 +144,16 @@ class AdapterFiles:
             self._hash.update(f"{name} {len(data)}\n".encode())
             self._hash.update(data)
         return data
+
+    @contextmanager
+    def _safetensors(self, name: str) -> Iterator[None]:
+        """Turn what a damaged safetensors file raises inside into a `BundleError`."""
+        try:
+            yield
+        except (SafetensorError, OSError, ValueError) as error:
+            raise BundleError(
+                f"{self.path / name}: no valid safetensors file ({error}); it is truncated or of another kind"
+            ) from error
 
     def _object_of(self, name: str, data: bytes) -> dict[str, Any]:
         """The JSON object of `data`, which was read from the file `name`."""

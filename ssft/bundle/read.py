@@ -59,18 +59,16 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
     Raises `BundleError` naming the file and what is wrong with it.
     """
     files = AdapterFiles(path)
-    folder = files.path
-    config = _lora_config(files, LORA_CONFIG)
+    loras = [_lora_part(files, LORA_CONFIG, LORA_WEIGHTS)]
     # A plain peft folder has none of our files; half of them is damage.
     if not any(map(files.exists, (SSFT_CONFIG, STREAM_WEIGHTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))):
-        part = _lora_part(files, "all", config, LORA_CONFIG, LORA_WEIGHTS)
-        return Bundle(folder, 0, None, TreeConfig(), {}, (part,), {}, {}, files)
-    settings = files.json(SSFT_CONFIG)
+        return Bundle(files.path, 0, None, TreeConfig(), {}, tuple(loras), {}, {}, files)
+    settings, where = files.json(SSFT_CONFIG), files.path / SSFT_CONFIG
     version = settings.get("format_version")
     if version not in (FORMAT_VERSION, OWN_LORA_VERSION) or type(version) is not int:  # True == 1.0 == 1
         raise BundleError(
-            f"{folder / SSFT_CONFIG}: format_version is {version!r}, this ssft reads {FORMAT_VERSION} and "
-            f"{OWN_LORA_VERSION}; a newer bundle needs a newer ssft"
+            f"{where}: format_version is {version!r}, this ssft reads {FORMAT_VERSION} and {OWN_LORA_VERSION}; a newer "
+            "bundle needs a newer ssft"
         )
     try:
         streams: StreamConfig = read(StreamConfig, settings.get("streams"), "streams")
@@ -78,40 +76,34 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
         streams.check_streams()
         tree.check_tree()
     except ValueError as error:  # `ConfigError` is one
-        raise BundleError(f"{folder / SSFT_CONFIG}: {error}") from error
-    has_own = version == OWN_LORA_VERSION
-    if has_own and streams.mode != "lossless":
+        raise BundleError(f"{where}: {error}") from error
+    own = [name for name in (STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS) if files.exists(name)]
+    if version == OWN_LORA_VERSION and streams.mode != "lossless":
         raise BundleError(
-            f"{folder / SSFT_CONFIG}: format_version {version} with streams.mode={streams.mode!r}; streams with a LoRA "
-            "of their own have the mode 'lossless'"
+            f"{where}: format_version {version} with streams.mode={streams.mode!r}; streams with a LoRA of their own "
+            "have the mode 'lossless'"
         )
-    if not has_own and (stray := [n for n in (STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS) if files.exists(n)]):
+    if version == FORMAT_VERSION and own:
         raise BundleError(
-            f"{folder / stray[0]}: {SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of their "
+            f"{files.path / own[0]}: {SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of their "
             "own; one of the two files is from another bundle"
         )
-    base = _fingerprint(folder / SSFT_CONFIG, settings.get("base"))
+    base = _fingerprint(where, settings.get("base"))
     stream_weights = _stream_shapes(files, streams)
-    own_config = _lora_config(files, STREAM_LORA_CONFIG) if has_own else None
-    # In format 1 a lossless bundle has one LoRA, and that is for the streams.
-    for_streams = streams.mode == "lossless" and not has_own
-    loras = [_lora_part(files, "streams" if for_streams else "all", config, LORA_CONFIG, LORA_WEIGHTS)]
-    if own_config is not None:
-        loras.append(_lora_part(files, "streams", own_config, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))
+    if version == OWN_LORA_VERSION:
+        loras.append(_lora_part(files, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))
+    if streams.mode == "lossless":  # in format 1 it has one LoRA, and that is for the streams
+        loras[-1].rows = "streams"
     provenance = files.json(PROVENANCE, hashed=False) if files.exists(PROVENANCE) else {}
-    return Bundle(folder, version, streams, tree, base, tuple(loras), stream_weights, provenance, files)
+    return Bundle(files.path, version, streams, tree, base, tuple(loras), stream_weights, provenance, files)
 
 
-def _lora_config(files: AdapterFiles, name: str) -> dict[str, Any]:
-    """peft's config in the file `name`, with values of the right types."""
-    config = files.json(name)
-    check_types(files.path / name, config)
-    _check_name(files.path / name, "base_model_name_or_path", config.get("base_model_name_or_path") or "")
-    return config
-
-
-def _lora_part(files: AdapterFiles, rows: Any, config: dict[str, Any], config_file: str, weights_file: str) -> LoraPart:
-    return LoraPart(rows, config, files.shapes(weights_file), files.path / config_file, files.path / weights_file)
+def _lora_part(files: AdapterFiles, config_file: str, weights_file: str) -> LoraPart:
+    """The LoRA of two files as peft writes them, with the types of its settings checked."""
+    config, path = files.json(config_file), files.path / config_file
+    check_types(path, config)
+    _check_name(path, "base_model_name_or_path", config.get("base_model_name_or_path") or "")
+    return LoraPart("all", config, files.shapes(weights_file), path, files.path / weights_file)
 
 
 def _stream_shapes(files: AdapterFiles, streams: StreamConfig) -> dict[str, Any]:

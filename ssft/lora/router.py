@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ssft.lora.weights import LoraLayer, is_linear
+from ssft.bundle.fit import is_linear
+from ssft.lora.weights import LoraLayer
 from ssft.streams.passes import Pass, current_pass
 
 

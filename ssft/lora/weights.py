@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
+from ssft.bundle.fit import linear_of, lora_pairs
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import Bundle, LoraPart
-from ssft.bundle.lora_config import check_low_rank, lora_scaling, lora_target, lora_targets
+from ssft.bundle.lora_config import check_low_rank, lora_scaling, lora_targets
 from ssft.errors import BundleError
 
 Key = tuple[str, bool]
@@ -79,8 +79,7 @@ class LoraWeights:
         for part in bundle.loras:
             check_low_rank(part.config_file, part.config)
         bundle.check_held()
-        layers = {(name, False): layer for name, layer in _layers(None if merged else bundle.text_lora, model)}
-        layers |= {(name, True): layer for name, layer in _layers(bundle.streams_own_lora, model)}
+        layers = _keyed(_layers(None if merged else bundle.text_lora, model), _layers(bundle.streams_own_lora, model))
         types = {t.dtype for layer in layers.values() for t in (layer.down, layer.up)} or {model.dtype}
         held = reduce(torch.promote_types, types)
         # The dtype of 4-bit weights says nothing: model.dtype is that of the first floating-point parameter.
@@ -117,9 +116,7 @@ class LoraWeights:
         return _assembled(layers, self.dtype, buffers, self.groups)
 
     def _all(self) -> dict[Key, LoraLayer]:
-        return {(name, False): layer for name, layer in self.layers.items()} | {
-            (name, True): layer for name, layer in self.stream_layers.items()
-        }
+        return _keyed(self.layers, self.stream_layers)
 
 
 def product_hook(layer: LoraLayer, dtype: torch.dtype) -> Any:
@@ -133,17 +130,6 @@ def product_hook(layer: LoraLayer, dtype: torch.dtype) -> Any:
         return output + own.product(args[0]).to(output.dtype)
 
     return hook
-
-
-def linear_of(model: Any, name: str) -> nn.Module:
-    """Module `name` of the bare base, also where peft has put a LoRA of its own around it."""
-    module: nn.Module = model.get_submodule(name)
-    return getattr(module, "base_layer", module)
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether the low-rank sum can be added to a module: nn.Linear (bitsandbytes' are ones too), GPT-2's Conv1D."""
-    return isinstance(module, (nn.Linear, Conv1D))
 
 
 def device_of(model: nn.Module, name: str) -> torch.device:
@@ -161,33 +147,12 @@ def device_of(model: nn.Module, name: str) -> torch.device:
     return torch.device(place)
 
 
-def _layers(part: LoraPart | None, model: Any) -> list[tuple[str, LoraLayer]]:
-    """The layers of one LoRA with their modules' names; none of no LoRA."""
+def _layers(part: LoraPart | None, model: Any) -> dict[str, LoraLayer]:
+    """The layers of one LoRA by their modules' names, exactly those that peft would adapt; none of no LoRA."""
     if part is None:
-        return []
-    pairs = _pairs(part, model)
-    return [
-        (name, LoraLayer(pair["lora_A"], pair["lora_B"], lora_scaling(part.config, name)))
-        for name, pair in pairs.items()
-    ]
-
-
-def _pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
-    """{module: {"lora_A": [r, in], "lora_B": [out, r]}}, exactly for the modules that peft would adapt."""
+        return {}
     config, file = part.config_file, part.weights_file
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in part.weights.items():
-        module, kind = lora_target(file, key)
-        pairs.setdefault(module, {})[kind] = tensor
-    for name, pair in pairs.items():
-        if len(pair) != 2:
-            raise BundleError(f"{file}: {name} has {next(iter(pair))} alone; the file is incomplete")
-        layer = linear_of(model, name)
-        if not is_linear(layer):
-            raise BundleError(
-                f"{file}: holds a LoRA of {name}, a {type(layer).__name__}; only linear layers can have one here"
-            )
-    targets = lora_targets(config, part.config, model)
+    pairs, targets = lora_pairs(part, model), lora_targets(config, part.config, model)
     for name in sorted(pairs.keys() - targets):
         raise BundleError(
             f"{file}: holds a LoRA of {name}, which {config.name} (target_modules, exclude_modules, "
@@ -198,9 +163,9 @@ def _pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
             f"{file}: has no LoRA of {name}, which {config.name} targets; the file is incomplete (peft would decode "
             "with a fresh one). Exclude the module there if it has none"
         )
-    if not pairs:
-        raise BundleError(f"{file}: holds no LoRA at all")
-    return pairs
+    return {
+        name: LoraLayer(pair["lora_A"], pair["lora_B"], lora_scaling(part.config, name)) for name, pair in pairs.items()
+    }
 
 
 def _pack(layers: dict[Key, LoraLayer], placement: dict[Key, torch.device], dtype: torch.dtype) -> LoraWeights:
@@ -222,6 +187,11 @@ def _pack(layers: dict[Key, LoraLayer], placement: dict[Key, torch.device], dtyp
             start += tensor.numel()
         buffers.append(buffer)
     return _assembled(packed, dtype, buffers, list(groups.values()))
+
+
+def _keyed(layers: dict[str, LoraLayer], stream_layers: dict[str, LoraLayer]) -> dict[Key, LoraLayer]:
+    of_streams = {(name, True): layer for name, layer in stream_layers.items()}
+    return {(name, False): layer for name, layer in layers.items()} | of_streams
 
 
 def _assembled(

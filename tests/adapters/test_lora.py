@@ -15,7 +15,8 @@ from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
 from ssft.lora import weights as module_under_test
-from ssft.lora.weights import LoraWeights, is_linear
+from ssft.bundle.fit import is_linear
+from ssft.lora.weights import LoraWeights
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import attach_streams
 

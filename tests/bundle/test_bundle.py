@@ -23,7 +23,7 @@ from ssft.card.results import About, Results, read_results, write_results
 from ssft.card.write import KEPT, write_card
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError, ConfigError
-from ssft.runs.methods import METHODS
+from ssft.runs.methods import training_method
 from ssft.runtime.loader import load_adapted
 from ssft.streams.config import StreamConfig
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_kept_stops_the_new_bundle(written, name, content, messag
     (folder / name).write_bytes(content)
     before = snapshot(folder)
     with pytest.raises(BundleError, match=message):
-        METHODS["streams"].may_replace(folder, "streams")  # before hours are spent on a training
+        training_method("streams").may_replace(folder)  # before hours are spent on a training
     with pytest.raises(BundleError, match=message):
         again(base, folder)
     assert snapshot(folder) == before
