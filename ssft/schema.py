@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from enum import Enum
 from functools import cache, partial, reduce
 from typing import Annotated, Any, Literal, Union
@@ -28,6 +28,11 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", re.ASCII)
 def is_hub_id(text: str) -> bool:
     """Whether a text has the form owner/name of the hub's repositories."""
     return _HUB_ID.fullmatch(text) is not None
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field that is a key of a recipe: its default, and what it does, told to people."""
+    return field(default=default, metadata={"help": help})
 
 
 def read(hint: Any, value: Any, place: str) -> Any:

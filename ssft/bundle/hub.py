@@ -29,7 +29,7 @@ TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Pulled:
-    """What `pull` did: the checked bundle in `path` (its tensors released) and where it came from; `files`: name -> bytes."""
+    """What `pull` did: the checked bundle in `path` (its tensors released), where it came from, bytes of its files."""
 
     repo: str
     revision: str

@@ -85,8 +85,8 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
         )
     if version == FORMAT_VERSION and own:
         raise BundleError(
-            f"{files.path / own[0]}: {SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of their "
-            "own; one of the two files is from another bundle"
+            f"{files.path / own[0]}: {SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of "
+            "their own; one of the two files is from another bundle"
         )
     base = _fingerprint(where, settings.get("base"))
     stream_weights = _stream_shapes(files, streams)

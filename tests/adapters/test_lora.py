@@ -10,12 +10,12 @@ from tiny_base import save_tiny_base
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
+from ssft.bundle.fit import is_linear
 from ssft.bundle.read import read_bundle
 from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
 from ssft.lora import weights as module_under_test
-from ssft.bundle.fit import is_linear
 from ssft.lora.weights import LoraWeights
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import attach_streams
