@@ -310,9 +310,11 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...]
     of: dict[str, dict[str, Any]] = {section: {} for section in (TOP, *SECTIONS)}
     for (section, key), value in values.items():
         of[section][key] = value
-    top = of.pop(TOP)
+    top: dict[str, Any] = of.pop(TOP)
     top["name"] = top.get("name") or path.stem
-    built = {section: chosen if section == "training" else _section(section, chosen) for section, chosen in of.items()}
+    built: dict[str, Any] = {
+        section: chosen if section == "training" else _section(section, chosen) for section, chosen in of.items()
+    }
     recipe = Recipe(**top, **built, explicit=tuple(values))
     recipe.check()
     return recipe

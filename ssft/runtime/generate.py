@@ -1,14 +1,15 @@
 """Decoding with streams for those who stay in transformers: a callable for `generate(custom_generate=...)`."""
 
 import copy
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, logits_process
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
@@ -26,33 +27,30 @@ from ssft.errors import GenerationError
 from ssft.runtime.foreign_model import check_lora, fingerprint_of, hooks_on, own_lora
 from ssft.streams.insertion import StreamHooks
 
-_GREEDY = "streams draft for greedy decoding, one sequence per prompt"
-_STATES = "a pass verifies a whole draft and keeps neither logits nor states of its tokens"
-_DRAFTS = "the streams are what drafts here"
-_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "do_sample": ((None, False), _GREEDY),
-    "num_beams": ((None, 1), _GREEDY),
-    "num_return_sequences": ((None, 1), _GREEDY),
-    "penalty_alpha": ((None, 0), _GREEDY),
-    "constraints": ((None,), _GREEDY),
-    "force_words_ids": ((None,), _GREEDY),
-    "dola_layers": ((None,), _GREEDY),
-    "prompt_lookup_num_tokens": ((None,), _DRAFTS),
-    "assistant_early_exit": ((None,), _DRAFTS),
-    "use_mtp": ((None, False), _DRAFTS),
-    "output_scores": ((None, False), _STATES),
-    "output_logits": ((None, False), _STATES),
-    "output_attentions": ((None, False), _STATES),
-    "output_hidden_states": ((None, False), _STATES),
-    "cache_implementation": ((None, "dynamic", "dynamic_full"), "decoding with streams has a cache of its own"),
-    "guidance_scale": ((None, 1), "guidance runs the model again for every token, and cannot follow a draft"),
+_SAMPLED = ("do_sample", "num_beams", "num_return_sequences", "penalty_alpha", "dola_layers")
+_FORCED = ("constraints", "force_words_ids")
+_DRAFTED = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+_KEPT = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+_REFUSED = {
+    **dict.fromkeys(_SAMPLED + _FORCED, "streams draft for greedy decoding, one sequence per prompt"),
+    **dict.fromkeys(_DRAFTED, "the streams are what drafts here"),
+    **dict.fromkeys(_KEPT, "a pass verifies a whole draft and keeps neither logits nor states of its tokens"),
+    "cache_implementation": "decoding with streams has a cache of its own",
+    "guidance_scale": "guidance runs the model again for every token, and cannot follow a draft",
 }
-"""Settings of generate: the values that change nothing here, and why no other can be served."""
+"""Settings of generate that cannot be served, and why."""
+
+_HARMLESS = {
+    **dict.fromkeys(("num_beams", "num_return_sequences", "guidance_scale"), (1,)),
+    "cache_implementation": ("dynamic", "dynamic_full"),
+}
+"""Values of such settings that change nothing here, beside none, false and 0."""
 
 _KNOWN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
 """What generate itself hands to the model; other tensors would be ignored."""
 
 
+@dataclass
 class StreamGenerate:
     """Greedy decoding with streams, called by transformers' own `generate`: fewer passes, in float32 the same tokens.
 
@@ -72,26 +70,19 @@ class StreamGenerate:
     A row ends where the model's context does. A row that has ended is padded, whatever ended it (`generate` itself goes
     on with it where that was no EOS, until the last row ends).
 
-    `last` holds what became of each row of the latest call: passes, accepted drafts, seconds.
+    hooks: those on the model. drafter: None decodes plainly. adapter: what every row runs with (`Pass.adapters`). turn:
+    held during every pass. last: what became of each row of the latest call: passes, accepted drafts, seconds.
     """
 
-    def __init__(
-        self,
-        hooks: StreamHooks,
-        drafter: Drafter | None,
-        tree: TreeConfig | None = None,
-        adapter: Any = None,
-        turn: AbstractContextManager[Any] | None = None,
-    ) -> None:
-        """`hooks` are on the model; `drafter` None decodes plainly; every row runs with `adapter` (`Pass.adapters`);
-        `turn` is held during every pass."""
-        self.hooks = hooks
-        self.drafter = drafter
-        self.tree = tree or TreeConfig()
+    hooks: StreamHooks
+    drafter: Drafter | None
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    adapter: Any = None
+    turn: AbstractContextManager[Any] | None = None
+    last: list[Generation] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
         self.tree.check_tree()
-        self.adapter = adapter
-        self.turn = turn
-        self.last: list[Generation] = []
 
     @classmethod
     def from_adapter(
@@ -144,12 +135,12 @@ class StreamGenerate:
         Raises:
             GenerationError: a setting that cannot be served; see `_REFUSED`.
         """
-        config = generation_config or model.generation_config
-        self._check(model, input_ids, logits_processor or [], config, text_streamer, model_kwargs)
+        config, processors = generation_config or model.generation_config, logits_processor or []
+        self._check(model, input_ids, processors, config, text_streamer, model_kwargs)
         mask = model_kwargs.get("attention_mask")
         mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
         _check_padding(mask, model_kwargs.get("position_ids"))
-        requests = self._requests(input_ids, mask, logits_processor or [], stopping_criteria or [], config)
+        requests = self._requests(input_ids, mask, processors, stopping_criteria or [], config)
         if text_streamer is not None:
             text_streamer.put(input_ids.cpu())
         shown, self.last = 0, []
@@ -161,7 +152,9 @@ class StreamGenerate:
                 shown = len(results[0].token_ids)
         if text_streamer is not None:
             text_streamer.end()
-        sequences: Any = _with_answers(input_ids, [result.token_ids for result in self.last], _pad_token(config))
+        answers = [input_ids.new_tensor(result.token_ids) for result in self.last]
+        padded = pad_sequence(answers, batch_first=True, padding_value=_pad_token(config) or 0)
+        sequences: Any = torch.cat((input_ids, padded), dim=1)
         return GenerateDecoderOnlyOutput(sequences=sequences) if config.return_dict_in_generate else sequences
 
     # -- requests -----------------------------------------------------------------------------------------------
@@ -206,9 +199,9 @@ class StreamGenerate:
                 f"this StreamGenerate has its hooks on another {type(backbone.model).__name__}; make one for this "
                 "model with StreamGenerate.from_adapter"
             )
-        for knob, (harmless, reason) in _REFUSED.items():
+        for knob, reason in _REFUSED.items():
             value = getattr(config, knob, None)
-            if value not in harmless:
+            if value not in (None, False, *_HARMLESS.get(knob, ())):
                 raise GenerationError(f"{knob}={value!r}: {reason}; leave {knob} out, or leave out custom_generate")
         if kwargs.get("inputs_embeds") is not None:
             raise GenerationError("inputs_embeds: drafts are verified as tokens; give input_ids instead")
@@ -241,14 +234,12 @@ def _take_adapter_names_off(model: Any) -> bool:
 
     peft itself takes them off only if nothing is raised, and the model could no longer be used.
     """
-    found = False
-    for module in model.modules():
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(hook, functools.partial) and "adapter_names" in hook.keywords:
-                found = True
-                del module._forward_pre_hooks[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
-    return found
+    pairs = [(module, key, hook) for module in model.modules() for key, hook in module._forward_pre_hooks.items()]
+    found = [(module, key) for module, key, hook in pairs if "adapter_names" in getattr(hook, "keywords", ())]
+    for module, key in found:
+        del module._forward_pre_hooks[key]
+        module._forward_pre_hooks_with_kwargs.pop(key, None)
+    return bool(found)
 
 
 def _check_padding(mask: Tensor, position_ids: Tensor | None) -> None:
@@ -298,26 +289,15 @@ def _processor(processors: list[Any], ids: Tensor, mask: Tensor, row: int) -> Pr
 def _of_row(processor: Any, row: int) -> Any:
     """A processor that holds something for every row of a batch, for one of them."""
     ours = copy.copy(processor)
-    if isinstance(processor, logits_process.RepetitionPenaltyLogitsProcessor):
-        if isinstance(processor.prompt_ignore_length, Tensor):
-            ours.prompt_ignore_length = processor.prompt_ignore_length[row : row + 1]
-    elif isinstance(processor, logits_process.EncoderRepetitionPenaltyLogitsProcessor):
-        ours.encoder_input_ids = processor.encoder_input_ids[row : row + 1]
-    elif isinstance(processor, logits_process.EncoderNoRepeatNGramLogitsProcessor):
-        ours.batch_size, ours.generated_ngrams = 1, processor.generated_ngrams[row : row + 1]
-    elif isinstance(processor, logits_process.PrefixConstrainedLogitsProcessor):
+    for name in ("prompt_ignore_length", "encoder_input_ids", "generated_ngrams"):
+        if isinstance(value := getattr(processor, name, None), Tensor | list):
+            setattr(ours, name, value[row : row + 1])
+    if isinstance(processor, logits_process.EncoderNoRepeatNGramLogitsProcessor):
+        ours.batch_size = 1
+    if isinstance(processor, logits_process.PrefixConstrainedLogitsProcessor):
         allowed = processor._prefix_allowed_tokens_fn
         ours._prefix_allowed_tokens_fn = lambda _batch, sent: allowed(row, sent)
-    else:
-        return processor
     return ours
-
-
-def _with_answers(ids: Tensor, answers: list[list[int]], pad: int | None) -> Tensor:
-    """ids [B, P] and what was produced after each row -> [B, P + longest answer]."""
-    width = max(len(answer) for answer in answers)
-    filled = [answer + [pad or 0] * (width - len(answer)) for answer in answers]
-    return torch.cat((ids, ids.new_tensor(filled)), dim=1)
 
 
 def _pad_token(config: Any) -> int | None:

@@ -352,7 +352,7 @@ def test_the_tokenizer_is_checked_if_given(llama):
 
 def test_a_lossless_bundle_is_not_for_peft(llama, monkeypatch):
     bundle = read_bundle(llama.bundle)
-    bundle.stream_config.mode = "lossless"
+    bundle.loras[0].rows = "streams"  # as the reader has it of a lossless bundle
     monkeypatch.setattr("ssft.runtime.generate.read_bundle", lambda _path: bundle)
     with pytest.raises(GenerationError, match=r"mode is lossless.* decode it with ssft.load_adapted"):
         StreamGenerate.from_adapter(llama.load(), llama.bundle)
