@@ -17,7 +17,7 @@ from ssft.bundle.hub import resolve_adapter
 from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.streams import StreamDrafter
-from ssft.errors import BundleError, ConfigError, GenerationError
+from ssft.errors import BundleError, ConfigError, GenerationError, SSFTError
 from ssft.lora.weights import LoraWeights
 from ssft.streams.modules import StreamModules
 
@@ -124,29 +124,22 @@ class AdapterBank:
             streams = load_stream_modules(bundle, self.model.config.hidden_size).to(self.model.device)
         lora = LoraWeights.from_bundle(bundle, self.model, merged=merged)
         bundle.release()
-        nbytes = (
-            lora.nbytes + sum(p.numel() * p.element_size() for p in streams.parameters()) if streams else lora.nbytes
-        )
+        nbytes = lora.nbytes + (0 if streams is None else sum(p.nbytes for p in streams.parameters()))
         adapter = Adapter(name, bundle, streams, tree or bundle.tree, None, nbytes, pinned)
         self.put(adapter, lora)
         return adapter
 
     def put(self, adapter: Adapter, lora: LoraWeights) -> None:
         """Keep an adapter whose LoRA is `lora`, on the device if the budget has room for it."""
-        name, nbytes = adapter.name, adapter.nbytes
         with self._changed:
-            self._check_free(name)
-            if self.max_bytes is not None and self._pinned_bytes() + nbytes > self.max_bytes:
-                raise ConfigError(
-                    f"adapter {name!r} takes {nbytes:,} bytes beside {self._pinned_bytes():,} of pinned adapters, but "
-                    f"max_adapter_bytes is {self.max_bytes:,}; raise it or unpin one"
-                )
-            if self._make_room(nbytes, keep=set()):
+            self._check_free(adapter.name)
+            self._check_budget([adapter], ConfigError)
+            if self._make_room(adapter.nbytes, keep=set()):
                 adapter.lora = lora
             elif self.evict_to == "host":
                 adapter.host = lora.to_host()
             self._touch(adapter)
-            self._adapters[name] = adapter
+            self._adapters[adapter.name] = adapter
 
     def remove(self, name: str) -> None:
         """Forget an adapter; calls that are using it finish with it."""
@@ -161,12 +154,8 @@ class AdapterBank:
         """Keep an adapter on the device whatever the budget, or let it go again."""
         with self._changed:
             adapter = self.get(name)
-            others = self._pinned_bytes() - (adapter.nbytes if adapter.pinned else 0)
-            if pinned and self.max_bytes is not None and others + adapter.nbytes > self.max_bytes:
-                raise ConfigError(
-                    f"adapter {name!r} takes {adapter.nbytes:,} bytes beside {others:,} of pinned adapters, but "
-                    f"max_adapter_bytes is {self.max_bytes:,}; raise it or unpin one"
-                )
+            if pinned:
+                self._check_budget([adapter], ConfigError)
             adapter.pinned = pinned
             self._changed.notify_all()
 
@@ -198,7 +187,9 @@ class AdapterBank:
                 missing = [adapter for adapter in adapters if adapter.lora is None]
                 if self._make_room(sum(a.nbytes for a in missing), keep=set(names)):
                     break
-                self._check_possible(adapters)
+                others = [a for a in [*self._adapters.values(), *self._departed] if a.name not in names]
+                # Waiting helps only where another call is to end.
+                self._check_budget(adapters, GenerationError, stuck=not any(a.users for a in others))
                 self._changed.wait()
             for adapter in missing:
                 adapter.lora = self._bring_back(adapter)
@@ -244,21 +235,16 @@ class AdapterBank:
             )
         return LoraWeights.from_bundle(bundle, self.model)
 
-    def _check_possible(self, adapters: list[Adapter]) -> None:
-        """Raise unless waiting for other calls can make room."""
-        assert self.max_bytes is not None
+    def _check_budget(self, adapters: list[Adapter], error: type[SSFTError], stuck: bool = False) -> None:
+        """Raise `error` if these adapters cannot be on the device together, be it for the pinned ones."""
         needed = sum(adapter.nbytes for adapter in adapters)
-        names = {adapter.name for adapter in adapters}
-        pinned = sum(a.nbytes for a in self._adapters.values() if a.pinned and a.name not in names)
-        others_in_use = any(a.users for a in [*self._adapters.values(), *self._departed] if a.name not in names)
-        if needed + pinned > self.max_bytes or not others_in_use:
-            raise GenerationError(
-                f"the rows of this call use adapters of {needed:,} bytes beside {pinned:,} of pinned ones, but "
+        pinned = sum(a.nbytes for a in self._adapters.values() if a.pinned and a not in adapters)
+        if self.max_bytes is not None and (stuck or needed + pinned > self.max_bytes):
+            names = ", ".join(repr(adapter.name) for adapter in adapters)
+            raise error(
+                f"holding {names} on the device takes {needed:,} bytes beside {pinned:,} of pinned adapters, but "
                 f"max_adapter_bytes is {self.max_bytes:,}; raise it, unpin one, or send the rows in several calls"
             )
-
-    def _pinned_bytes(self) -> int:
-        return sum(adapter.nbytes for adapter in self._adapters.values() if adapter.pinned)
 
     def _touch(self, adapter: Adapter) -> None:
         self._clock += 1

@@ -9,7 +9,7 @@ from ssft.decoding.request import Generation, LogitsProcessor, Request
 from ssft.decoding.stops import StopStrings
 from ssft.errors import GenerationError
 from ssft.lora.bank import Adapter
-from ssft.runtime.inputs import as_ids, as_strings, encode_prompt, per_row
+from ssft.runtime.inputs import as_tuple, encode_prompt, per_row
 
 Decode = Callable[[list[int]], str]
 
@@ -84,31 +84,26 @@ def make_jobs(
     logits_processor: Any = (),
 ) -> list[Job]:
     """A job per prompt; every setting is one value for all rows or a list of one per row (see `per_row`)."""
-    count = len(prompts)
-    names = per_row("adapter", adapter, count, _is_adapter)
-    for name in names:
-        if not _is_adapter(name):
-            raise GenerationError(f"adapter={name!r}: expected a name, None for the bare base, or a list of those")
-    limits = per_row("max_new_tokens", max_new_tokens, count, lambda v: isinstance(v, int))
-    stops = per_row("stop", stop, count, lambda v: v is None or isinstance(v, list | tuple))
-    ids = per_row("stop_token_ids", stop_token_ids, count, lambda v: v is None or isinstance(v, list | tuple | set))
-    processors = per_row("logits_processor", logits_processor, count, lambda v: v is None or isinstance(v, list))
+    count, none = len(prompts), type(None)
+    names = per_row("adapter", adapter, count, (str, none))
+    limits = per_row("max_new_tokens", max_new_tokens, count, (int,))
+    stops = per_row("stop", stop, count, (list, tuple, none))
+    ids = per_row("stop_token_ids", stop_token_ids, count, (list, tuple, set, none))
+    processors = per_row("logits_processor", logits_processor, count, (list, none))
     jobs = []
     for i, prompt in enumerate(prompts):
-        strings = as_strings("stop", stops[i])
+        if not isinstance(names[i], str | None):
+            raise GenerationError(f"adapter={names[i]!r}: expected a name, None for the bare base, or a list of those")
+        strings = as_tuple("stop", stops[i], str, "a string or a list of strings")
         jobs.append(
             Job(
                 prompt=encode_prompt(prompt, tokenizer),
                 adapter=names[i],
                 max_new_tokens=limits[i],
                 eos=frozenset() if ignore_eos else frozenset(eos_token_ids),
-                stop_ids=as_ids("stop_token_ids", ids[i]),
+                stop_ids=frozenset(as_tuple("stop_token_ids", ids[i], int, "token ids")),
                 stops=StopStrings(strings, decode) if strings else None,
                 processors=processors[i] or (),
             )
         )
     return jobs
-
-
-def _is_adapter(value: Any) -> bool:
-    return value is None or isinstance(value, str)
