@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import SSFT_CONFIG, STREAM_WEIGHTS, Bundle, LoraPart
-from ssft.bundle.lora_config import check_patterns, lora_rank, lora_target
+from ssft.bundle.lora_config import check_low_rank, check_patterns, lora_rank, lora_target
 from ssft.bundle.read import read_outline, read_tensors
 from ssft.errors import BundleError, ConfigError
 from ssft.streams.config import StreamConfig
@@ -27,13 +27,14 @@ def read_fitting(path: str | os.PathLike[str], model: Any, fingerprint: dict[str
     By the headers first: a file of gigabytes that cannot fit the base must not take them.
     """
     outline = read_outline(path)
+    for part in outline.loras:
+        check_low_rank(part.config_file, part.config)
     check_fit(outline, model, fingerprint)
     return read_tensors(outline)
 
 
 def check_fit(bundle: Bundle, model: Any, fingerprint: dict[str, str]) -> None:
     """Raise `BundleError` unless the adapter was made for `model` and its tensors have the names and shapes needed."""
-    bundle.check_held()
     _check_base(bundle, fingerprint)
     for part in bundle.loras:
         check_patterns(part.config_file, part.config, [name for name, _ in model.named_modules()])
@@ -87,7 +88,7 @@ def lora_pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
         if len(pair) != 2:
             raise BundleError(f"{part.weights_file}: {name} has {next(iter(pair))} alone; the file is incomplete")
     if not pairs:
-        raise BundleError(f"{part.weights_file}: holds no LoRA at all")
+        raise BundleError(f"{part.weights_file}: holds no LoRA at all, or was released from memory; read it again")
     return pairs
 
 
@@ -126,7 +127,6 @@ def _empty_modules(streams: StreamConfig, hidden_size: int) -> StreamModules:
 def load_stream_modules(bundle: Bundle, hidden_size: int) -> StreamModules:
     """The stream parameters of a bundle that fits, as a module in float32 for a base of width h = `hidden_size`."""
     assert bundle.stream_config is not None
-    bundle.check_held()
     weights = {key: value.to(torch.float32, copy=True) for key, value in bundle.stream_weights.items()}
     if not all(map(all_finite, weights.values())):
         raise BundleError(f"{bundle.path / STREAM_WEIGHTS}: holds values beyond the range of float32")

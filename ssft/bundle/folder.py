@@ -93,14 +93,14 @@ class AdapterFiles:
             with safe_open(path, framework="pt") as handle:
                 entries = {key: handle.get_slice(key) for key in sorted(handle.keys())}
                 kinds = {key: (entry.get_dtype(), entry.get_shape()) for key, entry in entries.items()}
-        for key in sorted(self._object_of(name, header).keys() - {"__metadata__"}):
+        self._object_of(name, header)  # a name may stand twice
+        for key, (dtype, shape) in kinds.items():
             # A name stands in messages, which may go to a terminal.
             if not key.isprintable() or len(key) > _MAX_KEY:
                 raise BundleError(
                     f"{self.path / name}: a tensor's name is {key[:60]!r}..., {len(key)} characters, expected "
                     f"printable ones, at most {_MAX_KEY}"
                 )
-        for key, (dtype, shape) in kinds.items():
             if dtype not in _DTYPES:
                 known = ", ".join(_DTYPES)
                 raise BundleError(

@@ -86,7 +86,6 @@ class Bundle:
     files: AdapterFiles = field(repr=False)
     stream_parameters: int = field(init=False)
     weights_sha256: str = field(init=False)
-    released: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.stream_parameters = sum(tensor.numel() for tensor in self.stream_weights.values())
@@ -121,12 +120,7 @@ class Bundle:
         """Give the tensors' memory back once they were copied; checking or loading needs the folder read again."""
         for part in self.loras:
             part.weights = {}
-        self.stream_weights, self.released = {}, True
-
-    def check_held(self) -> None:
-        """Raise `BundleError` if the tensors were released: what is checked or loaded then would be nothing."""
-        if self.released:
-            raise BundleError(f"{self.path}: its tensors were released from memory; read the bundle again")
+        self.stream_weights = {}
 
     def unchanged(self) -> bool:
         """Whether the folder still holds what was read; files are hashed again only where their stamps differ."""

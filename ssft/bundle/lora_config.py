@@ -39,14 +39,6 @@ NO_LOW_RANK_SUM = {
     "megatron_config": "Megatron's parallel layers hold their parts of A and B elsewhere",
 }
 
-# What peft writes beside A and B, and why their product cannot hold it.
-_NOT_A_OR_B = {
-    "lora_magnitude_vector": "DoRA rescales every output by a magnitude of its own",
-    "lora_embedding_": "on an embedding a LoRA is a table, not a product with the input",
-    "lora_B.bias": "lora_bias adds a trained bias",
-    "modules_to_save": "a module of the base is replaced as a whole",
-}
-
 LORA_PREFIX = "base_model.model."
 """Of a module's name in peft's files."""
 
@@ -54,11 +46,8 @@ LORA_PREFIX = "base_model.model."
 # subtract the start from W when the adapter is made; some do so again whenever peft loads it.
 HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
-_MAX_PATTERNS, _MAX_PATTERN = 10_000, 10_000
-"""Most expressions of one field, and characters of one; compiling takes memory some hundred times its text."""
-
-_MAX_PATTERNS_TEXT = 200_000
-"""Most characters of all expressions of an adapter together; they are counted before the first is compiled."""
+_MAX_PATTERNS, _MAX_PATTERNS_TEXT = 10_000, 200_000
+"""Most expressions of one field, and characters of all together: compiling takes memory some hundred times its text."""
 
 _MAX_NUMBER = 3.4e38
 """Beyond it float32, in which adapters compute, has infinity."""
@@ -152,8 +141,9 @@ def lora_target(file: Path, key: str) -> tuple[str, str]:
     for kind in ("lora_A", "lora_B"):
         if key.startswith(LORA_PREFIX) and key.endswith(f".{kind}.weight"):
             return key[len(LORA_PREFIX) : -len(f".{kind}.weight")], kind
-    reason = next((text for part, text in _NOT_A_OR_B.items() if part in key), "expected lora_A and lora_B only")
-    raise BundleError(f"{file}: {key} is no weight of a LoRA that decodes here: {reason}")
+    raise BundleError(
+        f"{file}: {key} is no weight of a LoRA that decodes here: expected lora_A and lora_B of linear layers only"
+    )
 
 
 def lora_rank(lora: dict[str, Any], module: str) -> int:
@@ -228,16 +218,8 @@ def _check_counts(path: Path, lora: dict[str, Any], keys: Sequence[str], limit: 
 
 
 def _check_expressions(path: Path, lora: dict[str, Any]) -> None:
-    """Raise `BundleError` unless the expressions of a config of the right types are few, short and well formed."""
-    total = 0
-    for key, pattern in _patterns(lora):
-        if len(pattern) > _MAX_PATTERN:
-            raise BundleError(
-                f"{path}: {_shown(key, pattern)} has {len(pattern):,} characters, no adapter needs more than "
-                f"{_MAX_PATTERN:,}"
-            )
-        total += len(pattern)
-    if total > _MAX_PATTERNS_TEXT:
+    """Raise `BundleError` unless the expressions of a config of the right types are short and well formed."""
+    if (total := sum(len(pattern) for _, pattern in _patterns(lora))) > _MAX_PATTERNS_TEXT:
         raise BundleError(
             f"{path}: the expressions of {', '.join(_WITH_EXPRESSIONS)} have {total:,} characters together, no adapter "
             f"needs more than {_MAX_PATTERNS_TEXT:,}"

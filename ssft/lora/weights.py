@@ -78,7 +78,6 @@ class LoraWeights:
         """
         for part in bundle.loras:
             check_low_rank(part.config_file, part.config)
-        bundle.check_held()
         layers = _keyed(_layers(None if merged else bundle.text_lora, model), _layers(bundle.streams_own_lora, model))
         types = {t.dtype for layer in layers.values() for t in (layer.down, layer.up)} or {model.dtype}
         held = reduce(torch.promote_types, types)

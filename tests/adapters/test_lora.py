@@ -124,7 +124,7 @@ def test_nothing_of_the_bundle_is_kept(folder):
         tensor.zero_()
     bundle.release()
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(weights), before, strict=True))
-    with pytest.raises(BundleError, match="released from memory; read the bundle again"):
+    with pytest.raises(BundleError, match="was released from memory; read it again"):
         LoraWeights.from_bundle(bundle, tiny_llama())
 
 
