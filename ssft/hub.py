@@ -50,15 +50,9 @@ def push(
     deleted there, so that no mixture of two adapters results; other files of the repository stay. Large files that an
     interrupted call has uploaded are not uploaded again.
 
-    Args:
-        path: adapter folder.
-        repo: "owner/name".
-        private: make the repository private; an error if it is public already.
-        revision: branch, made if there is none; default: main.
-        create_pr: open a pull request against main instead of committing to it.
-
-    Raises:
-        BundleError: the folder is damaged. HubError: the hub refuses or cannot be reached.
+    `private` makes the repository private, and is an error if it is public already. `revision` is a branch, made if
+    there is none. `create_pr` opens a pull request against main instead of committing to it. Raises `BundleError` for
+    a damaged folder, `HubError` where the hub refuses or cannot be reached.
     """
     check_repo(repo)
     if create_pr and revision is not None:

@@ -111,7 +111,7 @@ REFUSED_TENSORS = {
     "no module": (with_extra("base_model.model.model.layers.9.x"), "which the base does not have"),
     "magnitude": (
         lambda t: {**t, f"{KEY}.lora_magnitude_vector": torch.ones(64)},
-        "lora_magnitude_vector is no weight of a LoRA that decodes here: expected lora_A and lora_B of linear layers only",
+        "lora_magnitude_vector is no weight of a LoRA that decodes here: expected lora_A and lora_B of linear",
     ),
     "bias of B": (
         lambda t: {**t, f"{KEY}.lora_B.bias": torch.ones(64)},
