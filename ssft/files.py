@@ -91,19 +91,15 @@ def whole_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
         for path in folder.rglob("*"):
             path.chmod(mode if path.is_dir() else mode & 0o666)
         check(target)
-        _replace_folder(folder, real, Path(scratch) / ".replaced")
-
-
-def _replace_folder(folder: Path, target: Path, replaced: Path) -> None:
-    """Rename `folder` to `target`; what is there goes to `replaced`, and comes back if anything stops this."""
-    if target.exists():
-        os.replace(target, replaced)
-    try:
-        os.replace(folder, target)
-    except BaseException:
-        if replaced.exists():
-            os.replace(replaced, target)
-        raise
+        replaced = Path(scratch) / ".replaced"
+        if real.exists():
+            os.replace(real, replaced)
+        try:
+            os.replace(folder, real)
+        except BaseException:  # what was there comes back
+            if replaced.exists():
+                os.replace(replaced, real)
+            raise
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

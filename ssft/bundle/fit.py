@@ -35,15 +35,6 @@ def read_fitting(path: str | os.PathLike[str], model: Any, fingerprint: dict[str
 
 def check_fit(bundle: Bundle, model: Any, fingerprint: dict[str, str]) -> None:
     """Raise `BundleError` unless the adapter was made for `model` and its tensors have the names and shapes needed."""
-    _check_base(bundle, fingerprint)
-    for part in bundle.loras:
-        check_patterns(part.config_file, part.config, [name for name, _ in model.named_modules()])
-        lora_pairs(part, model)
-    if bundle.stream_config is not None:
-        _check_streams(bundle, bundle.stream_config, model.config)
-
-
-def _check_base(bundle: Bundle, fingerprint: dict[str, str]) -> None:
     meanings = {"architecture": "architecture", "config_sha256": "model shape", "tokenizer_sha256": "tokenizer"}
     for key, meaning in meanings.items():
         if bundle.base and bundle.base[key] != fingerprint[key]:
@@ -52,6 +43,23 @@ def _check_base(bundle: Bundle, fingerprint: dict[str, str]) -> None:
                 f"that of {fingerprint['id']!r} ({fingerprint[key][:16]}); give --base "
                 f"{shlex.quote(bundle.base['id'])} or train an adapter for this base"
             )
+    for part in bundle.loras:
+        check_patterns(part.config_file, part.config, [name for name, _ in model.named_modules()])
+        lora_pairs(part, model)
+    if bundle.stream_config is None:
+        return
+    try:
+        bundle.stream_config.check_streams(model.config.num_hidden_layers)
+    except ConfigError as error:
+        raise BundleError(f"{bundle.path}: {error}") from error
+    modules = _empty_modules(bundle.stream_config, model.config.hidden_size)
+    expected = {key: tuple(value.shape) for key, value in modules.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in bundle.stream_weights.items()}
+    if expected != found:
+        raise BundleError(
+            f"{bundle.path / STREAM_WEIGHTS}: holds {dict(list(found.items())[:8])}, but {SSFT_CONFIG} and the base "
+            f"need {expected}"
+        )
 
 
 def lora_pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
@@ -101,21 +109,6 @@ def linear_of(model: Any, name: str) -> Any:
 def is_linear(module: nn.Module) -> bool:
     """Whether the low-rank sum can be added to a module: nn.Linear (bitsandbytes' are ones too), GPT-2's Conv1D."""
     return isinstance(module, (nn.Linear, Conv1D))
-
-
-def _check_streams(bundle: Bundle, streams: StreamConfig, base: Any) -> None:
-    try:
-        streams.check_streams(base.num_hidden_layers)
-    except ConfigError as error:
-        raise BundleError(f"{bundle.path}: {error}") from error
-    modules = _empty_modules(streams, base.hidden_size)
-    expected = {key: tuple(value.shape) for key, value in modules.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in bundle.stream_weights.items()}
-    if expected != found:
-        raise BundleError(
-            f"{bundle.path / STREAM_WEIGHTS}: holds {dict(list(found.items())[:8])}, but {SSFT_CONFIG} and the base "
-            f"need {expected}"
-        )
 
 
 def _empty_modules(streams: StreamConfig, hidden_size: int) -> StreamModules:

@@ -96,7 +96,16 @@ def check_types(path: Path, lora: dict[str, Any]) -> None:
             read(hint, lora.get(key), key)
         except ValueError as error:
             raise BundleError(f"{path}: {error}") from error
-    _check_expressions(path, lora)
+    if (total := sum(len(pattern) for _, pattern in _patterns(lora))) > _MAX_PATTERNS_TEXT:
+        raise BundleError(
+            f"{path}: the expressions of {', '.join(_WITH_EXPRESSIONS)} have {total:,} characters together, no adapter "
+            f"needs more than {_MAX_PATTERNS_TEXT:,}"
+        )
+    for key, pattern in _patterns(lora):
+        try:
+            re.compile(_in_peft(key, pattern))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise BundleError(f"{path}: {key}={shown(pattern)} is no regular expression: {error}") from error
 
 
 def check_patterns(path: Path, lora: dict[str, Any], names: Sequence[str]) -> None:
@@ -111,7 +120,7 @@ def check_patterns(path: Path, lora: dict[str, Any], names: Sequence[str]) -> No
         if risky:
             _try(tuple(_in_peft(key, text) for key, text in risky), tuple(names))
     except subprocess.SubprocessError:
-        first = ", ".join(_shown(key, text) for key, text in risky[:3])
+        first = ", ".join(f"{key}={shown(text)}" for key, text in risky[:3])
         raise BundleError(
             f"{path}: {first}: matching the base's {len(names)} modules found no end within {_PATIENCE:.0f} s; "
             "name the modules in a list, or write the expression without repetitions inside repetitions"
@@ -131,9 +140,8 @@ def check_low_rank(path: Path, lora: dict[str, Any]) -> None:
         )
     if found:
         key, reason = next(iter(found.items()))
-        raise BundleError(
-            f"{path}: {_shown(key, lora[key])} cannot decode as a low-rank sum over a shared base: {reason}"
-        )
+        what = f"{key}={shown(lora[key])}"
+        raise BundleError(f"{path}: {what} cannot decode as a low-rank sum over a shared base: {reason}")
 
 
 def lora_target(file: Path, key: str) -> tuple[str, str]:
@@ -215,21 +223,3 @@ def _check_counts(path: Path, lora: dict[str, Any], keys: Sequence[str], limit: 
             raise BundleError(
                 f"{path}: {key} has {len(value):,} entries, but no adapter needs more than {limit:,} here"
             )
-
-
-def _check_expressions(path: Path, lora: dict[str, Any]) -> None:
-    """Raise `BundleError` unless the expressions of a config of the right types are short and well formed."""
-    if (total := sum(len(pattern) for _, pattern in _patterns(lora))) > _MAX_PATTERNS_TEXT:
-        raise BundleError(
-            f"{path}: the expressions of {', '.join(_WITH_EXPRESSIONS)} have {total:,} characters together, no adapter "
-            f"needs more than {_MAX_PATTERNS_TEXT:,}"
-        )
-    for key, pattern in _patterns(lora):
-        try:
-            re.compile(_in_peft(key, pattern))
-        except (re.error, OverflowError, RecursionError) as error:
-            raise BundleError(f"{path}: {_shown(key, pattern)} is no regular expression: {error}") from error
-
-
-def _shown(key: str, value: Any) -> str:
-    return f"{key}={shown(value)}"

@@ -88,7 +88,11 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
             f"{files.path / own[0]}: {SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of "
             "their own; one of the two files is from another bundle"
         )
-    base = _fingerprint(where, settings.get("base"))
+    base, keys = settings.get("base"), ("id", "architecture", "config_sha256", "tokenizer_sha256")
+    if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in keys):
+        raise BundleError(f"{where}: 'base' must hold the strings {', '.join(keys)}")
+    for key in keys:
+        _check_name(where, f"base.{key}", base[key])
     stream_weights = _stream_shapes(files, streams)
     if version == OWN_LORA_VERSION:
         loras.append(_lora_part(files, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))
@@ -116,15 +120,6 @@ def _stream_shapes(files: AdapterFiles, streams: StreamConfig) -> dict[str, Any]
             f"{files.path / STREAM_WEIGHTS}: no tensor has the side projection_rank={rank} of {SSFT_CONFIG}"
         )
     return shapes
-
-
-def _fingerprint(path: Path, base: Any) -> dict[str, str]:
-    needed = ("id", "architecture", "config_sha256", "tokenizer_sha256")
-    if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in needed):
-        raise BundleError(f"{path}: 'base' must hold the strings {', '.join(needed)}")
-    for key in needed:
-        _check_name(path, f"base.{key}", base[key])
-    return base
 
 
 def _check_name(path: Path, key: str, value: Any) -> None:

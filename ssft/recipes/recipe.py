@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -178,12 +178,6 @@ class Recipe:
             raise ConfigError(f"recipe {self.name or '(unnamed)'}, training: {error}") from error
 
 
-class Key(NamedTuple):  # one key of a section, as its dataclass field declares it
-    hint: Any
-    default: Any
-    help: str
-
-
 @cache
 def _stream_keys() -> frozenset[str]:
     """Keys of `training` that TRL's own trainer does not have."""
@@ -216,8 +210,8 @@ def _section(section: str, values: dict[str, Any]) -> Any:
 
 
 @cache
-def _schema(section: str) -> dict[str, Key]:
-    """The keys of a section."""
+def _schema(section: str) -> dict[str, tuple[Any, Any, str]]:
+    """The keys of a section: name -> (annotation, default, help)."""
     if section not in _classes():
         raise ConfigError(f"unknown section {section!r}; there are {', '.join(SECTIONS)}")
     kind = _classes()[section]
@@ -225,33 +219,33 @@ def _schema(section: str) -> dict[str, Key]:
     hidden = RESERVED.get(section, {}) if section else {*SECTIONS, "explicit"}
     keys = [f for f in fields(kind) if f.name not in hidden]
     defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in keys}
-    return {f.name: Key(hints[f.name], defaults[f.name], f.metadata.get("help", "")) for f in keys}
+    return {f.name: (hints[f.name], defaults[f.name], " ".join(f.metadata.get("help", "").split())) for f in keys}
 
 
 def describe_keys(section: str = TOP) -> list[tuple[str, str, Any, str]]:
     """(key, type, default, help) of every key of a section; '' is the top of the file."""
-    return [(name, type_name(k.hint), k.default, " ".join(k.help.split())) for name, k in _schema(section).items()]
+    return [(name, type_name(hint), default, help) for name, (hint, default, help) in _schema(section).items()]
 
 
 def _checked(section: str, name: str, value: Any, where: str, raw: str | None = None) -> Any:
     """The converted value of one key; `raw` is the text of an override, taken as it is where a string is wanted."""
     path = f"{section}.{name}" if section else name
-    key = _schema(section).get(name) if section in (TOP, *SECTIONS) else None
-    if key is None:
+    if section not in _classes() or name not in _schema(section):
         if reason := RESERVED.get(section, {}).get(name):
             raise ConfigError(f"{where}: {path} cannot be set in a recipe: {reason}")
         known = [f"{home}.{name}" if home else name for home in (TOP, *SECTIONS) for name in _schema(home)]
         hint = nearest(path, known) or f"sections are {', '.join(SECTIONS)}"
         raise ConfigError(f"{where}: unknown key {path}; {hint}")
-    options = typing.get_args(key.hint)
+    wanted = _schema(section)[name][0]
+    options = typing.get_args(wanted)
     if isinstance(value, str) and value.lower() == "none" and type(None) in options and str not in options:
         return None
     try:
-        return read(key.hint, value, path)
+        return read(wanted, value, path)
     except ValueError as error:
         with suppress(ValueError):
             if raw is not None:
-                return read(key.hint, raw, path)
+                return read(wanted, raw, path)
         raise ConfigError(f"{where}: {error}") from error
 
 
