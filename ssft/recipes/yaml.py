@@ -5,16 +5,20 @@ from typing import Any
 
 import yaml
 
+MAX_VALUES = 100_000
+"""Values of one document, those that aliases repeat counted each time."""
+
 
 class Loader(yaml.SafeLoader):
     """YAML 1.2 scalars (1e-3 is a float, `no` a string, as the trainer's strategies need it); no duplicate keys; no
-    aliases, some bytes of which can stand for more values than memory holds."""
+    aliases of aliases that stand for more values than memory holds."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            problem = "an alias (*name) stands for another value; write that value itself"
-            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
-        return super().compose_node(parent, index)
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > MAX_VALUES:
+            problem = f"with its aliases it has more than {MAX_VALUES:,} values; write less of them"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -24,6 +28,16 @@ class Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
+
+
+def _size(node: Any, sizes: dict[int, float]) -> float:
+    """Values below a node, infinite for one that contains itself; `sizes` are those known, by identity."""
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")  # until its parts are known
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in flat)
+    return sizes[id(node)]
 
 
 class Dumper(yaml.SafeDumper):
