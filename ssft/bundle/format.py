@@ -31,17 +31,13 @@ STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS = "stream_lora_config.json", "stream_lor
 RUN, PROVENANCE = "run.yaml", "provenance.json"
 CARD, RESULTS, CURVE = "README.md", "results.json", "training.png"
 WEIGHTS = (LORA_WEIGHTS, STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)
-BUNDLE_FILES = (
-    *(LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS),
-    *(RUN, PROVENANCE, CARD, RESULTS, CURVE),
-)
-HASHED = (LORA_CONFIG, SSFT_CONFIG, STREAM_LORA_CONFIG, LORA_WEIGHTS, STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)
+HASHED = (LORA_CONFIG, SSFT_CONFIG, STREAM_LORA_CONFIG, *WEIGHTS)
 """What decides the text; in the order of reading, which the hash depends on."""
+BUNDLE_FILES = (*HASHED, RUN, PROVENANCE, CARD, RESULTS, CURVE)
 
-MAX_HIDDEN = 65_536
-"""Widest base that the size limit of `streams.safetensors` allows for."""
-MAX_NAME = 256
-"""Characters of a base's name, which goes to terminals and into commands."""
+MAX_HIDDEN, MAX_NAME = 65_536, 256
+"""Widest base that the size limit of `streams.safetensors` allows for; characters of a base's name, which goes to
+terminals and into commands."""
 
 
 @dataclass
@@ -128,9 +124,8 @@ class Bundle:
             if {name: stamp(self.path / name) for name in HASHED if (self.path / name).exists()} == self.files.stamps:
                 return True
             files = AdapterFiles(self.path)
-            for name in HASHED:
-                if files.exists(name):
-                    files.read(name)
+            for name in filter(files.exists, HASHED):
+                files.read(name)
         except (BundleError, OSError):
             return False
         return files.sha256 == self.weights_sha256

@@ -49,17 +49,13 @@ def write_bundle(
     text_lora: LoraPart | None = None,
     save_dtype: torch.dtype | None = None,
 ) -> Bundle:
-    """Write the bundle of one trained adapter; the folder appears whole or not at all.
-
-    Of a bundle that is replaced nothing stays but what `keep` holds: see `ssft.card.notes.carried_over`.
+    """Write the bundle of one trained adapter into the folder `path`, in the place of a bundle that is there already.
 
     Args:
-        path: target folder; a bundle that is there already is replaced.
         peft_model: `PeftModel` with the adapter and, attached, its streams.
-        tree: default draft tree.
-        base: fingerprint of the base (`ssft.base.load.base_fingerprint`).
+        tree, base: default draft tree; fingerprint of the base (`base_fingerprint`).
         run_yaml, provenance: settings that reproduce the run; versions, commit, history.
-        keep: further files of the new bundle, name -> content: what was the user's in the one that is replaced.
+        keep: further files, name -> content: what was the user's in a bundle that is replaced (`carried_over`).
         text_lora: the LoRA under which the adapter of `peft_model` was trained, which is then the streams' own.
         save_dtype: type in which LoRA tensors are written; None: the one that they have.
     """

@@ -4,6 +4,7 @@ An adapter is *resident* (on the device), on the *host* (bit-equal copy, acceler
 With a byte budget the least recently used adapter that no call is using goes; a call that needs it brings it back.
 """
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -87,7 +88,7 @@ class AdapterBank:
         self._adapters: dict[str, Adapter] = {}
         self._departed: list[Adapter] = []  # deleted while a call was using them: they still take their bytes
         self._changed = threading.Condition()
-        self._clock = 0
+        self._clock = itertools.count(1)
 
     # -- the shelf ----------------------------------------------------------------------------------------------
 
@@ -103,31 +104,27 @@ class AdapterBank:
         """The adapter of that name, wherever its tensors are; None is the bare base."""
         if name is None:
             return self.bare
-        adapter = self._adapters.get(name)
-        if adapter is None:
+        if name not in self._adapters:
             known = ", ".join(map(repr, self._adapters)) or "none"
             raise ConfigError(f"adapter {name!r} is not loaded; loaded are: {known}. Call load_adapter first")
-        return adapter
+        return self._adapters[name]
 
     def add(
         self, name: str, path: Any, *, pinned: bool = False, tree: TreeConfig | None = None, merged: bool = False
-    ) -> Adapter:
+    ) -> None:
         """Read, check and keep the adapter at `path` (folder or owner/name); nothing changes if anything is wrong.
 
         merged: the base's weights hold the text's LoRA already.
         """
         self._check_free(name)
-        folder = resolve_adapter(path)
-        bundle = read_fitting(folder, self.model, self.fingerprint)
+        bundle = read_fitting(resolve_adapter(path), self.model, self.fingerprint)
         streams = None
         if bundle.stream_config is not None:
             streams = load_stream_modules(bundle, self.model.config.hidden_size).to(self.model.device)
         lora = LoraWeights.from_bundle(bundle, self.model, merged=merged)
         bundle.release()
         nbytes = lora.nbytes + (0 if streams is None else sum(p.nbytes for p in streams.parameters()))
-        adapter = Adapter(name, bundle, streams, tree or bundle.tree, None, nbytes, pinned)
-        self.put(adapter, lora)
-        return adapter
+        self.put(Adapter(name, bundle, streams, tree or bundle.tree, None, nbytes, pinned), lora)
 
     def put(self, adapter: Adapter, lora: LoraWeights) -> None:
         """Keep an adapter whose LoRA is `lora`, on the device if the budget has room for it."""
@@ -138,7 +135,7 @@ class AdapterBank:
                 adapter.lora = lora
             elif self.evict_to == "host":
                 adapter.host = lora.to_host()
-            self._touch(adapter)
+            adapter.last_used = next(self._clock)
             self._adapters[adapter.name] = adapter
 
     def remove(self, name: str) -> None:
@@ -192,11 +189,10 @@ class AdapterBank:
                 self._check_budget(adapters, GenerationError, stuck=not any(a.users for a in others))
                 self._changed.wait()
             for adapter in missing:
-                adapter.lora = self._bring_back(adapter)
-                adapter.host = None
+                adapter.lora, adapter.host = self._bring_back(adapter), None
             for adapter in adapters:
                 adapter.users += 1
-                self._touch(adapter)
+                adapter.last_used = next(self._clock)
             return adapters
 
     def _make_room(self, nbytes: int, keep: set[str]) -> bool:
@@ -246,12 +242,6 @@ class AdapterBank:
                 f"max_adapter_bytes is {self.max_bytes:,}; raise it, unpin one, or send the rows in several calls"
             )
 
-    def _touch(self, adapter: Adapter) -> None:
-        self._clock += 1
-        adapter.last_used = self._clock
-
     def _check_free(self, name: str) -> None:
         if name in self._adapters:
-            raise ConfigError(
-                f"an adapter named {name!r} is loaded already; delete_adapter it first or give another name"
-            )
+            raise ConfigError(f"an adapter named {name!r} is loaded already; delete_adapter it, or give another name")

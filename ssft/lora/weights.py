@@ -67,14 +67,11 @@ class LoraWeights:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, model: Any, merged: bool = False) -> "LoraWeights":
-        """Copy the LoRA of a bundle that passed `fit.check_fit` next to the modules of `model` that it adapts.
+        """Copy the LoRA of a bundle next to the modules of `model` that it adapts; nothing of the bundle is kept.
 
-        `merged`: the weights of `model` hold the text's LoRA already, and only what the streams have of their own is
-        taken.
-
-        The tensors keep the file's type where it is narrower than the model's compute type, else they take that.
-        Nothing of the bundle is kept. Raises `BundleError` for what the low-rank sum cannot express, and for a LoRA on
-        other modules than peft would adapt.
+        `merged`: the weights of `model` hold the text's LoRA already, and only the streams' own is taken. The tensors
+        keep the file's type where it is narrower than the model's compute type, else they take that. Raises
+        `BundleError` for what the low-rank sum cannot express, and for a LoRA on other modules than peft would adapt.
         """
         for part in bundle.loras:
             check_low_rank(part.config_file, part.config)
@@ -83,7 +80,7 @@ class LoraWeights:
         held = reduce(torch.promote_types, types)
         # The dtype of 4-bit weights says nothing: model.dtype is that of the first floating-point parameter.
         dtype = held if held.itemsize < model.dtype.itemsize else model.dtype
-        weights = _pack(layers, {key: device_of(model, key[0]) for key in layers}, dtype)
+        weights = _pack(layers, model, dtype)
         if dtype != held and not all(map(all_finite, weights.buffers)):
             raise BundleError(
                 f"{bundle.loras[0].weights_file}: holds values of {held} beyond the range of {dtype}, in which the "
@@ -99,8 +96,7 @@ class LoraWeights:
         """A copy next to the modules of `model`, equal in every bit; itself if it is there."""
         devices = [{device_of(model, name) for name, _ in group} for group in self.groups]
         if any(len(found) > 1 for found in devices):  # the model was spread over devices anew
-            layers = self._all()
-            return _pack(layers, {key: device_of(model, key[0]) for key in layers}, self.dtype).to_devices(model)
+            return _pack(self._all(), model, self.dtype).to_devices(model)
         return self._moved([found.pop() for found in devices])
 
     def _moved(self, devices: list[torch.device]) -> "LoraWeights":
@@ -108,10 +104,10 @@ class LoraWeights:
         if all(new is old for new, old in zip(buffers, self.buffers, strict=True)):
             return self
         home = {key: buffer for group, buffer in zip(self.groups, buffers, strict=True) for key in group}
-        layers = {
-            key: LoraLayer(_same_view(layer.down, home[key]), _same_view(layer.up, home[key]), layer.scaling)
-            for key, layer in self._all().items()
-        }
+        layers = {}
+        for key, layer in self._all().items():
+            down, up = (home[key].as_strided(t.shape, t.stride(), t.storage_offset()) for t in (layer.down, layer.up))
+            layers[key] = LoraLayer(down, up, layer.scaling)
         return _assembled(layers, self.dtype, buffers, self.groups)
 
     def _all(self) -> dict[Key, LoraLayer]:
@@ -167,11 +163,11 @@ def _layers(part: LoraPart | None, model: Any) -> dict[str, LoraLayer]:
     }
 
 
-def _pack(layers: dict[Key, LoraLayer], placement: dict[Key, torch.device], dtype: torch.dtype) -> LoraWeights:
-    """Copies on the CPU, in one buffer per device of `placement`."""
+def _pack(layers: dict[Key, LoraLayer], model: Any, dtype: torch.dtype) -> LoraWeights:
+    """Copies on the CPU, in one buffer per device of `model`."""
     groups: dict[torch.device, list[Key]] = {}
     for key in layers:
-        groups.setdefault(placement[key], []).append(key)
+        groups.setdefault(device_of(model, key[0]), []).append(key)
     packed = {key: LoraLayer(layer.down, layer.up, layer.scaling) for key, layer in layers.items()}
     buffers = []
     for keys in groups.values():
@@ -200,7 +196,3 @@ def _assembled(
         {name: layer for (name, streams), layer in layers.items() if streams is wanted} for wanted in (False, True)
     )
     return LoraWeights(of_all, of_streams, dtype, buffers, groups)
-
-
-def _same_view(view: Tensor, buffer: Tensor) -> Tensor:
-    return buffer.as_strided(view.shape, view.stride(), view.storage_offset())

@@ -92,17 +92,14 @@ class StreamGenerate:
 
         `tree` defaults to the bundle's own; `tokenizer`, if given, is checked to be the one of the training. The model
         gets hooks (`StreamGenerate.hooks.remove()` takes them off); two adapters of one model share them. A LoRA of the
-        streams' own has hooks beside them that stay, and return at once outside of such a call.
-
-        Raises:
-            BundleError: the folder is damaged, or made for another base.
-            GenerationError: it has no streams, or the model runs without the LoRA that they were trained with.
+        streams' own has hooks beside them that stay, and return at once outside of such a call. Raises `BundleError`
+        for a folder that is damaged or made for another base, `GenerationError` where it has no streams or the model
+        runs without the LoRA that they were trained with.
         """
         bundle = read_bundle(adapter)
         if bundle.stream_config is None:
             raise GenerationError(
-                f"{bundle.path} is a LoRA without streams, which cannot draft; leave out custom_generate, or train it "
-                "with `ssft train`"
+                f"{bundle.path} is a LoRA without streams, which cannot draft; leave out custom_generate"
             )
         if bundle.text_lora is None:
             raise GenerationError(
@@ -129,11 +126,8 @@ class StreamGenerate:
     ) -> Any:
         """Continue input_ids [B, P], as `generate` calls it: [B, P + new], shorter rows padded on the right.
 
-        Returns:
-            The ids, or `GenerateDecoderOnlyOutput(sequences=ids)` with generation_config.return_dict_in_generate.
-
-        Raises:
-            GenerationError: a setting that cannot be served; see `_REFUSED`.
+        With generation_config.return_dict_in_generate the ids come as `GenerateDecoderOnlyOutput(sequences=ids)`.
+        Raises `GenerationError` for a setting that cannot be served; see `_REFUSED`.
         """
         config, processors = generation_config or model.generation_config, logits_processor or []
         self._check(model, input_ids, processors, config, text_streamer, model_kwargs)

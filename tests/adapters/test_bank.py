@@ -177,7 +177,7 @@ def test_an_adapter_deleted_while_disabled_is_not_active_again(shelf):
 
 def test_loading_again_under_another_name_and_tree(shelf):
     model = fresh_with(shelf, ["deep"])
-    with pytest.raises(ConfigError, match="an adapter named 'deep' is loaded already; delete_adapter it first or give"):
+    with pytest.raises(ConfigError, match="an adapter named 'deep' is loaded already; delete_adapter it, or give"):
         model.load_adapter(shelf.paths["deep"])
     assert model.load_adapter(shelf.paths["deep"], "chain", tree=TreeConfig("chain", 3)) == "chain"
     assert model.adapters()["chain"].tree.kind == "chain"
