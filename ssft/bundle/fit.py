@@ -68,35 +68,29 @@ def lora_pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
     Raises `BundleError` unless `model` has all of them as linear layers with these sizes.
     """
     pairs: dict[str, dict[str, Tensor]] = {}
+    file = part.weights_file
     for key, tensor in part.weights.items():
-        name, kind = lora_target(part.weights_file, key)
+        name, kind = lora_target(file, key)
         pairs.setdefault(name, {})[kind] = tensor
         try:
             layer = linear_of(model, name)
         except AttributeError:
-            raise BundleError(
-                f"{part.weights_file}: {key} names the module {name}, which the base does not have; "
-                "the adapter was made for another architecture"
-            ) from None
+            what = f"{key} names the module {name}, which the base does not have"
+            raise BundleError(f"{file}: {what}; the adapter was made for another architecture") from None
         if not is_linear(layer):
-            raise BundleError(
-                f"{part.weights_file}: holds a LoRA of {name}, a {type(layer).__name__}; only linear layers can have "
-                "one here"
-            )
+            what = f"holds a LoRA of {name}, a {type(layer).__name__}"
+            raise BundleError(f"{file}: {what}; only linear layers can have one here")
         # GPT-2's Conv1D holds its weight as [in, out]; the shape of a packed 4-bit one says nothing.
         sizes = layer.weight.shape if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
-        rank = lora_rank(part.config, name)
-        expected = (rank, sizes[0]) if kind == "lora_A" else (sizes[1], rank)
-        if tuple(tensor.shape) != expected:
-            raise BundleError(
-                f"{part.weights_file}: {key} has shape {tuple(tensor.shape)}, the base needs {expected} at "
-                f"the rank {rank} of {part.config_file.name}"
-            )
+        rank, shape = lora_rank(part.config, name), tuple(tensor.shape)
+        if shape != (needed := (rank, sizes[0]) if kind == "lora_A" else (sizes[1], rank)):
+            what = f"{key} has shape {shape}, the base needs {needed}"
+            raise BundleError(f"{file}: {what} at the rank {rank} of {part.config_file.name}")
     for name, pair in pairs.items():
         if len(pair) != 2:
-            raise BundleError(f"{part.weights_file}: {name} has {next(iter(pair))} alone; the file is incomplete")
+            raise BundleError(f"{file}: {name} has {next(iter(pair))} alone; the file is incomplete")
     if not pairs:
-        raise BundleError(f"{part.weights_file}: holds no LoRA at all, or was released from memory; read it again")
+        raise BundleError(f"{file}: holds no LoRA at all, or was released from memory; read it again")
     return pairs
 
 

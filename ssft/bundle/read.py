@@ -66,10 +66,8 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
     settings, where = files.json(SSFT_CONFIG), files.path / SSFT_CONFIG
     version = settings.get("format_version")
     if version not in (FORMAT_VERSION, OWN_LORA_VERSION) or type(version) is not int:  # True == 1.0 == 1
-        raise BundleError(
-            f"{where}: format_version is {version!r}, this ssft reads {FORMAT_VERSION} and {OWN_LORA_VERSION}; a newer "
-            "bundle needs a newer ssft"
-        )
+        what = f"format_version is {version!r}, this ssft reads {FORMAT_VERSION} and {OWN_LORA_VERSION}"
+        raise BundleError(f"{where}: {what}; a newer bundle needs a newer ssft")
     try:
         streams: StreamConfig = read(StreamConfig, settings.get("streams"), "streams")
         tree: TreeConfig = read(TreeConfig, settings.get("tree"), "tree")
@@ -79,15 +77,11 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
         raise BundleError(f"{where}: {error}") from error
     own = [name for name in (STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS) if files.exists(name)]
     if version == OWN_LORA_VERSION and streams.mode != "lossless":
-        raise BundleError(
-            f"{where}: format_version {version} with streams.mode={streams.mode!r}; streams with a LoRA of their own "
-            "have the mode 'lossless'"
-        )
+        what = f"format_version {version} with streams.mode={streams.mode!r}"
+        raise BundleError(f"{where}: {what}; streams with a LoRA of their own have the mode 'lossless'")
     if version == FORMAT_VERSION and own:
-        raise BundleError(
-            f"{files.path / own[0]}: {SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of "
-            "their own; one of the two files is from another bundle"
-        )
+        what = f"{SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of their own"
+        raise BundleError(f"{files.path / own[0]}: {what}; one of the two files is from another bundle")
     base, keys = settings.get("base"), ("id", "architecture", "config_sha256", "tokenizer_sha256")
     if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in keys):
         raise BundleError(f"{where}: 'base' must hold the strings {', '.join(keys)}")
@@ -116,9 +110,8 @@ def _stream_shapes(files: AdapterFiles, streams: StreamConfig) -> dict[str, Any]
     limit = (streams.num_streams + 2 * min(rank, MAX_HIDDEN)) * MAX_HIDDEN * 8 + 2**20
     shapes = files.shapes(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
     if rank and not any(rank in tensor.shape for tensor in shapes.values()):
-        raise BundleError(
-            f"{files.path / STREAM_WEIGHTS}: no tensor has the side projection_rank={rank} of {SSFT_CONFIG}"
-        )
+        where = files.path / STREAM_WEIGHTS
+        raise BundleError(f"{where}: no tensor has the side projection_rank={rank} of {SSFT_CONFIG}")
     return shapes
 
 

@@ -136,9 +136,7 @@ def device_of(model: nn.Module, name: str) -> torch.device:
     # accelerate keeps offloaded weights on no device, and brings them to this one for every pass.
     place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     if place is None:
-        raise BundleError(
-            f"the base's {name} has no weights (device meta); load the base's weights before its adapters"
-        )
+        raise BundleError(f"the base's {name} has no weights (device meta); load them before its adapters")
     return torch.device(place)
 
 

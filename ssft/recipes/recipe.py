@@ -88,10 +88,8 @@ class Recipe:
     def check(self) -> None:
         """Raise `ConfigError` if a setting that can be judged without a model is out of range."""
         if self.name and not NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"name={self.name[:60]!r}: it names a folder below outputs/, so that it has letters, digits and . _ - "
-                "only, and no dot in front; set name=..."
-            )
+            what = f"name={self.name[:60]!r} names a folder: letters, digits and . _ - only, and no dot in front"
+            raise ConfigError(f"{what}; set name=...")
         self._check_method()
         self.data.check_data()
         self.tree.check_tree()
@@ -112,20 +110,13 @@ class Recipe:
         if self.adapter and self.method == "draft":
             unused.append(f"adapter={self.adapter}")
         if unused:
-            raise ConfigError(
-                f"{unused[0]} has no effect with method={self.method}, which trains {TRAINS[self.method]}; leave it "
-                "out or choose another method"
-            )
+            what = f"{unused[0]} has no effect with method={self.method}, which trains {TRAINS[self.method]}"
+            raise ConfigError(f"{what}; leave it out or choose another method")
         if self.method == "medusa" and not self.adapter:
-            raise ConfigError(
-                "method=medusa trains heads over an adapter, and none is named; set adapter=FOLDER, as `ssft train "
-                "--output` wrote it"
-            )
+            raise ConfigError("method=medusa trains heads over an adapter, and none is named; set adapter=FOLDER")
         if self.method == "draft" and self.quantization != "none":
-            raise ConfigError(
-                f"method=draft with quantization={self.quantization}: a draft is trained in full, which quantised "
-                "weights cannot be; set quantization=none"
-            )
+            what = f"method=draft with quantization={self.quantization}: a draft is trained in full"
+            raise ConfigError(f"{what}, which quantised weights cannot be; set quantization=none")
         if self.method == "lora" and self.training.get("mode", "shared") == "lossless":
             raise ConfigError(
                 "method=lora with training.mode=lossless: the text of a lossless adapter is the base's own, or that of "
@@ -133,10 +124,8 @@ class Recipe:
             )
         packed = [key for key in ("packing", "padding_free") if self.training.get(key)]
         if packed and self.method == "lora":
-            raise ConfigError(
-                f"training.{packed[0]}=true puts several rows into one, which the streams' run cannot do; its twin "
-                f"would see other batches. Set training.{packed[0]}=false"
-            )
+            what = f"training.{packed[0]}=true puts several rows into one, which the run that it is the twin of cannot"
+            raise ConfigError(f"{what}; set training.{packed[0]}=false")
 
     def stream_config(self) -> StreamConfig:
         """The streams that `training` describes, defaults where it is silent."""
@@ -253,9 +242,7 @@ def _file_values(path: Path) -> Iterator[tuple[str, str, Any]]:
     """(section, key, checked value) of a recipe file."""
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise ConfigError(
-                f"{path}: {size:,} bytes, but no recipe needs more than {MAX_BYTES:,}; is it another file?"
-            )
+            raise ConfigError(f"{path}: {size:,} bytes, no recipe needs more than {MAX_BYTES:,}; is it another file?")
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"

@@ -164,10 +164,7 @@ class StreamGenerate:
         eos.update(*(_tokens(c.eos_token_id) for c in criteria if type(c) is EosTokenCriteria))
         others = [c for c in criteria if type(c) not in (MaxLengthCriteria, EosTokenCriteria)]
         if len(ids) > 1 and (others or eos or limit > context) and _pad_token(config) is None:
-            raise GenerationError(
-                f"{len(ids)} rows may end at different lengths, but pad_token_id is not set; set "
-                "generation_config.pad_token_id"
-            )
+            raise GenerationError(f"{len(ids)} rows may end at different lengths; set generation_config.pad_token_id")
         return [
             Request(
                 prompt=ids[row][mask[row]].tolist(),
@@ -189,10 +186,8 @@ class StreamGenerate:
     ) -> None:
         backbone = self.hooks.backbone
         if getattr(model, "get_base_model", lambda: model)() is not backbone.model:
-            raise GenerationError(
-                f"this StreamGenerate has its hooks on another {type(backbone.model).__name__}; make one for this "
-                "model with StreamGenerate.from_adapter"
-            )
+            what = f"this StreamGenerate has its hooks on another {type(backbone.model).__name__}"
+            raise GenerationError(f"{what}; make one for this model with StreamGenerate.from_adapter")
         for knob, reason in _REFUSED.items():
             value = getattr(config, knob, None)
             if value not in (None, False, *_HARMLESS.get(knob, ())):
@@ -201,10 +196,8 @@ class StreamGenerate:
             raise GenerationError("inputs_embeds: drafts are verified as tokens; give input_ids instead")
         past = kwargs.get("past_key_values")
         if past is not None and past.get_seq_length():
-            raise GenerationError(
-                f"past_key_values holds {past.get_seq_length()} tokens: decoding with streams has a cache of its own; "
-                "leave past_key_values out and give the whole prompt"
-            )
+            what = f"past_key_values holds {past.get_seq_length()} tokens, but decoding with streams has its own cache"
+            raise GenerationError(f"{what}; leave past_key_values out and give the whole prompt")
         ignored = [name for name, value in kwargs.items() if isinstance(value, Tensor) and name not in _KNOWN]
         if ignored:
             raise GenerationError(f"{', '.join(ignored)}: the decoder would not be given it; leave it out")
@@ -239,10 +232,7 @@ def _take_adapter_names_off(model: Any) -> bool:
 def _check_padding(mask: Tensor, position_ids: Tensor | None) -> None:
     """mask bool [B, P] must begin with all of its padding, and positions count the tokens after it."""
     if (mask[:, :-1] & ~mask[:, 1:]).any():
-        raise GenerationError(
-            "attention_mask has a zero after a one: prompts must be padded on the left; set "
-            "tokenizer.padding_side='left'"
-        )
+        raise GenerationError("attention_mask has a zero after a one; pad on the left: tokenizer.padding_side='left'")
     expected = mask.long().cumsum(-1) - 1
     if position_ids is not None and ((position_ids != expected) & mask).any():
         raise GenerationError(
