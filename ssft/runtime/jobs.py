@@ -1,11 +1,11 @@
 """One row of a `MultiAdapterModel` call: its settings, the request that runs it, the answer from the result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ssft.decoding.draft.drafter import Drafter
-from ssft.decoding.request import Generation, LogitsProcessor, Request
+from ssft.decoding.request import Generation, Request
 from ssft.decoding.stops import StopStrings
 from ssft.errors import GenerationError
 from ssft.lora.bank import Adapter
@@ -25,41 +25,26 @@ ACTIVE = Active()
 
 
 @dataclass
-class Job:
-    """What one row asks for, and how its text is cut."""
+class Job(Request):
+    """What one row asks for, and how its text is cut; `adapter` is a name, and `request` puts its tensors there."""
 
-    prompt: list[int]
-    adapter: str | None
-    max_new_tokens: int
-    eos: frozenset[int]
-    stop_ids: frozenset[int]
-    stops: StopStrings | None
-    processors: Sequence[LogitsProcessor]
+    adapter: str | None = None
+    stop: StopStrings | None = None
 
     def request(self, adapter: Adapter, drafter: Drafter | None) -> Request:
         """What the scheduler runs; `adapter` is the row's own, on the device."""
-        return Request(
-            prompt=self.prompt,
-            max_new_tokens=self.max_new_tokens,
-            drafter=drafter,
-            tree=adapter.tree,
-            adapter=adapter.lora,
-            eos_token_ids=self.eos,
-            stop_token_ids=self.stop_ids,
-            stop=self.stops,
-            processors=self.processors,
-        )
+        return Request(**{**vars(self), "drafter": drafter, "tree": adapter.tree, "adapter": adapter.lora})
 
     def text_ids(self, result: Generation) -> list[int]:
         """Produced ids that are text: a stop token ends the text and is no part of it."""
         ids = result.token_ids
-        return ids[:-1] if ids and ids[-1] in self.stop_ids | self.eos else ids
+        return ids[:-1] if ids and ids[-1] in self.stop_token_ids | self.eos_token_ids else ids
 
     def output(self, result: Generation, decode: Decode) -> dict[str, Any]:
         """The row of `generate(return_dict=True)`."""
         text = decode(self.text_ids(result))
         return {
-            "text": text if self.stops is None else self.stops.cut(text),
+            "text": text if self.stop is None else self.stop.cut(text),
             "token_ids": result.token_ids,
             "tokens": len(result.token_ids),
             "calls": result.calls,
@@ -100,9 +85,9 @@ def make_jobs(
                 prompt=encode_prompt(prompt, tokenizer),
                 adapter=names[i],
                 max_new_tokens=limits[i],
-                eos=frozenset() if ignore_eos else frozenset(eos_token_ids),
-                stop_ids=frozenset(as_tuple("stop_token_ids", ids[i], int, "token ids")),
-                stops=StopStrings(strings, decode) if strings else None,
+                eos_token_ids=frozenset() if ignore_eos else frozenset(eos_token_ids),
+                stop_token_ids=frozenset(as_tuple("stop_token_ids", ids[i], int, "token ids")),
+                stop=StopStrings(strings, decode) if strings else None,
                 processors=processors[i] or (),
             )
         )
