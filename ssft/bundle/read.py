@@ -87,7 +87,13 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
         raise BundleError(f"{where}: 'base' must hold the strings {', '.join(keys)}")
     for key in keys:
         _check_name(where, f"base.{key}", base[key])
-    stream_weights = _stream_shapes(files, streams)
+    rank = streams.projection_rank
+    # P [γ, h] and f_η [2, η, h] in float64 at the widest, and a header.
+    limit = (streams.num_streams + 2 * min(rank, MAX_HIDDEN)) * MAX_HIDDEN * 8 + 2**20
+    stream_weights = files.shapes(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
+    if rank and not any(rank in tensor.shape for tensor in stream_weights.values()):
+        what = f"no tensor has the side projection_rank={rank} of {SSFT_CONFIG}"
+        raise BundleError(f"{files.path / STREAM_WEIGHTS}: {what}")
     if version == OWN_LORA_VERSION:
         loras.append(_lora_part(files, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))
     if streams.mode == "lossless":  # in format 1 it has one LoRA, and that is for the streams
@@ -102,17 +108,6 @@ def _lora_part(files: AdapterFiles, config_file: str, weights_file: str) -> Lora
     check_types(path, config)
     _check_name(path, "base_model_name_or_path", config.get("base_model_name_or_path") or "")
     return LoraPart("all", config, files.shapes(weights_file), path, files.path / weights_file)
-
-
-def _stream_shapes(files: AdapterFiles, streams: StreamConfig) -> dict[str, Any]:
-    rank = streams.projection_rank
-    # P [γ, h] and f_η [2, η, h] in float64 at the widest, and a header.
-    limit = (streams.num_streams + 2 * min(rank, MAX_HIDDEN)) * MAX_HIDDEN * 8 + 2**20
-    shapes = files.shapes(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
-    if rank and not any(rank in tensor.shape for tensor in shapes.values()):
-        where = files.path / STREAM_WEIGHTS
-        raise BundleError(f"{where}: no tensor has the side projection_rank={rank} of {SSFT_CONFIG}")
-    return shapes
 
 
 def _check_name(path: Path, key: str, value: Any) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +64,12 @@ def write_bundle(
     if modules is None:
         raise BundleError("the model has no streams to save; train it with StreamSFTTrainer")
     with whole_folder(target, check_replaceable) as folder:
-        with _without_streams(peft_model):
+        # peft saves whatever stands on its tuner; the LoRA file is to hold the LoRA alone.
+        container = peft_model.base_model._modules.pop(CONTAINER)
+        try:
             peft_model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
+        finally:
+            peft_model.base_model.add_module(CONTAINER, container)
         trained = json.loads((folder / LORA_CONFIG).read_text()), load_file(folder / LORA_WEIGHTS)
         version, places = FORMAT_VERSION, {(LORA_CONFIG, LORA_WEIGHTS): trained}
         if text_lora is not None:
@@ -110,13 +113,3 @@ def check_replaceable(target: Path) -> None:
             f"{target} holds {foreign[0]}, which is no file of a bundle and would be lost; move it or choose another "
             "--output, nothing was written"
         )
-
-
-@contextmanager
-def _without_streams(peft_model: Any) -> Any:
-    """peft saves whatever stands on its tuner; the LoRA file is to hold the LoRA alone."""
-    container = peft_model.base_model._modules.pop(CONTAINER)
-    try:
-        yield
-    finally:
-        peft_model.base_model.add_module(CONTAINER, container)

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from ssft.base.chat import prompt_messages, render_prompt
+from ssft.base.chat import completion_of, prompt_messages, render_prompt
 from ssft.errors import ConfigError, DataError
 from ssft.recipes.quickstart import quickstart_rows
 from ssft.schema import is_hub_id, setting, shown
@@ -153,17 +153,25 @@ def load_dataset_pair(config: DataConfig, seed: int) -> "tuple[Dataset, Dataset]
     `seed` draws the held-back share, the rows kept by `max_*_rows` and the built-in rows. Raises `DataError`.
     """
     config.check_data()
+    source = config.validation or config.train
     train = _source_rows(config.train, config.train_split, config, seed, "train")
-    same_source = not config.validation or config.validation == config.train
     splits_exist = config.train == QUICKSTART or (_is_hub(config.train) and bool(config.validation_split))
-    if same_source and not splits_exist:
-        train, validation = _hold_back(train, config, seed)
-    else:
-        source = config.validation or config.train
+    if source != config.train or splits_exist:
         validation = _source_rows(source, config.validation_split or "validation", config, seed, "validation")
+    else:
+        count = round(len(train) * config.validation_fraction)
+        if not 0 < count < len(train):
+            what = (
+                f"{len(train)} rows: data.validation_fraction={config.validation_fraction} holds {count} of them back"
+            )
+            remedy = "both parts need one; give data.validation=FILE or change the fraction"
+            raise DataError(f"data.train={config.train} has {what}, and {remedy}")
+        validation = _sample(train, count, seed)
+        held = set(map(id, validation))
+        train = [row for row in train if id(row) not in held]
     return (
         _to_dataset(_sample(train, config.max_train_rows, seed), config.train),
-        _to_dataset(_sample(validation, config.max_validation_rows, seed), config.validation or config.train),
+        _to_dataset(_sample(validation, config.max_validation_rows, seed), source),
     )
 
 
@@ -207,9 +215,15 @@ def _hub_rows(source: str, split: str, config: DataConfig, part: str) -> list[di
     rows = []
     for number, columns in enumerate(table, start=1):
         where = f"{source}, split {split}, row {number}"
-        filled = {k: _fill(f"data.{k}_template", text, columns, where) for k, text in templates.items() if text}
-        row = {**columns, **filled}
-        row.pop("category", None)  # training reads none, and a column of that name may hold anything
+        have = {name: value for name, value in columns.items() if value is not None}
+        row = {**have, "category": None}  # training reads none, and a column of that name may hold anything
+        for key, template in templates.items():
+            for name in _check_template(f"data.{key}_template", template):
+                if name not in have:
+                    what = f"data.{key}_template names {{{name}}}, which the row lacks"
+                    raise DataError(f"{where}: {what}; it has: {', '.join(have)}")
+            if template:
+                row[key] = template.format_map(have)
         rows.append(_check_row(row, where, need_completion=True))
     if not rows:
         raise DataError(f"data.{part}={source}: split {split!r} has no rows; choose another split or a local file")
@@ -228,27 +242,8 @@ def _check_template(key: str, template: str) -> list[str]:
     return names
 
 
-def _fill(key: str, template: str, columns: dict[str, Any], where: str) -> str:
-    for name in _check_template(key, template):
-        if columns.get(name) is None:
-            have = ", ".join(column for column, value in columns.items() if value is not None)
-            raise DataError(f"{where}: {key} names {{{name}}}, which the row lacks; it has: {have}")
-    return template.format_map(columns)
-
-
-def _hold_back(rows: list[dict[str, Any]], config: DataConfig, seed: int) -> tuple[list[Any], list[Any]]:
-    """`rows` as the rest and the held-back share, both in file order."""
-    count = round(len(rows) * config.validation_fraction)
-    if not 0 < count < len(rows):
-        raise DataError(
-            f"data.train={config.train} has {len(rows)} rows: data.validation_fraction={config.validation_fraction} "
-            f"holds {count} of them back, and both parts need one; give data.validation=FILE or change the fraction"
-        )
-    held = set(random.Random(seed).sample(range(len(rows)), count))
-    return [r for i, r in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
-
-
 def _sample(rows: list[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """`count` rows drawn by the seed, in their order; all of them for 0."""
     if not 0 < count < len(rows):
         return rows
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), count))]
@@ -271,7 +266,7 @@ def check_lengths(rows: Iterable[dict[str, Any]], tokenizer: Any, context_length
     rows, start = iter(rows), 1
     while batch := list(islice(rows, LENGTH_BATCH)):
         # one tokenizer call per side: fast tokenizers work on lists in parallel
-        texts = [render_prompt(row, tokenizer) for row in batch], [_completion(row) for row in batch]
+        texts = [render_prompt(row, tokenizer) for row in batch], [completion_of(row) for row in batch]
         prompts, completions = (tokenizer(side, add_special_tokens=False)["input_ids"] for side in texts)
         for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True), start):
             tail = len(completion) + 1 if completion else 0
@@ -283,10 +278,3 @@ def check_lengths(rows: Iterable[dict[str, Any]], tokenizer: Any, context_length
                     "(base=… for a longer one)"
                 )
         start += len(batch)
-
-
-def _completion(row: dict[str, Any]) -> str:
-    if "messages" not in row:
-        return row.get("completion") or ""
-    last = row["messages"][-1]
-    return str(last["content"]) if last["role"] == "assistant" else ""
