@@ -58,11 +58,6 @@ class Adapter:
         return own + (0 if self.streams is None else self.streams.count())
 
     @property
-    def file_bytes(self) -> int:
-        """Bytes of its safetensors files."""
-        return 0 if self.bundle is None else self.bundle.weights_bytes
-
-    @property
     def tier(self) -> str:
         """Where its LoRA is: "device", "host" or "disk"."""
         return "device" if self.lora is not None else "host" if self.host is not None else "disk"
