@@ -6,7 +6,7 @@ All tensors of an adapter that belong on one device are views of one flat buffer
 dropping it gives one block back. What this sum cannot express is refused before anything is allocated.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -49,16 +49,21 @@ class LoraLayer:
 class LoraWeights:
     """The LoRA of one adapter, and the one of its streams' own where there is one (paper §3.2.4, lossless).
 
-    layers: what every row runs with, by the module's name in the base; stream_layers: what stream rows run with on top
-    of that. dtype: of all tensors. buffers: one flat tensor per device of the base, of which the layers are views;
-    groups: the keys of the layers in each of them.
+    keyed: all layers. dtype: of all tensors. buffers: one flat tensor per device of the base, of which the layers are
+    views; groups: the keys of the layers in each of them. layers: what every row runs with, by the module's name in the
+    base; stream_layers: what stream rows run with on top of that.
     """
 
-    layers: dict[str, LoraLayer]
-    stream_layers: dict[str, LoraLayer]
+    keyed: dict[Key, LoraLayer]
     dtype: torch.dtype
     buffers: list[Tensor]
     groups: list[list[Key]]
+    layers: dict[str, LoraLayer] = field(init=False)
+    stream_layers: dict[str, LoraLayer] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layers = {name: layer for (name, streams), layer in self.keyed.items() if not streams}
+        self.stream_layers = {name: layer for (name, streams), layer in self.keyed.items() if streams}
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +80,8 @@ class LoraWeights:
         """
         for part in bundle.loras:
             check_low_rank(part.config_file, part.config)
-        layers = _keyed(_layers(None if merged else bundle.text_lora, model), _layers(bundle.streams_own_lora, model))
+        parts = ((False, None if merged else bundle.text_lora), (True, bundle.streams_own_lora))
+        layers = {(name, own): layer for own, part in parts for name, layer in _layers(part, model).items()}
         types = {t.dtype for layer in layers.values() for t in (layer.down, layer.up)} or {model.dtype}
         held = reduce(torch.promote_types, types)
         # The dtype of 4-bit weights says nothing: model.dtype is that of the first floating-point parameter.
@@ -96,7 +102,7 @@ class LoraWeights:
         """A copy next to the modules of `model`, equal in every bit; itself if it is there."""
         devices = [{device_of(model, name) for name, _ in group} for group in self.groups]
         if any(len(found) > 1 for found in devices):  # the model was spread over devices anew
-            return _pack(self._all(), model, self.dtype).to_devices(model)
+            return _pack(self.keyed, model, self.dtype).to_devices(model)
         return self._moved([found.pop() for found in devices])
 
     def _moved(self, devices: list[torch.device]) -> "LoraWeights":
@@ -105,13 +111,10 @@ class LoraWeights:
             return self
         home = {key: buffer for group, buffer in zip(self.groups, buffers, strict=True) for key in group}
         layers = {}
-        for key, layer in self._all().items():
+        for key, layer in self.keyed.items():
             down, up = (home[key].as_strided(t.shape, t.stride(), t.storage_offset()) for t in (layer.down, layer.up))
             layers[key] = LoraLayer(down, up, layer.scaling)
-        return _assembled(layers, self.dtype, buffers, self.groups)
-
-    def _all(self) -> dict[Key, LoraLayer]:
-        return _keyed(self.layers, self.stream_layers)
+        return LoraWeights(layers, self.dtype, buffers, self.groups)
 
 
 def product_hook(layer: LoraLayer, dtype: torch.dtype) -> Any:
@@ -179,18 +182,4 @@ def _pack(layers: dict[Key, LoraLayer], model: Any, dtype: torch.dtype) -> LoraW
             setattr(packed[key], side, view.copy_(tensor))
             start += tensor.numel()
         buffers.append(buffer)
-    return _assembled(packed, dtype, buffers, list(groups.values()))
-
-
-def _keyed(layers: dict[str, LoraLayer], stream_layers: dict[str, LoraLayer]) -> dict[Key, LoraLayer]:
-    of_streams = {(name, True): layer for name, layer in stream_layers.items()}
-    return {(name, False): layer for name, layer in layers.items()} | of_streams
-
-
-def _assembled(
-    layers: dict[Key, LoraLayer], dtype: torch.dtype, buffers: list[Tensor], groups: list[list[Key]]
-) -> LoraWeights:
-    of_all, of_streams = (
-        {name: layer for (name, streams), layer in layers.items() if streams is wanted} for wanted in (False, True)
-    )
-    return LoraWeights(of_all, of_streams, dtype, buffers, groups)
+    return LoraWeights(packed, dtype, buffers, list(groups.values()))
