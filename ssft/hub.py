@@ -103,9 +103,7 @@ def _additions(bundle: Bundle, card: dict[str, bytes]) -> list[CommitOperationAd
     """The bundle's own files as parts of a commit, those of `card` in the place of the folder's: small ones as bytes,
     weights as paths with their hashes."""
     files, token, additions = AdapterFiles(bundle.path), get_token(), []
-    for name in BUNDLE_FILES:
-        if name not in card and not files.exists(name):
-            continue
+    for name in (name for name in BUNDLE_FILES if name in card or files.exists(name)):
         source: str | bytes = str(bundle.path / name)
         if name not in WEIGHTS:
             source = card[name] if name in card else files.read(name, MAX_JSON, hashed=False)
