@@ -1,9 +1,7 @@
 """Files and folders that appear whole or not at all, JSON texts, and hashes."""
 
-import dataclasses
 import hashlib
 import json
-import math
 import os
 import secrets
 import tempfile
@@ -12,27 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssft.errors import ConfigError
+from pydantic_core import to_jsonable_python
 
-_CHUNK = 2**20
+from ssft.errors import ConfigError
 
 
 def to_json(value: Any) -> Any:
     """A value of dataclasses, paths, tuples, sets, arrays and tensors as what JSON knows; NaN and infinities become
     null, keys strings."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_json(dataclasses.asdict(value))
-    if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [to_json(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays
-        return to_json(value.tolist())
-    return value
+    # Arrays and tensors, of any library, say their numbers by `tolist`.
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=lambda array: array.tolist())
 
 
 def json_text(value: Any) -> str:
@@ -99,35 +86,27 @@ def whole_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
         folder = Path(scratch) / real.name
         folder.mkdir()
         yield folder
-        _give_usual_modes(folder)
+        # safetensors and some others write files that only their owner may read; the umask is in a new folder's mode.
+        mode = folder.stat().st_mode & 0o777
+        for path in folder.rglob("*"):
+            path.chmod(mode if path.is_dir() else mode & 0o666)
         check(target)
-        _replace_folder(folder, real, Path(scratch) / ".replaced")
-
-
-def _give_usual_modes(folder: Path) -> None:
-    """safetensors and some others write files that only their owner may read."""
-    mode = folder.stat().st_mode & 0o777  # made by mkdir, so that the umask is in it
-    for path in folder.rglob("*"):
-        path.chmod(mode if path.is_dir() else mode & 0o666)
-
-
-def _replace_folder(folder: Path, target: Path, replaced: Path) -> None:
-    """Rename `folder` to `target`; what is there goes to `replaced`, and comes back if anything stops this."""
-    if target.exists():
-        os.replace(target, replaced)
-    try:
-        os.replace(folder, target)
-    except BaseException:
-        if replaced.exists():
-            os.replace(replaced, target)
-        raise
+        replaced = Path(scratch) / ".replaced"
+        if real.exists():
+            os.replace(real, replaced)
+        try:
+            os.replace(folder, real)
+        except BaseException:  # what was there comes back
+            if replaced.exists():
+                os.replace(replaced, real)
+            raise
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """Hash of a file's bytes, read in chunks, so that it may be larger than the memory. Raises `OSError`."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
 

@@ -14,7 +14,7 @@ from ssft._version import __version__
 from ssft.bundle.folder import MAX_JSON, AdapterFiles
 from ssft.bundle.format import BUNDLE_FILES, WEIGHTS, Bundle
 from ssft.bundle.hub import TIMEOUT, api, check_repo
-from ssft.bundle.hub_errors import TRIES, explained, patiently
+from ssft.bundle.hub_errors import LOGIN, TRIES, explained, patiently
 from ssft.bundle.read import read_bundle
 from ssft.card.write import card_files
 from ssft.errors import BundleError, ConfigError, HubError
@@ -50,15 +50,9 @@ def push(
     deleted there, so that no mixture of two adapters results; other files of the repository stay. Large files that an
     interrupted call has uploaded are not uploaded again.
 
-    Args:
-        path: adapter folder.
-        repo: "owner/name".
-        private: make the repository private; an error if it is public already.
-        revision: branch, made if there is none; default: main.
-        create_pr: open a pull request against main instead of committing to it.
-
-    Raises:
-        BundleError: the folder is damaged. HubError: the hub refuses or cannot be reached.
+    `private` makes the repository private, and is an error if it is public already. `revision` is a branch, made if
+    there is none. `create_pr` opens a pull request against main instead of committing to it. Raises `BundleError` for
+    a damaged folder, `HubError` where the hub refuses or cannot be reached.
     """
     check_repo(repo)
     if create_pr and revision is not None:
@@ -71,12 +65,9 @@ def push(
     bundle.release()
     with explained(repo, revision):
         if get_token() is None:
-            raise HubError(
-                f"{repo} on {constants.ENDPOINT}: no token was found, and uploading needs one with write access; set "
-                "HF_TOKEN or run `hf auth login`"
-            )
-        card = {} if bundle.stream_config is None else card_files(bundle, repo)
-        additions = _additions(bundle, card)
+            where = f"{repo} on {constants.ENDPOINT}"
+            raise HubError(f"{where}: no token was found, and uploading needs one with write access; {LOGIN}")
+        additions = _additions(bundle, {} if bundle.stream_config is None else card_files(bundle, repo))
         hub = api()
         patiently(hub.create_repo, repo, private=private or None, exist_ok=True)
         before = patiently(hub.model_info, repo, timeout=TIMEOUT)
@@ -112,9 +103,7 @@ def _additions(bundle: Bundle, card: dict[str, bytes]) -> list[CommitOperationAd
     """The bundle's own files as parts of a commit, those of `card` in the place of the folder's: small ones as bytes,
     weights as paths with their hashes."""
     files, token, additions = AdapterFiles(bundle.path), get_token(), []
-    for name in BUNDLE_FILES:
-        if name not in card and not files.exists(name):
-            continue
+    for name in (name for name in BUNDLE_FILES if name in card or files.exists(name)):
         source: str | bytes = str(bundle.path / name)
         if name not in WEIGHTS:
             source = card[name] if name in card else files.read(name, MAX_JSON, hashed=False)

@@ -9,7 +9,8 @@ import re
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from contextlib import suppress
+from dataclasses import MISSING, field, fields, is_dataclass
 from enum import Enum
 from functools import cache, partial, reduce
 from typing import Annotated, Any, Literal, Union
@@ -30,6 +31,11 @@ def is_hub_id(text: str) -> bool:
     return _HUB_ID.fullmatch(text) is not None
 
 
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field that is a key of a recipe: its default, and what it does, told to people."""
+    return field(default=default, metadata={"help": help})
+
+
 def read(hint: Any, value: Any, place: str) -> Any:
     """`value` as `hint` wants it; a dataclass is given as a dict of its fields, also in a list, a dict or `X | None`.
 
@@ -40,16 +46,24 @@ def read(hint: Any, value: Any, place: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if is_dataclass(hint):
         return _read_fields(hint, value, place)
+    if not _holds_dataclass(hint):  # at once, as a list may have a million numbers
+        with suppress(ValidationError, PydanticSerializationError):
+            return _adapter(hint).validate_json(to_json(value))
+    if origin is Annotated and _holds_dataclass(hint):
+        read(hint.copy_with((typing.get_origin(args[0]),)), value, place)
+        return read(args[0], value, place)
     if origin is list and isinstance(value, list):
         return [read(args[0], item, f"{place}[{index}]") for index, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {key: read(args[1], item, f"{place}[{shown(key)}]") for key, item in value.items()}
     if len(args) == 2 and args[1] is type(None) and (is_dataclass(args[0]) or isinstance(value, dict | list)):
         return None if value is None else read(args[0], value, place)
-    try:
-        return _adapter(hint).validate_json(to_json(value))
-    except (ValidationError, PydanticSerializationError):
-        raise ValueError(f"{place}={shown(value)}, expected {type_name(hint)}") from None
+    raise ValueError(f"{place}={shown(value)}, expected {type_name(hint)}")
+
+
+def _holds_dataclass(hint: Any) -> bool:
+    known = isinstance(hint, type) and is_dataclass(hint)  # metadata of `Annotated` may be an instance of one
+    return known or any(map(_holds_dataclass, typing.get_args(hint)))
 
 
 def _read_fields(kind: Any, value: Any, place: str) -> Any:

@@ -9,7 +9,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ssft.bundle.fit import check_shapes
 from ssft.bundle.read import read_bundle
 from ssft.lora.weights import LoraWeights
 
@@ -33,11 +32,8 @@ def tiny_gpt2():
 
 
 def fitted(folder, model):
-    """The LoRA of a folder over `model`, whose names and shapes were checked first, as every load does."""
-    bundle = read_bundle(folder)
-    for part in bundle.loras:
-        check_shapes(part, model)
-    return LoraWeights.from_bundle(bundle, model)
+    """The LoRA of a folder over `model`."""
+    return LoraWeights.from_bundle(read_bundle(folder), model)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def fake_adapted(build=tiny_llama, streams=True, eos=(), scale=0.2, **changes):
     adapted = MultiAdapterModel(base, FakeTokenizer(), "tiny-base")
     # The base has the LoRA in its weights.
     adapter = Adapter("tiny", streams=modules, tree=TreeConfig(max_nodes=48, top_k=20))
-    adapted.bank.put(adapter, LoraWeights({}, {}, torch.float32, [], []))
+    adapted.bank.put(adapter, LoraWeights({}, torch.float32, [], []))
     adapted.set_adapter("tiny")
     adapted.eos_token_ids, adapted.device = set(eos), "cpu: test, 1 threads"
     return adapted

@@ -330,7 +330,7 @@ _LORA = {
         lora(**{key: {f"{i:02}{'q' * 9000}": 6 for i in range(12)} for key in ("rank_pattern", "alpha_pattern")}),
         "have 216,048 characters together",
     ),
-    "a megabyte of pattern": (lora(target_modules="q" * 10**6), "has 1,000,000 characters, no adapter needs more"),
+    "a megabyte of pattern": (lora(target_modules="q" * 10**6), "have 1,000,000 characters together, no adapter needs"),
 }
 
 _TENSORS = {
@@ -340,7 +340,7 @@ _TENSORS = {
     "one tensor short": (tensors(LORA, lambda h: dict(sorted(h.items())[1:])), "alone; the file is incomplete"),
     "one tensor more": (
         tensors(LORA, lambda h: {**h, f"{KEY}.bias": torch.ones(2)}),
-        "is no weight of a LoRA that decodes here: expected lora_A and lora_B only",
+        "is no weight of a LoRA that decodes here: expected lora_A and lora_B of linear layers only",
     ),
     "name with a path": (
         tensors(LORA, lambda h: {**h, "base_model.model...../../etc.lora_A.weight": torch.ones(6, 64)}),

@@ -299,8 +299,6 @@ def test_a_folder_wins_over_a_repository(hub, tmp_path):
     copy_of("small", tmp_path / REPO)
     assert str(resolve_adapter(REPO)) == REPO
     assert hub.log == []
-    with pytest.raises(ConfigError, match=r"revision='v2' is for the hub, but 'alice/deep-one' exists here"):
-        resolve_adapter(REPO, "v2")
 
 
 def test_neither_a_folder_nor_a_repository(hub):

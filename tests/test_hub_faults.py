@@ -203,7 +203,7 @@ def test_the_token_of_a_login_is_found(hub, adapter, monkeypatch):
         (
             "read",
             "push",
-            r"the hub answered 403 .*the token has not the right for this.*write access to alice/deep-one",
+            r"alice/deep-one on .*: the hub answered 403 .*the token has not the right for this.*write access",
         ),
         ("read", "lost", r"alice/lost on http://127.0.0.1:\d+: the hub answered 404 .*check the name"),
     ],

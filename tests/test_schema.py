@@ -64,6 +64,8 @@ def test_what_fits_is_read(hint, value, found):
         (list[int], [1, "2"], r"key\[1\]='2', expected int"),
         (dict[str, Row], {"a": {"name": "b"}, "c": {"name": 5}}, r"key\['c'\]\.name=5, expected str"),
         (Row | None, {"name": None}, r"key\.name=None, expected str"),
+        (Annotated[list[Row], Field(max_length=1)], [{"name": "a"}] * 2, r"key=\[.*, expected list"),
+        (Annotated[list[Row], Field(max_length=1)], [{"name": 5}], r"key\[0\]\.name=5, expected str"),
         (Row | None, 3, "'key' is missing or no object"),
         (Annotated[int, Field(gt=0), "a count"], 0, "key=0, expected a count"),
         (dict[str, Annotated[int, Field(gt=0), "a count"]] | None, {"\x1b": 0}, r"key\['\\x1b'\]=0, expected a count"),

@@ -36,11 +36,6 @@ FAMILIES = (
 )
 
 
-def supported_architectures() -> list[str]:
-    """The `model_type` values that streams know, sorted."""
-    return sorted(t for family in FAMILIES for t in family.model_types)
-
-
 def family_of(model: nn.Module) -> Family:
     """The `Family` of a causal LM.
 
@@ -53,9 +48,10 @@ def family_of(model: nn.Module) -> Family:
         if model_type in family.model_types:
             break
     else:
+        known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
         raise UnsupportedArchitectureError(
-            f"architecture {model_type!r} has no stream support; supported: {', '.join(supported_architectures())}. "
-            "A new one is an entry in ssft/base/backbone.py"
+            f"architecture {model_type!r} has no stream support; supported: {known}. A new one is an entry in "
+            "ssft/base/backbone.py"
         )
     if getattr(config, "layerdrop", 0.0):
         raise UnsupportedArchitectureError(

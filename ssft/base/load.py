@@ -1,8 +1,8 @@
 """Base models: a name becomes weights on disk, and weights on disk become a model.
 
-A base is named by an alias of this module (`smollm2-135m`), by a folder, or by a hub id
-(`owner/name`). An alias wins over a folder of the same name: write `./smollm2-135m` for the folder.
-Torch and transformers are imported inside the functions, so that listing bases stays quick.
+A base is named by an alias (`smollm2-135m`), by a folder, or by a hub id (`owner/name`). An alias wins over a folder of
+the same name: write `./smollm2-135m` for the folder. Torch and transformers are imported inside the functions, so that
+listing bases stays quick.
 """
 
 from __future__ import annotations
@@ -35,11 +35,8 @@ def hub_id(identity: str) -> str | None:
 
 
 def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | str:
-    """Turn a base's name into something `from_pretrained` takes.
-
-    Returns a folder for an alias (fetched if absent) and for a local folder (checked to hold
-    whole weights), and the id itself for a hub id. Anything else raises `BaseModelError`.
-    """
+    """What `from_pretrained` takes for a base's name: the folder of an alias (fetched if absent), a local folder (whose
+    weights must be whole) or the hub id itself. Raises `BaseModelError` for anything else."""
     text = os.fspath(name)
     if text in ALIASES:
         return base_path(text) if is_fetched(text) else fetch(text, progress=progress)
@@ -56,16 +53,17 @@ def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | 
     )
 
 
-def auto_dtype(device: str | torch.device | None = None) -> torch.dtype:
-    """bfloat16 where `device` computes it natively, else float32. None means: CUDA if there is one, else the CPU."""
+def auto_dtype(device: str | torch.device | dict[str, Any] | None = None) -> torch.dtype:
+    """bfloat16 where `device` computes it natively, else float32. None, "auto" and a map of modules mean CUDA if there
+    is one, else the CPU."""
     import torch
 
-    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
-    native = False
-    if kind == "cuda" and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif kind == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    cuda = torch.cuda.is_available()
+    named = None if device == "auto" or isinstance(device, dict) else device
+    kind = torch.device(named or ("cuda" if cuda else "cpu")).type
+    native = (kind == "cuda" and cuda and torch.cuda.is_bf16_supported(including_emulation=False)) or (
+        kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    )
     return torch.bfloat16 if native else torch.float32
 
 
@@ -96,10 +94,9 @@ def load_base(
 ) -> tuple[Any, Any]:
     """Load a base as (model in eval mode, tokenizer).
 
-    `quantization="4bit"` is NF4 without double quantisation, computing in `dtype`. A folder or a
-    fetched alias makes no network call. Weights come from safetensors alone and no code of the base is
-    run, since the base may be the one that a stranger's adapter names. Raises `ConfigError` for a bad
-    setting, else `BaseModelError`.
+    `quantization="4bit"` is NF4 without double quantisation, computing in `dtype`. A folder or a fetched alias makes no
+    network call. Weights come from safetensors alone and no code of the base is run, since the base may be the one that
+    a stranger's adapter names. Raises `ConfigError` for a bad setting, else `BaseModelError`.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is unknown. Use one of {', '.join(DTYPES)}.")
@@ -109,35 +106,24 @@ def load_base(
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     device_map = _device_map(device)
-    chosen = (
-        auto_dtype(None if device == "auto" or isinstance(device, dict) else device)
-        if dtype == "auto"
-        else getattr(torch, dtype)
-    )
-    options: dict[str, Any] = {"dtype": chosen}
-    if device_map is not None:
-        options["device_map"] = device_map
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
+    chosen = auto_dtype(device) if dtype == "auto" else getattr(torch, dtype)
+    given = {"device_map": device_map, "attn_implementation": attn_implementation}
+    options = {"dtype": chosen, **{key: value for key, value in given.items() if value is not None}}
     source = resolve_base(name)
     local = {"local_files_only": True} if isinstance(source, Path) else {}
     try:
         if quantization == "4bit":
             options["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=False,
-                bnb_4bit_compute_dtype=chosen,
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=chosen
             )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **local)
         model = AutoModelForCausalLM.from_pretrained(
             source, trust_remote_code=False, use_safetensors=True, **local, **options
         )
     except Exception as error:  # libraries raise anything here, from OSError to their own types
-        knob = _remedy(error, local=bool(local))
         raise BaseModelError(
             f"base {os.fspath(name)!r} cannot be loaded with dtype={dtype}, quantization={quantization}, "
-            f"device={device}: {type(error).__name__}: {error}\n{knob}"
+            f"device={device}: {type(error).__name__}: {error}\n{_remedy(error, local=bool(local))}"
         ) from error
     _limit_packing(model)
     return model, tokenizer
@@ -173,11 +159,11 @@ def _remedy(error: Exception, local: bool) -> str:
     if "trust_remote_code" in str(error):
         return "ssft runs no code that comes with a base. Give a base whose architecture transformers has itself."
     where = (
-        "Check the folder's files"
+        "the folder's files"
         if local
-        else "Check the id, the network, HF_TOKEN for a gated model and HF_HUB_OFFLINE, or give a folder"
+        else "the id, the network, HF_TOKEN for a gated model and HF_HUB_OFFLINE, or give a folder"
     )
-    return f"{where}; then --dtype, --quantization and --device."
+    return f"Check {where}; then --dtype, --quantization and --device."
 
 
 def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:

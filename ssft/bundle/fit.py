@@ -1,7 +1,7 @@
 """Whether a bundle fits a base, and its streams as modules there; what does not fit takes no memory.
 
-`check_fit` is the check of all names and shapes against a base. It takes an outline, and `read_fitting` reads the
-tensors of one that passed it; nothing asks again afterwards.
+`check_fit` checks all names and shapes of an outline against a base; `read_fitting` reads the tensors of one that
+passed.
 """
 
 import os
@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import SSFT_CONFIG, STREAM_WEIGHTS, Bundle, LoraPart
-from ssft.bundle.lora_config import check_patterns, lora_rank, lora_target
+from ssft.bundle.lora_config import check_low_rank, check_patterns, lora_rank, lora_target
 from ssft.bundle.read import read_outline, read_tensors
 from ssft.errors import BundleError, ConfigError
 from ssft.schema import shown
@@ -30,21 +31,28 @@ def read_fitting(path: str | os.PathLike[str], model: Any, fingerprint: dict[str
     By the headers first: a file of gigabytes that cannot fit the base must not take them.
     """
     outline = read_outline(path)
+    for part in outline.loras:
+        check_low_rank(part.config_file, part.config)
     check_fit(outline, model, fingerprint)
     return read_tensors(outline)
 
 
 def check_fit(bundle: Bundle, model: Any, fingerprint: dict[str, str]) -> None:
     """Raise `BundleError` unless the adapter was made for `model` and its tensors have the names and shapes needed."""
-    bundle.check_held()
     if bundle.base:
         remedy = f"give --base {shlex.quote(bundle.base['id'])} or train an adapter for this base"
         check_base(bundle.path, bundle.base, fingerprint, remedy)
     for part in bundle.loras:
         check_patterns(part.config_file, part.config, [name for name, _ in model.named_modules()])
-        check_shapes(part, model)
-    if bundle.stream_config is not None:
-        _check_streams(bundle, bundle.stream_config, model.config)
+        lora_pairs(part, model)
+    if bundle.stream_config is None:
+        return
+    try:
+        bundle.stream_config.check_streams(model.config.num_hidden_layers)
+    except ConfigError as error:
+        raise BundleError(f"{bundle.path}: {error}") from error
+    modules = _empty_modules(bundle.stream_config, model.config.hidden_size)
+    check_tensors(bundle.path / STREAM_WEIGHTS, bundle.stream_weights, modules, SSFT_CONFIG)
 
 
 def check_base(path: Path, base: dict[str, str], fingerprint: dict[str, str], remedy: str) -> None:
@@ -59,47 +67,6 @@ def check_base(path: Path, base: dict[str, str], fingerprint: dict[str, str], re
                 f"{path}: made for base {shown(base.get('id'))}, whose {meaning} ({found[:16]!r}) is not that of "
                 f"{fingerprint['id']!r} ({fingerprint[key][:16]!r}); {remedy}"
             )
-
-
-def check_shapes(part: LoraPart, model: Any) -> None:
-    """Raise `BundleError` unless `model` has every module of a LoRA, and A is [r, in] and B [out, r] there."""
-    for key, tensor in part.weights.items():
-        module, kind = lora_target(part.weights_file, key)
-        try:
-            layer = model.get_submodule(module)
-        except AttributeError:
-            raise BundleError(
-                f"{part.weights_file}: {key} names the module {module}, which the base does not have; "
-                "the adapter was made for another architecture"
-            ) from None
-        rank, sizes = lora_rank(part.config, module), _linear_sizes(layer)
-        if sizes is None:
-            continue
-        expected = (rank, sizes[0]) if kind == "lora_A" else (sizes[1], rank)
-        if tuple(tensor.shape) != expected:
-            raise BundleError(
-                f"{part.weights_file}: {key} has shape {tuple(tensor.shape)}, the base needs {expected} at "
-                f"the rank {rank} of {part.config_file.name}"
-            )
-
-
-def _linear_sizes(layer: Any) -> tuple[int, int] | None:
-    """(in, out) of a linear layer, quantised or not; None for anything else."""
-    from transformers.pytorch_utils import Conv1D
-
-    if isinstance(layer, Conv1D):  # GPT-2's linear layer: the weight is [in, out]
-        return layer.weight.shape[0], layer.weight.shape[1]
-    sizes = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
-    return None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1])
-
-
-def _check_streams(bundle: Bundle, streams: StreamConfig, base: Any) -> None:
-    try:
-        streams.check_streams(base.num_hidden_layers)
-    except ConfigError as error:
-        raise BundleError(f"{bundle.path}: {error}") from error
-    modules = _empty_modules(streams, base.hidden_size)
-    check_tensors(bundle.path / STREAM_WEIGHTS, bundle.stream_weights, modules, SSFT_CONFIG)
 
 
 def check_tensors(path: Path, weights: dict[str, Tensor], modules: nn.Module, config_file: str) -> None:
@@ -124,6 +91,49 @@ def fill(modules: Modules, path: Path, weights: dict[str, Tensor], dtype: torch.
     return modules.requires_grad_(False).eval()
 
 
+def lora_pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
+    """{module: {"lora_A": [r, in], "lora_B": [out, r]}} of one LoRA, by the modules' names in the base.
+
+    Raises `BundleError` unless `model` has all of them as linear layers with these sizes.
+    """
+    pairs: dict[str, dict[str, Tensor]] = {}
+    file = part.weights_file
+    for key, tensor in part.weights.items():
+        name, kind = lora_target(file, key)
+        pairs.setdefault(name, {})[kind] = tensor
+        try:
+            layer = linear_of(model, name)
+        except AttributeError:
+            what = f"{key} names the module {name}, which the base does not have"
+            raise BundleError(f"{file}: {what}; the adapter was made for another architecture") from None
+        if not is_linear(layer):
+            what = f"holds a LoRA of {name}, a {type(layer).__name__}"
+            raise BundleError(f"{file}: {what}; only linear layers can have one here")
+        # GPT-2's Conv1D holds its weight as [in, out]; the shape of a packed 4-bit one says nothing.
+        sizes = layer.weight.shape if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+        rank, shape = lora_rank(part.config, name), tuple(tensor.shape)
+        if shape != (needed := (rank, sizes[0]) if kind == "lora_A" else (sizes[1], rank)):
+            what = f"{key} has shape {shape}, the base needs {needed}"
+            raise BundleError(f"{file}: {what} at the rank {rank} of {part.config_file.name}")
+    for name, pair in pairs.items():
+        if len(pair) != 2:
+            raise BundleError(f"{file}: {name} has {next(iter(pair))} alone; the file is incomplete")
+    if not pairs:
+        raise BundleError(f"{file}: holds no LoRA at all, or was released from memory; read it again")
+    return pairs
+
+
+def linear_of(model: Any, name: str) -> Any:
+    """Module `name` of the bare base, also where peft has put a LoRA of its own around it."""
+    module = model.get_submodule(name)
+    return getattr(module, "base_layer", module)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the low-rank sum can be added to a module: nn.Linear (bitsandbytes' are ones too), GPT-2's Conv1D."""
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
 def _empty_modules(streams: StreamConfig, hidden_size: int) -> StreamModules:
     """On the device "meta": a config alone must not have modules of any size built."""
     with torch.device("meta"):
@@ -133,6 +143,5 @@ def _empty_modules(streams: StreamConfig, hidden_size: int) -> StreamModules:
 def load_stream_modules(bundle: Bundle, hidden_size: int) -> StreamModules:
     """The stream parameters of a bundle that fits, as a module in float32 for a base of width h = `hidden_size`."""
     assert bundle.stream_config is not None
-    bundle.check_held()
     modules = _empty_modules(bundle.stream_config, hidden_size)
     return fill(modules, bundle.path / STREAM_WEIGHTS, bundle.stream_weights, torch.float32)

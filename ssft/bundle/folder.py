@@ -1,8 +1,7 @@
 """Reading an adapter folder that somebody else made: links, sizes and headers are checked before memory is taken.
 
 safetensors and JSON only. Weights are read into memory of our own instead of being mapped: the hash then covers the
-very bytes that were loaded, and a file that is overwritten in place while they are read cannot end the process
-(SIGBUS). Only for the moment in which `shapes` looks at a header is a file mapped, by its library.
+very bytes that were loaded, and a file that is overwritten meanwhile cannot end the process (SIGBUS).
 """
 
 import copy
@@ -11,6 +10,8 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,9 @@ class AdapterFiles:
             raise BundleError(f"adapter {str(path)!r} is no folder; give the folder that `ssft train --output` wrote")
         self._root = self.path.resolve()
         self._hash = hashlib.sha256()
+        # What `stamp` said just before of every hashed file, and of every file whose header was read.
         self.stamps: dict[str, tuple[int, ...]] = {}
-        """By name, what `stamp` said of every hashed file just before it was read."""
         self._headers: dict[str, tuple[int, ...]] = {}
-        """The same of every file whose header was read."""
 
     def continued(self) -> "AdapterFiles":
         """A second reading that goes on where this one stands; raises `BundleError` if a file was changed since."""
@@ -83,54 +83,42 @@ class AdapterFiles:
         Floating-point types only, and no tensor without elements.
         """
         path = self._locate(name, max_bytes)
-        try:
+        with self._safetensors(name):
             self._headers[name] = stamp(path)
-            header = _header(path)
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                if size > MAX_JSON:  # the library would allow 100 MB
+                    raise ValueError(f"header too large: {size:,} bytes")
+                header = file.read(size)
             self._check_values(name, header)
             # The library maps the file and compares the header's offsets with its size; its first pages are read.
             with safe_open(path, framework="pt") as handle:
-                entries = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 (no mapping)
+                entries = {key: handle.get_slice(key) for key in sorted(handle.keys())}
                 kinds = {key: (entry.get_dtype(), entry.get_shape()) for key, entry in entries.items()}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise BundleError(
-                f"{self.path / name}: no valid safetensors file ({error}); it is truncated or of another kind"
-            ) from error
-        for key in sorted(self._object_of(name, header).keys() - {"__metadata__"}):
+        self._object_of(name, header)  # a name may stand twice
+        for key, (dtype, shape) in kinds.items():
             # A name stands in messages, which may go to a terminal.
             if not key.isprintable() or len(key) > _MAX_KEY:
-                raise BundleError(
-                    f"{self.path / name}: a tensor's name is {key[:60]!r}..., {len(key)} characters, expected "
-                    f"printable ones, at most {_MAX_KEY}"
-                )
-        for key, (dtype, shape) in sorted(kinds.items()):
+                what = f"a tensor's name is {key[:60]!r}..., {len(key)} characters"
+                raise BundleError(f"{self.path / name}: {what}, expected printable ones, at most {_MAX_KEY}")
             if dtype not in _DTYPES:
-                raise BundleError(
-                    f"{self.path / name}: {key} has dtype {dtype}, expected a floating-point type "
-                    f"({', '.join(_DTYPES)})"
-                )
+                what = f"{key} has dtype {dtype}, expected a floating-point type ({', '.join(_DTYPES)})"
+                raise BundleError(f"{self.path / name}: {what}")
             if 0 in shape:
                 raise BundleError(f"{self.path / name}: {key} has shape {shape} and so no element")
-        return {
-            key: torch.empty(shape, dtype=_DTYPES[dtype], device="meta")
-            for key, (dtype, shape) in sorted(kinds.items())
-        }
+        return {k: torch.empty(shape, dtype=_DTYPES[dtype], device="meta") for k, (dtype, shape) in kinds.items()}
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a safetensors file that `shapes` has checked; finite, each in memory of its own.
 
         While it runs, the file's bytes are in memory twice.
         """
-        size = self._headers[name][0]
-        data = self.read(name, size)
+        data = self.read(name, self._headers[name][0])
         if self.stamps[name] != self._headers[name]:
             raise self._changed(name)
-        try:
+        with self._safetensors(name):
             # By name: the library's own order differs from process to process.
             tensors = dict(sorted(load(data).items()))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise BundleError(
-                f"{self.path / name}: no valid safetensors file ({error}); it is truncated or of another kind"
-            ) from error
         for key, tensor in tensors.items():
             if not all_finite(tensor):
                 raise BundleError(f"{self.path / name}: {key} holds NaN or infinite values")
@@ -155,6 +143,15 @@ class AdapterFiles:
             self._hash.update(data)
         return data
 
+    @contextmanager
+    def _safetensors(self, name: str) -> Iterator[None]:
+        """Turn what a damaged safetensors file raises inside into a `BundleError`."""
+        try:
+            yield
+        except (SafetensorError, OSError, ValueError) as error:
+            what = f"no valid safetensors file ({error})"
+            raise BundleError(f"{self.path / name}: {what}; it is truncated or of another kind") from error
+
     def _object_of(self, name: str, data: bytes) -> dict[str, Any]:
         """The JSON object of `data`, which was read from the file `name`."""
         self._check_values(name, data)
@@ -170,10 +167,8 @@ class AdapterFiles:
         """A bound before anything is parsed: every value of JSON has one of these signs before it."""
         values = sum(map(data.count, (b",", b"[", b"{")))
         if values > MAX_VALUES:
-            raise BundleError(
-                f"{self.path / name}: some {values:,} values, but no adapter needs more than {MAX_VALUES:,}; the file "
-                "is damaged"
-            )
+            what = f"some {values:,} values, but no adapter needs more than {MAX_VALUES:,}"
+            raise BundleError(f"{self.path / name}: {what}; the file is damaged")
 
     def _locate(self, name: str, max_bytes: int) -> Path:
         """The regular file behind `name`, which must lie in the folder (or in the hub cache's store)."""
@@ -186,15 +181,12 @@ class AdapterFiles:
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links before Python 3.13
             raise BundleError(f"{path}: cannot be read ({error})") from error
         if not target.is_relative_to(self._root) and not _in_hub_store(self._root, target):
-            raise BundleError(
-                f"{path}: a link to {target}, outside the adapter folder; put the file itself into the folder"
-            )
+            raise BundleError(f"{path}: a link to {target}, outside the adapter folder; put the file itself there")
         if not target.is_file():
             raise BundleError(f"{path}: no regular file")
         if size > max_bytes:
-            raise BundleError(
-                f"{path}: {size:,} bytes, but no adapter needs more than {max_bytes:,} here; the file is damaged"
-            )
+            what = f"{size:,} bytes, but no adapter needs more than {max_bytes:,} here"
+            raise BundleError(f"{path}: {what}; the file is damaged")
         return target
 
 
@@ -215,15 +207,6 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
-def _header(path: Path) -> bytes:
-    """The header of a safetensors file, whose library would allow 100 MB of it."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > MAX_JSON:
-            raise ValueError(f"header too large: {size:,} bytes")
-        return file.read(size)
-
-
 def stamp(path: Path) -> tuple[int, ...]:
     """(bytes, and what else the system changes with a file): equal stamps mean the same content, for practical ends."""
     status = path.stat()
@@ -233,9 +216,8 @@ def stamp(path: Path) -> tuple[int, ...]:
 def _in_hub_store(root: Path, target: Path) -> bool:
     """Whether `target` is where the hub's cache keeps the files of the snapshot that holds `root`.
 
-    The cache's snapshots hold nothing but links: `<cache>/models--x/snapshots/<commit>/file` points into
-    `<cache>/models--x/blobs/`, whose entries may be links again, into `<cache>/blobs/<2 digits>/` that all repositories
-    share (huggingface_hub 2).
+    The link `<cache>/models--x/snapshots/<commit>/file` points into `<cache>/models--x/blobs/`, whose entries may be
+    links again, into `<cache>/blobs/<2 digits>/` that all repositories share (huggingface_hub 2).
     """
     for folder in (root, *root.parents):
         if folder.parent.name == "snapshots":

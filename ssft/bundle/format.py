@@ -31,17 +31,13 @@ STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS = "stream_lora_config.json", "stream_lor
 RUN, PROVENANCE = "run.yaml", "provenance.json"
 CARD, RESULTS, CURVE = "README.md", "results.json", "training.png"
 WEIGHTS = (LORA_WEIGHTS, STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)
-BUNDLE_FILES = (
-    *(LORA_CONFIG, LORA_WEIGHTS, SSFT_CONFIG, STREAM_WEIGHTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS),
-    *(RUN, PROVENANCE, CARD, RESULTS, CURVE),
-)
-HASHED = (LORA_CONFIG, SSFT_CONFIG, STREAM_LORA_CONFIG, LORA_WEIGHTS, STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)
+HASHED = (LORA_CONFIG, SSFT_CONFIG, STREAM_LORA_CONFIG, *WEIGHTS)
 """What decides the text; in the order of reading, which the hash depends on."""
+BUNDLE_FILES = (*HASHED, RUN, PROVENANCE, CARD, RESULTS, CURVE)
 
-MAX_HIDDEN = 65_536
-"""Widest base that the size limit of `streams.safetensors` allows for."""
-MAX_NAME = 256
-"""Characters of a base's name, which goes to terminals and into commands."""
+MAX_HIDDEN, MAX_NAME = 65_536, 256
+"""Widest base that the size limit of `streams.safetensors` allows for; characters of a base's name, which goes to
+terminals and into commands."""
 
 
 @dataclass
@@ -86,7 +82,6 @@ class Bundle:
     files: AdapterFiles = field(repr=False)
     stream_parameters: int = field(init=False)
     weights_sha256: str = field(init=False)
-    released: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.stream_parameters = sum(tensor.numel() for tensor in self.stream_weights.values())
@@ -121,12 +116,7 @@ class Bundle:
         """Give the tensors' memory back once they were copied; checking or loading needs the folder read again."""
         for part in self.loras:
             part.weights = {}
-        self.stream_weights, self.released = {}, True
-
-    def check_held(self) -> None:
-        """Raise `BundleError` if the tensors were released: what is checked or loaded then would be nothing."""
-        if self.released:
-            raise BundleError(f"{self.path}: its tensors were released from memory; read the bundle again")
+        self.stream_weights = {}
 
     def unchanged(self) -> bool:
         """Whether the folder still holds what was read; files are hashed again only where their stamps differ."""
@@ -134,9 +124,8 @@ class Bundle:
             if {name: stamp(self.path / name) for name in HASHED if (self.path / name).exists()} == self.files.stamps:
                 return True
             files = AdapterFiles(self.path)
-            for name in HASHED:
-                if files.exists(name):
-                    files.read(name)
+            for name in filter(files.exists, HASHED):
+                files.read(name)
         except (BundleError, OSError):
             return False
         return files.sha256 == self.weights_sha256

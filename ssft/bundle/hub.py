@@ -29,7 +29,7 @@ TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Pulled:
-    """What `pull` did: the checked bundle in `path` (its tensors released) and where it came from."""
+    """What `pull` did: the checked bundle in `path` (its tensors released), where it came from, bytes of its files."""
 
     repo: str
     revision: str
@@ -58,8 +58,17 @@ def pull(repo: str, output: str | os.PathLike[str] | None = None, revision: str 
     target = Path(output) if output is not None else Path("adapters") / repo.split("/")[1]
     check_replaceable(target)
     snapshot = _download(repo, revision)
+    files = {}
     try:
-        files = _install(snapshot, target, repo)
+        with whole_folder(target, check_replaceable) as folder:
+            for name in filter(AdapterFiles(snapshot).exists, BUNDLE_FILES):
+                shutil.copyfile(snapshot / name, folder / name)  # the cache holds links; the folder gets files
+                files[name] = (folder / name).stat().st_size
+            try:
+                read_bundle(folder)
+            except BundleError as error:
+                text = f"{str(error).replace(f'{folder}{os.sep}', f'{repo}/')}. {target} was not written"
+                raise BundleError(f"{text}; try another --revision or tell the owner") from error
     except OSError as error:
         raise BundleError(f"{target} cannot be written ({error}); choose another --output or make room") from error
     bundle = read_bundle(target)
@@ -67,7 +76,7 @@ def pull(repo: str, output: str | os.PathLike[str] | None = None, revision: str 
     return Pulled(repo, revision or constants.DEFAULT_REVISION, snapshot.name, target, bundle, files)
 
 
-def resolve_adapter(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> Path:
+def resolve_adapter(path_or_repo: str | os.PathLike[str]) -> Path:
     """The folder of an adapter: an existing path wins, then a shipped one ("adapters/sql"), else "owner/name" is
     fetched into the hub's cache.
 
@@ -77,9 +86,7 @@ def resolve_adapter(path_or_repo: str | os.PathLike[str], revision: str | None =
         BundleError: neither can be had; says what was tried.
     """
     text = os.fspath(path_or_repo)
-    if revision is not None and os.path.lexists(text):
-        raise ConfigError(f"revision={revision!r} is for the hub, but {text!r} exists here; leave out one of them")
-    if revision is None and (folder := local_adapter(text)) is not None:
+    if (folder := local_adapter(text)) is not None:
         return folder
     if not is_hub_id(text):
         raise BundleError(
@@ -87,7 +94,7 @@ def resolve_adapter(path_or_repo: str | os.PathLike[str], revision: str | None =
             f"ssft ({', '.join(shipped_adapters()) or 'none here'}), or a repository of the hub as owner/name"
         )
     try:
-        return _download(text, revision)
+        return _download(text, None)
     except HubError as error:
         raise BundleError(f"adapter {text!r} is no folder here, and on the hub: {error}") from error
 
@@ -101,9 +108,6 @@ def check_repo(repo: str) -> None:
     """Raise `ConfigError` unless `repo` has the form owner/name."""
     if not is_hub_id(repo):
         raise ConfigError(f"repository {repo!r}: expected owner/name, such as alice/sql-adapter")
-
-
-# -- down -------------------------------------------------------------------------------------------------------
 
 
 def _download(repo: str, revision: str | None) -> Path:
@@ -153,26 +157,3 @@ def _is_whole(path: Path, entry: Any) -> bool:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest() == entry.lfs.sha256 if large else entry.blob_id in (None, digest.hexdigest())
-
-
-def _install(snapshot: Path, target: Path, repo: str) -> dict[str, int]:
-    """Make `target` a checked copy of the bundle in `snapshot`, at once; returns the bytes of its files."""
-    with whole_folder(target, check_replaceable) as folder:
-        files = _copy(snapshot, folder)
-        try:
-            read_bundle(folder)
-        except BundleError as error:
-            text = str(error).replace(f"{folder}{os.sep}", f"{repo}/")
-            raise BundleError(f"{text}. {target} was not written; try another --revision or tell the owner") from error
-    return files
-
-
-def _copy(snapshot: Path, folder: Path) -> dict[str, int]:
-    """Copy a bundle's own files; returns their bytes by name."""
-    files, sizes = AdapterFiles(snapshot), {}
-    for name in BUNDLE_FILES:
-        if files.exists(name):
-            # The cache holds links; the folder gets files.
-            shutil.copyfile(snapshot / name, folder / name)
-            sizes[name] = (folder / name).stat().st_size
-    return sizes

@@ -22,23 +22,31 @@ from ssft.errors import HubError, SSFTError
 TRIES, PATIENCE = 3, 20.0
 """Most tries of a request that huggingface_hub does not repeat itself, and the seconds after which none begins."""
 
+LOGIN = "set HF_TOKEN or run `hf auth login`"
+
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
+_KNOBS = {
+    401: f"check the name; a private repository needs a valid token: {LOGIN}",
+    403: f"the token has not the right for this; take one with write access to the repository and {LOGIN}",
+    404: f"check the name; a private repository needs a token: {LOGIN}",
+    **dict.fromkeys(_TRANSIENT, "it is down or busy; run the same command later, or check HF_ENDPOINT"),
+}
+"""What the user can do about an answer of the hub, by its HTTP status."""
 
 
 def patiently(call: Callable[..., Any], *args: Any, tries: int = TRIES, **kwargs: Any) -> Any:
     """`call(...)`, repeated after 1 and 2 seconds where the hub is down or the connection breaks."""
     start = time.monotonic()
-    for number in range(1, tries + 1):
+    for wait in (*range(1, tries), None):
         try:
             return call(*args, **kwargs)
         except Exception as error:
-            status = _status(error)
-            broken = status in _TRANSIENT or (status is None and any(isinstance(e, HTTPError) for e in _chain(error)))
+            answer = _find(error, HfHubHTTPError)
+            broken = answer.response.status_code in _TRANSIENT if answer else _find(error, HTTPError)
             # Some calls have long retries of their own, which ours are not to multiply.
-            if not broken or number == tries or time.monotonic() - start > PATIENCE:
+            if wait is None or not broken or time.monotonic() - start > PATIENCE:
                 raise
-        time.sleep(number)
-    raise AssertionError("unreachable")
+        time.sleep(wait)
 
 
 @contextmanager
@@ -52,21 +60,43 @@ def explained(repo: str, revision: str | None) -> Iterator[None]:
         # A server may repeat the token in its answer: then the original stays out of tracebacks.
         token = _token()
         leaks = token is not None and any(token in str(e) for e in _chain(error))
-        raise HubError(_explanation(error, repo, revision)) from (None if leaks else error)
+        text = f"{repo} on {constants.ENDPOINT}{_explanation(error, revision)}"
+        raise HubError(text) from (None if leaks else error)
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def _explanation(error: Exception, revision: str | None) -> str:
+    """Why the request failed, and the knob."""
+    if _find(error, RevisionNotFoundError):
+        return f" has no revision {revision!r}; give one of its branches, tags or commits with --revision"
+    if answer := _find(error, HfHubHTTPError):
+        said = _clean(answer.server_message or "")
+        knob = _KNOBS.get(answer.response.status_code, "check the name, the revision and HF_ENDPOINT")
+        if _find(error, GatedRepoError):
+            knob = f"the repository is gated: ask for access on its page with your account, then {LOGIN}"
+        return f": the hub answered {answer.response.status_code}{said and f' ({said})'}; {knob}"
+    if _find(error, OfflineModeIsEnabled) or constants.is_offline_mode():
+        return ": HF_HUB_OFFLINE is set, and the cache does not hold it; unset HF_HUB_OFFLINE"
+    reason = f"{type(_chain(error)[-1]).__name__}: {_clean(str(error))}"
+    if _find(error, HTTPError):
+        return (
+            f" cannot be reached or the connection broke ({reason}); check the network, the proxy and HF_ENDPOINT, and "
+            "run the same command again"
+        )
+    return f": {reason}; check the name, --revision and the space on the disk"
+
+
+def _find(error: BaseException, kind: Any) -> Any:
+    """The first error of a type among an error and its causes; None if there is none."""
+    return next((e for e in _chain(error) if isinstance(e, kind)), None)
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
     """An error and what caused it, outermost first."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+        error = error.__cause__ or error.__context__
     return chain
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status behind an error; None if there was no answer."""
-    return next((e.response.status_code for e in _chain(error) if isinstance(e, HfHubHTTPError)), None)
 
 
 def _token() -> str | None:
@@ -82,40 +112,3 @@ def _clean(text: str) -> str:
     token = _token()
     text = text.replace(token, "[token]") if token else text
     return "".join(c for c in " ".join(text.split()) if c.isprintable())[:300]
-
-
-def _explanation(error: Exception, repo: str, revision: str | None) -> str:
-    """What was asked of which hub, why it failed, and the knob."""
-    where = f"{repo} on {constants.ENDPOINT}"
-    status, chain = _status(error), _chain(error)
-    login = "set HF_TOKEN or run `hf auth login`"
-    if any(isinstance(e, RevisionNotFoundError) for e in chain):
-        return f"{where} has no revision {revision!r}; give one of its branches, tags or commits with --revision"
-    if status is not None:
-        http = next(e for e in chain if isinstance(e, HfHubHTTPError))
-        said = _clean(http.server_message or "")
-        answer = f"the hub answered {status}" + (f" ({said})" if said else "")
-        if any(isinstance(e, GatedRepoError) for e in chain):
-            knob = f"the repository is gated: ask for access on its page with your account, then {login}"
-        elif status == 401:
-            knob = f"check the name; a private repository needs a valid token: {login}"
-        elif status == 403:
-            knob = f"the token has not the right for this; take one that may (write access to {repo}) and {login}"
-        elif status == 404:
-            knob = f"check the name; a private repository needs a token: {login}"
-        elif status in _TRANSIENT:
-            knob = "it is down or busy; run the same command later, or check HF_ENDPOINT"
-        else:
-            knob = "check the name, the revision and HF_ENDPOINT"
-        return f"{where}: {answer}; {knob}"
-    if any(isinstance(e, OfflineModeIsEnabled) for e in chain) or constants.is_offline_mode():
-        return f"{where}: HF_HUB_OFFLINE is set, and the cache does not hold it; unset HF_HUB_OFFLINE"
-    if any(isinstance(e, HTTPError) for e in chain):
-        return (
-            f"{where} cannot be reached or the connection broke ({type(chain[-1]).__name__}: {_clean(str(error))}); "
-            "check the network, the proxy and HF_ENDPOINT, and run the same command again"
-        )
-    first = chain[-1]
-    return (
-        f"{where}: {type(first).__name__}: {_clean(str(first))}; check the name, --revision and the space on the disk"
-    )

@@ -39,14 +39,6 @@ NO_LOW_RANK_SUM = {
     "megatron_config": "Megatron's parallel layers hold their parts of A and B elsewhere",
 }
 
-# What peft writes beside A and B, and why their product cannot hold it.
-_NOT_A_OR_B = {
-    "lora_magnitude_vector": "DoRA rescales every output by a magnitude of its own",
-    "lora_embedding_": "on an embedding a LoRA is a table, not a product with the input",
-    "lora_B.bias": "lora_bias adds a trained bias",
-    "modules_to_save": "a module of the base is replaced as a whole",
-}
-
 LORA_PREFIX = "base_model.model."
 """Of a module's name in peft's files."""
 
@@ -54,12 +46,8 @@ LORA_PREFIX = "base_model.model."
 # subtract the start from W when the adapter is made; some do so again whenever peft loads it.
 HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
-
-_MAX_PATTERNS, _MAX_PATTERN = 10_000, 10_000
-"""Most expressions of one field, and characters of one; compiling takes memory some hundred times its text."""
-
-_MAX_PATTERNS_TEXT = 200_000
-"""Most characters of all expressions of an adapter together; they are counted before the first is compiled."""
+_MAX_PATTERNS, _MAX_PATTERNS_TEXT = 10_000, 200_000
+"""Most expressions of one field, and characters of all together: compiling takes memory some hundred times its text."""
 
 _MAX_NUMBER = 3.4e38
 """Beyond it float32, in which adapters compute, has infinity."""
@@ -80,6 +68,9 @@ _TYPES: dict[str, Any] = {
 }
 """The fields that say where a LoRA sits and by what its product is multiplied."""
 
+_WITH_EXPRESSIONS = ("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_pattern")
+"""The fields among them of which peft takes entries for regular expressions."""
+
 _PATIENCE = 5.0
 """Seconds for all expressions of an adapter over all modules of a base; honest ones take some milliseconds."""
 
@@ -99,15 +90,22 @@ def check_types(path: Path, lora: dict[str, Any]) -> None:
     """Raise `BundleError` unless `lora`, read from `path`, is a LoRA's, with values that one can compute with."""
     if lora.get("peft_type") != "LORA":
         raise BundleError(f"{path}: peft_type is {lora.get('peft_type')!r}; only LoRA adapters decode")
-    for key in ("rank_pattern", "alpha_pattern", "layers_pattern"):
-        if isinstance(value := lora.get(key), (dict, list)):
-            _check_count(path, key, len(value), _MAX_PATTERNS)
+    _check_counts(path, lora, ("rank_pattern", "alpha_pattern", "layers_pattern"), _MAX_PATTERNS)
     for key, hint in _TYPES.items():
         try:
             read(hint, lora.get(key), key)
         except ValueError as error:
             raise BundleError(f"{path}: {error}") from error
-    _check_expressions(path, lora)
+    if (total := sum(len(pattern) for _, pattern in _patterns(lora))) > _MAX_PATTERNS_TEXT:
+        raise BundleError(
+            f"{path}: the expressions of {', '.join(_WITH_EXPRESSIONS)} have {total:,} characters together, no adapter "
+            f"needs more than {_MAX_PATTERNS_TEXT:,}"
+        )
+    for key, pattern in _patterns(lora):
+        try:
+            re.compile(_in_peft(key, pattern))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise BundleError(f"{path}: {key}={shown(pattern)} is no regular expression: {error}") from error
 
 
 def check_patterns(path: Path, lora: dict[str, Any], names: Sequence[str]) -> None:
@@ -116,33 +114,34 @@ def check_patterns(path: Path, lora: dict[str, Any], names: Sequence[str]) -> No
     Python's `re` has no limit of time and holds the interpreter while it runs, so one expression such as "(.+)+x" would
     stop every thread for good. Those with repetitions or choices are therefore tried in a process of their own first.
     """
-    for key in ("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_pattern"):
-        value = lora.get(key)
-        if isinstance(value, (dict, list)):
-            _check_count(path, key, len(value), max(len(names), 100))
+    _check_counts(path, lora, _WITH_EXPRESSIONS, max(len(names), 100))
     risky = [(key, text) for key, text in _patterns(lora) if not _PLAIN.fullmatch(text)]
-    if risky and not _ends_soon(tuple(_in_peft(key, text) for key, text in risky), tuple(names)):
-        first = ", ".join(_shown(key, text) for key, text in risky[:3])
+    try:
+        if risky:
+            _try(tuple(_in_peft(key, text) for key, text in risky), tuple(names))
+    except subprocess.SubprocessError:
+        first = ", ".join(f"{key}={shown(text)}" for key, text in risky[:3])
         raise BundleError(
             f"{path}: {first}: matching the base's {len(names)} modules found no end within {_PATIENCE:.0f} s; "
             "name the modules in a list, or write the expression without repetitions inside repetitions"
-        )
+        ) from None
 
 
 def check_low_rank(path: Path, lora: dict[str, Any]) -> None:
     """Raise `BundleError` if peft would compute anything but W·x + scaling·B·A·x from the config `lora` of `path`."""
-    for key, reason in NO_LOW_RANK_SUM.items():
-        # Not truth: an empty object switches on what is configured by one.
-        if lora.get(key) not in (None, False, []):
-            raise BundleError(_refusal(path, key, lora[key], reason))
+    # Not truth: an empty object switches on what is configured by one.
+    found = {key: reason for key, reason in NO_LOW_RANK_SUM.items() if lora.get(key) not in (None, False, [])}
     if lora.get("bias", "none") != "none":
-        raise BundleError(_refusal(path, "bias", lora["bias"], "biases of the base are replaced"))
-    start = lora.get("init_lora_weights", True)
-    if start not in HARMLESS_STARTS:
-        raise BundleError(
-            _refusal(path, "init_lora_weights", start, "the adapter was trained over a base whose weights it changed")
-            + ". peft's save_pretrained(path_initial_model_for_weight_conversion=...) writes it as a plain LoRA"
+        found["bias"] = "biases of the base are replaced"
+    if lora.get("init_lora_weights", True) not in HARMLESS_STARTS:
+        found["init_lora_weights"] = (
+            "the adapter was trained over a base whose weights it changed. peft's "
+            "save_pretrained(path_initial_model_for_weight_conversion=...) writes it as a plain LoRA"
         )
+    if found:
+        key, reason = next(iter(found.items()))
+        what = f"{key}={shown(lora[key])}"
+        raise BundleError(f"{path}: {what} cannot decode as a low-rank sum over a shared base: {reason}")
 
 
 def lora_target(file: Path, key: str) -> tuple[str, str]:
@@ -150,8 +149,9 @@ def lora_target(file: Path, key: str) -> tuple[str, str]:
     for kind in ("lora_A", "lora_B"):
         if key.startswith(LORA_PREFIX) and key.endswith(f".{kind}.weight"):
             return key[len(LORA_PREFIX) : -len(f".{kind}.weight")], kind
-    reason = next((text for part, text in _NOT_A_OR_B.items() if part in key), "expected lora_A and lora_B only")
-    raise BundleError(f"{file}: {key} is no weight of a LoRA that decodes here: {reason}")
+    raise BundleError(
+        f"{file}: {key} is no weight of a LoRA that decodes here: expected lora_A and lora_B of linear layers only"
+    )
 
 
 def lora_rank(lora: dict[str, Any], module: str) -> int:
@@ -188,17 +188,14 @@ def _resolve(lora: dict[str, Any], patterns_key: str, default_key: str, module: 
     return patterns.get(get_pattern_key(list(patterns), module), lora[default_key])
 
 
-def _refusal(path: Path, key: str, value: Any, reason: str) -> str:
-    return f"{path}: {_shown(key, value)} cannot decode as a low-rank sum over a shared base: {reason}"
-
-
 def _patterns(lora: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(field, expression) for everything in a checked config that peft takes for a regular expression."""
-    for key in ("rank_pattern", "alpha_pattern"):
-        yield from ((key, pattern) for pattern in lora.get(key) or {})
-    yield from ((key, lora[key]) for key in ("target_modules", "exclude_modules") if isinstance(lora.get(key), str))
-    value = lora.get("layers_pattern") or []
-    yield from (("layers_pattern", pattern) for pattern in ([value] if isinstance(value, str) else value))
+    for key in _WITH_EXPRESSIONS:
+        value = lora.get(key) or []
+        if isinstance(value, str):
+            yield key, value
+        elif key.endswith("pattern"):  # the entries of other lists are names
+            yield from ((key, pattern) for pattern in value)
 
 
 def _in_peft(key: str, pattern: str) -> str:
@@ -208,62 +205,21 @@ def _in_peft(key: str, pattern: str) -> str:
     return rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\." if key == "layers_pattern" else pattern
 
 
-class _NoEndError(Exception):
-    """The trial did not come to its end."""
-
-
-def _ends_soon(expressions: tuple[str, ...], names: tuple[str, ...]) -> bool:
-    """Whether all expressions are through with all names in time."""
-    try:
-        _try(expressions, names)
-    except _NoEndError:
-        return False
-    return True
-
-
 @functools.lru_cache(maxsize=8)
 def _try(expressions: tuple[str, ...], names: tuple[str, ...]) -> None:
-    """Raise `_NoEndError` unless a process of its own comes to the end in time.
+    """Raise `SubprocessError` unless a process of its own is through with all expressions and names in time.
 
     Only what ended is remembered: a machine that is busy for once must not refuse an honest adapter for good.
     """
     trial = json.dumps({"expressions": expressions, "names": names}).encode()
-    try:
-        # -I -S: neither the user's environment nor site-packages; nothing but the standard library runs.
-        command = [sys.executable, "-I", "-S", "-c", _TRIAL]
-        done = subprocess.run(command, input=trial, timeout=_PATIENCE, capture_output=True, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise _NoEndError from error
-    if done.returncode != 0:
-        raise _NoEndError
+    # -I -S: neither the user's environment nor site-packages; nothing but the standard library runs.
+    command = [sys.executable, "-I", "-S", "-c", _TRIAL]
+    subprocess.run(command, input=trial, timeout=_PATIENCE, capture_output=True, check=True)
 
 
-def _check_count(path: Path, key: str, count: int, limit: int) -> None:
-    if count > limit:
-        raise BundleError(f"{path}: {key} has {count:,} entries, but no adapter needs more than {limit:,} here")
-
-
-def _check_expressions(path: Path, lora: dict[str, Any]) -> None:
-    """Raise `BundleError` unless the expressions of a config of the right types are few, short and well formed."""
-    total = 0
-    for key, pattern in _patterns(lora):
-        if len(pattern) > _MAX_PATTERN:
+def _check_counts(path: Path, lora: dict[str, Any], keys: Sequence[str], limit: int) -> None:
+    for key in keys:
+        if isinstance(value := lora.get(key), (dict, list)) and len(value) > limit:
             raise BundleError(
-                f"{path}: {_shown(key, pattern)} has {len(pattern):,} characters, no adapter needs more than "
-                f"{_MAX_PATTERN:,}"
+                f"{path}: {key} has {len(value):,} entries, but no adapter needs more than {limit:,} here"
             )
-        total += len(pattern)
-    if total > _MAX_PATTERNS_TEXT:
-        raise BundleError(
-            f"{path}: the expressions of rank_pattern, alpha_pattern, target_modules, exclude_modules and "
-            f"layers_pattern have {total:,} characters together, no adapter needs more than {_MAX_PATTERNS_TEXT:,}"
-        )
-    for key, pattern in _patterns(lora):
-        try:
-            re.compile(_in_peft(key, pattern))
-        except (re.error, OverflowError, RecursionError) as error:
-            raise BundleError(f"{path}: {_shown(key, pattern)} is no regular expression: {error}") from error
-
-
-def _shown(key: str, value: Any) -> str:
-    return f"{key}={shown(value)}"

@@ -59,80 +59,55 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
     Raises `BundleError` naming the file and what is wrong with it.
     """
     files = AdapterFiles(path)
-    folder = files.path
-    config = _lora_config(files, LORA_CONFIG)
+    loras = [_lora_part(files, LORA_CONFIG, LORA_WEIGHTS)]
     # A plain peft folder has none of our files; half of them is damage.
     if not any(map(files.exists, (SSFT_CONFIG, STREAM_WEIGHTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))):
-        part = _lora_part(files, "all", config, LORA_CONFIG, LORA_WEIGHTS)
-        return Bundle(folder, 0, None, TreeConfig(), {}, (part,), {}, {}, files)
-    settings = files.json(SSFT_CONFIG)
+        return Bundle(files.path, 0, None, TreeConfig(), {}, tuple(loras), {}, {}, files)
+    settings, where = files.json(SSFT_CONFIG), files.path / SSFT_CONFIG
     version = settings.get("format_version")
     if version not in (FORMAT_VERSION, OWN_LORA_VERSION) or type(version) is not int:  # True == 1.0 == 1
-        raise BundleError(
-            f"{folder / SSFT_CONFIG}: format_version is {version!r}, this ssft reads {FORMAT_VERSION} and "
-            f"{OWN_LORA_VERSION}; a newer bundle needs a newer ssft"
-        )
+        what = f"format_version is {version!r}, this ssft reads {FORMAT_VERSION} and {OWN_LORA_VERSION}"
+        raise BundleError(f"{where}: {what}; a newer bundle needs a newer ssft")
     try:
         streams: StreamConfig = read(StreamConfig, settings.get("streams"), "streams")
         tree: TreeConfig = read(TreeConfig, settings.get("tree"), "tree")
         streams.check_streams()
         tree.check_tree()
     except ValueError as error:  # `ConfigError` is one
-        raise BundleError(f"{folder / SSFT_CONFIG}: {error}") from error
-    has_own = version == OWN_LORA_VERSION
-    if has_own and streams.mode != "lossless":
-        raise BundleError(
-            f"{folder / SSFT_CONFIG}: format_version {version} with streams.mode={streams.mode!r}; streams with a LoRA "
-            "of their own have the mode 'lossless'"
-        )
-    if not has_own and (stray := [n for n in (STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS) if files.exists(n)]):
-        raise BundleError(
-            f"{folder / stray[0]}: {SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of their "
-            "own; one of the two files is from another bundle"
-        )
-    base = _fingerprint(folder / SSFT_CONFIG, settings.get("base"))
-    stream_weights = _stream_shapes(files, streams)
-    own_config = _lora_config(files, STREAM_LORA_CONFIG) if has_own else None
-    # In format 1 a lossless bundle has one LoRA, and that is for the streams.
-    for_streams = streams.mode == "lossless" and not has_own
-    loras = [_lora_part(files, "streams" if for_streams else "all", config, LORA_CONFIG, LORA_WEIGHTS)]
-    if own_config is not None:
-        loras.append(_lora_part(files, "streams", own_config, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))
-    provenance = files.json(PROVENANCE, hashed=False) if files.exists(PROVENANCE) else {}
-    return Bundle(folder, version, streams, tree, base, tuple(loras), stream_weights, provenance, files)
-
-
-def _lora_config(files: AdapterFiles, name: str) -> dict[str, Any]:
-    """peft's config in the file `name`, with values of the right types."""
-    config = files.json(name)
-    check_types(files.path / name, config)
-    _check_name(files.path / name, "base_model_name_or_path", config.get("base_model_name_or_path") or "")
-    return config
-
-
-def _lora_part(files: AdapterFiles, rows: Any, config: dict[str, Any], config_file: str, weights_file: str) -> LoraPart:
-    return LoraPart(rows, config, files.shapes(weights_file), files.path / config_file, files.path / weights_file)
-
-
-def _stream_shapes(files: AdapterFiles, streams: StreamConfig) -> dict[str, Any]:
+        raise BundleError(f"{where}: {error}") from error
+    own = [name for name in (STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS) if files.exists(name)]
+    if version == OWN_LORA_VERSION and streams.mode != "lossless":
+        what = f"format_version {version} with streams.mode={streams.mode!r}"
+        raise BundleError(f"{where}: {what}; streams with a LoRA of their own have the mode 'lossless'")
+    if version == FORMAT_VERSION and own:
+        what = f"{SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of their own"
+        raise BundleError(f"{files.path / own[0]}: {what}; one of the two files is from another bundle")
+    base, keys = settings.get("base"), ("id", "architecture", "config_sha256", "tokenizer_sha256")
+    if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in keys):
+        raise BundleError(f"{where}: 'base' must hold the strings {', '.join(keys)}")
+    for key in keys:
+        _check_name(where, f"base.{key}", base[key])
     rank = streams.projection_rank
     # P [γ, h] and f_η [2, η, h] in float64 at the widest, and a header.
     limit = (streams.num_streams + 2 * min(rank, MAX_HIDDEN)) * MAX_HIDDEN * 8 + 2**20
-    shapes = files.shapes(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
-    if rank and not any(rank in tensor.shape for tensor in shapes.values()):
-        raise BundleError(
-            f"{files.path / STREAM_WEIGHTS}: no tensor has the side projection_rank={rank} of {SSFT_CONFIG}"
-        )
-    return shapes
+    stream_weights = files.shapes(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
+    if rank and not any(rank in tensor.shape for tensor in stream_weights.values()):
+        what = f"no tensor has the side projection_rank={rank} of {SSFT_CONFIG}"
+        raise BundleError(f"{files.path / STREAM_WEIGHTS}: {what}")
+    if version == OWN_LORA_VERSION:
+        loras.append(_lora_part(files, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))
+    if streams.mode == "lossless":  # in format 1 it has one LoRA, and that is for the streams
+        loras[-1].rows = "streams"
+    provenance = files.json(PROVENANCE, hashed=False) if files.exists(PROVENANCE) else {}
+    return Bundle(files.path, version, streams, tree, base, tuple(loras), stream_weights, provenance, files)
 
 
-def _fingerprint(path: Path, base: Any) -> dict[str, str]:
-    needed = ("id", "architecture", "config_sha256", "tokenizer_sha256")
-    if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in needed):
-        raise BundleError(f"{path}: 'base' must hold the strings {', '.join(needed)}")
-    for key in needed:
-        _check_name(path, f"base.{key}", base[key])
-    return base
+def _lora_part(files: AdapterFiles, config_file: str, weights_file: str) -> LoraPart:
+    """The LoRA of two files as peft writes them, with the types of its settings checked."""
+    config, path = files.json(config_file), files.path / config_file
+    check_types(path, config)
+    _check_name(path, "base_model_name_or_path", config.get("base_model_name_or_path") or "")
+    return LoraPart("all", config, files.shapes(weights_file), path, files.path / weights_file)
 
 
 def _check_name(path: Path, key: str, value: Any) -> None:

@@ -16,9 +16,4 @@ def shipped_adapters() -> dict[str, Path]:
 
 def local_adapter(name: str | os.PathLike[str]) -> Path | None:
     """The folder that `name` means without the hub: an existing path, else a shipped adapter; none if it is neither."""
-    return Path(name) if os.path.lexists(name) else shipped_adapter(name)
-
-
-def shipped_adapter(name: str | os.PathLike[str]) -> Path | None:
-    """The folder of the shipped adapter `name` ("adapters/sql"); none if there is no such one."""
-    return shipped_adapters().get(Path(name).as_posix())
+    return Path(name) if os.path.lexists(name) else shipped_adapters().get(Path(name).as_posix())

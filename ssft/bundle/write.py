@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +48,13 @@ def write_bundle(
     text_lora: LoraPart | None = None,
     save_dtype: torch.dtype | None = None,
 ) -> Bundle:
-    """Write the bundle of one trained adapter; the folder appears whole or not at all.
-
-    Of a bundle that is replaced nothing stays but what `keep` holds: see `ssft.card.notes.carried_over`.
+    """Write the bundle of one trained adapter into the folder `path`, in the place of a bundle that is there already.
 
     Args:
-        path: target folder; a bundle that is there already is replaced.
         peft_model: `PeftModel` with the adapter and, attached, its streams.
-        tree: default draft tree.
-        base: fingerprint of the base (`ssft.base.load.base_fingerprint`).
+        tree, base: default draft tree; fingerprint of the base (`base_fingerprint`).
         run_yaml, provenance: settings that reproduce the run; versions, commit, history.
-        keep: further files of the new bundle, name -> content: what was the user's in the one that is replaced.
+        keep: further files, name -> content: what was the user's in a bundle that is replaced (`carried_over`).
         text_lora: the LoRA under which the adapter of `peft_model` was trained, which is then the streams' own.
         save_dtype: type in which LoRA tensors are written; None: the one that they have.
     """
@@ -68,8 +63,12 @@ def write_bundle(
         modules = streams_of(peft_model, adapter)
         if modules is None:
             raise BundleError("the model has no streams to save; train it with StreamSFTTrainer")
-        with _without_streams(peft_model):
+        # peft saves whatever stands on its tuner; the LoRA file is to hold the LoRA alone.
+        container = peft_model.base_model._modules.pop(CONTAINER)
+        try:
             peft_model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
+        finally:
+            peft_model.base_model.add_module(CONTAINER, container)
         trained = json.loads((folder / LORA_CONFIG).read_text()), load_file(folder / LORA_WEIGHTS)
         version, places = FORMAT_VERSION, {(LORA_CONFIG, LORA_WEIGHTS): trained}
         if text_lora is not None:
@@ -113,13 +112,3 @@ def check_replaceable(target: Path) -> None:
             f"{target} holds {foreign[0]}, which is no file of a bundle and would be lost; move it or choose another "
             "--output, nothing was written"
         )
-
-
-@contextmanager
-def _without_streams(peft_model: Any) -> Any:
-    """peft saves whatever stands on its tuner; the LoRA file is to hold the LoRA alone."""
-    container = peft_model.base_model._modules.pop(CONTAINER)
-    try:
-        yield
-    finally:
-        peft_model.base_model.add_module(CONTAINER, container)

@@ -4,6 +4,7 @@ An adapter is *resident* (on the device), on the *host* (bit-equal copy, acceler
 With a byte budget the least recently used adapter that no call is using goes; a call that needs it brings it back.
 """
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from ssft.bundle.hub import resolve_adapter
 from ssft.bundle.read import read_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.streams import StreamDrafter
-from ssft.errors import BundleError, ConfigError, GenerationError
+from ssft.errors import BundleError, ConfigError, GenerationError, SSFTError
 from ssft.lora.weights import LoraWeights
 from ssft.streams.modules import StreamModules
 
@@ -57,11 +58,6 @@ class Adapter:
         return own + (0 if self.streams is None else self.streams.count())
 
     @property
-    def file_bytes(self) -> int:
-        """Bytes of its safetensors files."""
-        return 0 if self.bundle is None else self.bundle.weights_bytes
-
-    @property
     def tier(self) -> str:
         """Where its LoRA is: "device", "host" or "disk"."""
         return "device" if self.lora is not None else "host" if self.host is not None else "disk"
@@ -87,7 +83,7 @@ class AdapterBank:
         self._adapters: dict[str, Adapter] = {}
         self._departed: list[Adapter] = []  # deleted while a call was using them: they still take their bytes
         self._changed = threading.Condition()
-        self._clock = 0
+        self._clock = itertools.count(1)
 
     # -- the shelf ----------------------------------------------------------------------------------------------
 
@@ -103,50 +99,39 @@ class AdapterBank:
         """The adapter of that name, wherever its tensors are; None is the bare base."""
         if name is None:
             return self.bare
-        adapter = self._adapters.get(name)
-        if adapter is None:
+        if name not in self._adapters:
             known = ", ".join(map(repr, self._adapters)) or "none"
             raise ConfigError(f"adapter {name!r} is not loaded; loaded are: {known}. Call load_adapter first")
-        return adapter
+        return self._adapters[name]
 
     def add(
         self, name: str, path: Any, *, pinned: bool = False, tree: TreeConfig | None = None, merged: bool = False
-    ) -> Adapter:
+    ) -> None:
         """Read, check and keep the adapter at `path` (folder or owner/name); nothing changes if anything is wrong.
 
         merged: the base's weights hold the text's LoRA already.
         """
         self._check_free(name)
-        folder = resolve_adapter(path)
-        bundle = read_fitting(folder, self.model, self.fingerprint)
+        bundle = read_fitting(resolve_adapter(path), self.model, self.fingerprint)
         streams = None
         if bundle.stream_config is not None:
             streams = load_stream_modules(bundle, self.model.config.hidden_size).to(self.model.device)
         lora = LoraWeights.from_bundle(bundle, self.model, merged=merged)
         bundle.release()
-        nbytes = (
-            lora.nbytes + sum(p.numel() * p.element_size() for p in streams.parameters()) if streams else lora.nbytes
-        )
-        adapter = Adapter(name, bundle, streams, tree or bundle.tree, None, nbytes, pinned)
-        self.put(adapter, lora)
-        return adapter
+        nbytes = lora.nbytes + (0 if streams is None else sum(p.nbytes for p in streams.parameters()))
+        self.put(Adapter(name, bundle, streams, tree or bundle.tree, None, nbytes, pinned), lora)
 
     def put(self, adapter: Adapter, lora: LoraWeights) -> None:
         """Keep an adapter whose LoRA is `lora`, on the device if the budget has room for it."""
-        name, nbytes = adapter.name, adapter.nbytes
         with self._changed:
-            self._check_free(name)
-            if self.max_bytes is not None and self._pinned_bytes() + nbytes > self.max_bytes:
-                raise ConfigError(
-                    f"adapter {name!r} takes {nbytes:,} bytes beside {self._pinned_bytes():,} of pinned adapters, but "
-                    f"max_adapter_bytes is {self.max_bytes:,}; raise it or unpin one"
-                )
-            if self._make_room(nbytes, keep=set()):
+            self._check_free(adapter.name)
+            self._check_budget([adapter], ConfigError)
+            if self._make_room(adapter.nbytes, keep=set()):
                 adapter.lora = lora
             elif self.evict_to == "host":
                 adapter.host = lora.to_host()
-            self._touch(adapter)
-            self._adapters[name] = adapter
+            adapter.last_used = next(self._clock)
+            self._adapters[adapter.name] = adapter
 
     def remove(self, name: str) -> None:
         """Forget an adapter; calls that are using it finish with it."""
@@ -161,12 +146,8 @@ class AdapterBank:
         """Keep an adapter on the device whatever the budget, or let it go again."""
         with self._changed:
             adapter = self.get(name)
-            others = self._pinned_bytes() - (adapter.nbytes if adapter.pinned else 0)
-            if pinned and self.max_bytes is not None and others + adapter.nbytes > self.max_bytes:
-                raise ConfigError(
-                    f"adapter {name!r} takes {adapter.nbytes:,} bytes beside {others:,} of pinned adapters, but "
-                    f"max_adapter_bytes is {self.max_bytes:,}; raise it or unpin one"
-                )
+            if pinned:
+                self._check_budget([adapter], ConfigError)
             adapter.pinned = pinned
             self._changed.notify_all()
 
@@ -198,14 +179,15 @@ class AdapterBank:
                 missing = [adapter for adapter in adapters if adapter.lora is None]
                 if self._make_room(sum(a.nbytes for a in missing), keep=set(names)):
                     break
-                self._check_possible(adapters)
+                others = [a for a in [*self._adapters.values(), *self._departed] if a.name not in names]
+                # Waiting helps only where another call is to end.
+                self._check_budget(adapters, GenerationError, stuck=not any(a.users for a in others))
                 self._changed.wait()
             for adapter in missing:
-                adapter.lora = self._bring_back(adapter)
-                adapter.host = None
+                adapter.lora, adapter.host = self._bring_back(adapter), None
             for adapter in adapters:
                 adapter.users += 1
-                self._touch(adapter)
+                adapter.last_used = next(self._clock)
             return adapters
 
     def _make_room(self, nbytes: int, keep: set[str]) -> bool:
@@ -244,28 +226,17 @@ class AdapterBank:
             )
         return LoraWeights.from_bundle(bundle, self.model)
 
-    def _check_possible(self, adapters: list[Adapter]) -> None:
-        """Raise unless waiting for other calls can make room."""
-        assert self.max_bytes is not None
+    def _check_budget(self, adapters: list[Adapter], error: type[SSFTError], stuck: bool = False) -> None:
+        """Raise `error` if these adapters cannot be on the device together, be it for the pinned ones."""
         needed = sum(adapter.nbytes for adapter in adapters)
-        names = {adapter.name for adapter in adapters}
-        pinned = sum(a.nbytes for a in self._adapters.values() if a.pinned and a.name not in names)
-        others_in_use = any(a.users for a in [*self._adapters.values(), *self._departed] if a.name not in names)
-        if needed + pinned > self.max_bytes or not others_in_use:
-            raise GenerationError(
-                f"the rows of this call use adapters of {needed:,} bytes beside {pinned:,} of pinned ones, but "
+        pinned = sum(a.nbytes for a in self._adapters.values() if a.pinned and a not in adapters)
+        if self.max_bytes is not None and (stuck or needed + pinned > self.max_bytes):
+            names = ", ".join(repr(adapter.name) for adapter in adapters)
+            raise error(
+                f"holding {names} on the device takes {needed:,} bytes beside {pinned:,} of pinned adapters, but "
                 f"max_adapter_bytes is {self.max_bytes:,}; raise it, unpin one, or send the rows in several calls"
             )
 
-    def _pinned_bytes(self) -> int:
-        return sum(adapter.nbytes for adapter in self._adapters.values() if adapter.pinned)
-
-    def _touch(self, adapter: Adapter) -> None:
-        self._clock += 1
-        adapter.last_used = self._clock
-
     def _check_free(self, name: str) -> None:
         if name in self._adapters:
-            raise ConfigError(
-                f"an adapter named {name!r} is loaded already; delete_adapter it first or give another name"
-            )
+            raise ConfigError(f"an adapter named {name!r} is loaded already; delete_adapter it, or give another name")

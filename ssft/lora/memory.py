@@ -22,12 +22,12 @@ def memory_account(model: Any, bank: AdapterBank) -> dict[str, Any]:
         "base": base_bytes(model),
         "adapters": {
             name: {
-                "bytes": adapter.nbytes,
-                "file_bytes": adapter.file_bytes,
-                "tier": adapter.tier,
-                "pinned": adapter.pinned,
+                "bytes": a.nbytes,
+                "file_bytes": a.bundle.weights_bytes if a.bundle else 0,
+                "tier": a.tier,
+                "pinned": a.pinned,
             }
-            for name, adapter in bank.all().items()
+            for name, a in bank.all().items()
         },
         "adapters_resident": bank.resident_bytes(),
         "max_adapter_bytes": bank.max_bytes,

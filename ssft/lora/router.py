@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ssft.lora.weights import LoraLayer, is_linear
-from ssft.streams.passes import Pass, current_pass
+from ssft.bundle.fit import is_linear
+from ssft.streams.passes import current_pass
 
 
 class LoraRouter:
@@ -59,15 +59,10 @@ def _low_rank_hook(name: str, router: LoraRouter) -> Any:
         for rows, weights in now.runs:
             if (layer := weights.layers.get(name)) is not None:
                 layer.add(x[rows], out[rows])
-            if (layer := weights.stream_layers.get(name)) is not None:
-                _add_to_streams(layer, now, x[rows], out[rows])
+            layer = weights.stream_layers.get(name)
+            main = 0 if now.plan is None else now.plan.num_main
+            if layer is not None and main and x.shape[1] > main:  # stream rows stand behind the main rows
+                layer.add(x[rows, main:], out[rows, main:])
 
     setattr(hook, "router", router)  # noqa: B010 (a function has no such attribute for mypy)
     return hook
-
-
-def _add_to_streams(layer: LoraLayer, now: Pass, x: Tensor, out: Tensor) -> None:
-    """The same for the stream rows alone: they stand behind the main rows of each sequence, where there are any."""
-    main = 0 if now.plan is None else now.plan.num_main
-    if main and x.shape[1] > main:
-        layer.add(x[:, main:], out[:, main:])

@@ -6,17 +6,17 @@ All tensors of an adapter that belong on one device are views of one flat buffer
 dropping it gives one block back. What this sum cannot express is refused before anything is allocated.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
+from ssft.bundle.fit import linear_of, lora_pairs
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import Bundle, LoraPart
-from ssft.bundle.lora_config import check_low_rank, lora_scaling, lora_target, lora_targets
+from ssft.bundle.lora_config import check_low_rank, lora_scaling, lora_targets
 from ssft.errors import BundleError
 
 Key = tuple[str, bool]
@@ -49,16 +49,21 @@ class LoraLayer:
 class LoraWeights:
     """The LoRA of one adapter, and the one of its streams' own where there is one (paper §3.2.4, lossless).
 
-    layers: what every row runs with, by the module's name in the base; stream_layers: what stream rows run with on top
-    of that. dtype: of all tensors. buffers: one flat tensor per device of the base, of which the layers are views;
-    groups: the keys of the layers in each of them.
+    keyed: all layers. dtype: of all tensors. buffers: one flat tensor per device of the base, of which the layers are
+    views; groups: the keys of the layers in each of them. layers: what every row runs with, by the module's name in the
+    base; stream_layers: what stream rows run with on top of that.
     """
 
-    layers: dict[str, LoraLayer]
-    stream_layers: dict[str, LoraLayer]
+    keyed: dict[Key, LoraLayer]
     dtype: torch.dtype
     buffers: list[Tensor]
     groups: list[list[Key]]
+    layers: dict[str, LoraLayer] = field(init=False)
+    stream_layers: dict[str, LoraLayer] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layers = {name: layer for (name, streams), layer in self.keyed.items() if not streams}
+        self.stream_layers = {name: layer for (name, streams), layer in self.keyed.items() if streams}
 
     @property
     def nbytes(self) -> int:
@@ -67,25 +72,21 @@ class LoraWeights:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, model: Any, merged: bool = False) -> "LoraWeights":
-        """Copy the LoRA of a bundle that passed `fit.check_fit` next to the modules of `model` that it adapts.
+        """Copy the LoRA of a bundle next to the modules of `model` that it adapts; nothing of the bundle is kept.
 
-        `merged`: the weights of `model` hold the text's LoRA already, and only what the streams have of their own is
-        taken.
-
-        The tensors keep the file's type where it is narrower than the model's compute type, else they take that.
-        Nothing of the bundle is kept. Raises `BundleError` for what the low-rank sum cannot express, and for a LoRA on
-        other modules than peft would adapt.
+        `merged`: the weights of `model` hold the text's LoRA already, and only the streams' own is taken. The tensors
+        keep the file's type where it is narrower than the model's compute type, else they take that. Raises
+        `BundleError` for what the low-rank sum cannot express, and for a LoRA on other modules than peft would adapt.
         """
         for part in bundle.loras:
             check_low_rank(part.config_file, part.config)
-        bundle.check_held()
-        layers = {(name, False): layer for name, layer in _layers(None if merged else bundle.text_lora, model)}
-        layers |= {(name, True): layer for name, layer in _layers(bundle.streams_own_lora, model)}
+        parts = ((False, None if merged else bundle.text_lora), (True, bundle.streams_own_lora))
+        layers = {(name, own): layer for own, part in parts for name, layer in _layers(part, model).items()}
         types = {t.dtype for layer in layers.values() for t in (layer.down, layer.up)} or {model.dtype}
         held = reduce(torch.promote_types, types)
         # The dtype of 4-bit weights says nothing: model.dtype is that of the first floating-point parameter.
         dtype = held if held.itemsize < model.dtype.itemsize else model.dtype
-        weights = _pack(layers, {key: device_of(model, key[0]) for key in layers}, dtype)
+        weights = _pack(layers, model, dtype)
         if dtype != held and not all(map(all_finite, weights.buffers)):
             raise BundleError(
                 f"{bundle.loras[0].weights_file}: holds values of {held} beyond the range of {dtype}, in which the "
@@ -101,8 +102,7 @@ class LoraWeights:
         """A copy next to the modules of `model`, equal in every bit; itself if it is there."""
         devices = [{device_of(model, name) for name, _ in group} for group in self.groups]
         if any(len(found) > 1 for found in devices):  # the model was spread over devices anew
-            layers = self._all()
-            return _pack(layers, {key: device_of(model, key[0]) for key in layers}, self.dtype).to_devices(model)
+            return _pack(self.keyed, model, self.dtype).to_devices(model)
         return self._moved([found.pop() for found in devices])
 
     def _moved(self, devices: list[torch.device]) -> "LoraWeights":
@@ -110,16 +110,11 @@ class LoraWeights:
         if all(new is old for new, old in zip(buffers, self.buffers, strict=True)):
             return self
         home = {key: buffer for group, buffer in zip(self.groups, buffers, strict=True) for key in group}
-        layers = {
-            key: LoraLayer(_same_view(layer.down, home[key]), _same_view(layer.up, home[key]), layer.scaling)
-            for key, layer in self._all().items()
-        }
-        return _assembled(layers, self.dtype, buffers, self.groups)
-
-    def _all(self) -> dict[Key, LoraLayer]:
-        return {(name, False): layer for name, layer in self.layers.items()} | {
-            (name, True): layer for name, layer in self.stream_layers.items()
-        }
+        layers = {}
+        for key, layer in self.keyed.items():
+            down, up = (home[key].as_strided(t.shape, t.stride(), t.storage_offset()) for t in (layer.down, layer.up))
+            layers[key] = LoraLayer(down, up, layer.scaling)
+        return LoraWeights(layers, self.dtype, buffers, self.groups)
 
 
 def product_hook(layer: LoraLayer, dtype: torch.dtype) -> Any:
@@ -135,17 +130,6 @@ def product_hook(layer: LoraLayer, dtype: torch.dtype) -> Any:
     return hook
 
 
-def linear_of(model: Any, name: str) -> nn.Module:
-    """Module `name` of the bare base, also where peft has put a LoRA of its own around it."""
-    module: nn.Module = model.get_submodule(name)
-    return getattr(module, "base_layer", module)
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether the low-rank sum can be added to a module: nn.Linear (bitsandbytes' are ones too), GPT-2's Conv1D."""
-    return isinstance(module, (nn.Linear, Conv1D))
-
-
 def device_of(model: nn.Module, name: str) -> torch.device:
     """The device that module `name` computes on."""
     module: Any = linear_of(model, name)
@@ -155,39 +139,16 @@ def device_of(model: nn.Module, name: str) -> torch.device:
     # accelerate keeps offloaded weights on no device, and brings them to this one for every pass.
     place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     if place is None:
-        raise BundleError(
-            f"the base's {name} has no weights (device meta); load the base's weights before its adapters"
-        )
+        raise BundleError(f"the base's {name} has no weights (device meta); load them before its adapters")
     return torch.device(place)
 
 
-def _layers(part: LoraPart | None, model: Any) -> list[tuple[str, LoraLayer]]:
-    """The layers of one LoRA with their modules' names; none of no LoRA."""
+def _layers(part: LoraPart | None, model: Any) -> dict[str, LoraLayer]:
+    """The layers of one LoRA by their modules' names, exactly those that peft would adapt; none of no LoRA."""
     if part is None:
-        return []
-    pairs = _pairs(part, model)
-    return [
-        (name, LoraLayer(pair["lora_A"], pair["lora_B"], lora_scaling(part.config, name)))
-        for name, pair in pairs.items()
-    ]
-
-
-def _pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
-    """{module: {"lora_A": [r, in], "lora_B": [out, r]}}, exactly for the modules that peft would adapt."""
+        return {}
     config, file = part.config_file, part.weights_file
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in part.weights.items():
-        module, kind = lora_target(file, key)
-        pairs.setdefault(module, {})[kind] = tensor
-    for name, pair in pairs.items():
-        if len(pair) != 2:
-            raise BundleError(f"{file}: {name} has {next(iter(pair))} alone; the file is incomplete")
-        layer = linear_of(model, name)
-        if not is_linear(layer):
-            raise BundleError(
-                f"{file}: holds a LoRA of {name}, a {type(layer).__name__}; only linear layers can have one here"
-            )
-    targets = lora_targets(config, part.config, model)
+    pairs, targets = lora_pairs(part, model), lora_targets(config, part.config, model)
     for name in sorted(pairs.keys() - targets):
         raise BundleError(
             f"{file}: holds a LoRA of {name}, which {config.name} (target_modules, exclude_modules, "
@@ -198,16 +159,16 @@ def _pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
             f"{file}: has no LoRA of {name}, which {config.name} targets; the file is incomplete (peft would decode "
             "with a fresh one). Exclude the module there if it has none"
         )
-    if not pairs:
-        raise BundleError(f"{file}: holds no LoRA at all")
-    return pairs
+    return {
+        name: LoraLayer(pair["lora_A"], pair["lora_B"], lora_scaling(part.config, name)) for name, pair in pairs.items()
+    }
 
 
-def _pack(layers: dict[Key, LoraLayer], placement: dict[Key, torch.device], dtype: torch.dtype) -> LoraWeights:
-    """Copies on the CPU, in one buffer per device of `placement`."""
+def _pack(layers: dict[Key, LoraLayer], model: Any, dtype: torch.dtype) -> LoraWeights:
+    """Copies on the CPU, in one buffer per device of `model`."""
     groups: dict[torch.device, list[Key]] = {}
     for key in layers:
-        groups.setdefault(placement[key], []).append(key)
+        groups.setdefault(device_of(model, key[0]), []).append(key)
     packed = {key: LoraLayer(layer.down, layer.up, layer.scaling) for key, layer in layers.items()}
     buffers = []
     for keys in groups.values():
@@ -221,17 +182,4 @@ def _pack(layers: dict[Key, LoraLayer], placement: dict[Key, torch.device], dtyp
             setattr(packed[key], side, view.copy_(tensor))
             start += tensor.numel()
         buffers.append(buffer)
-    return _assembled(packed, dtype, buffers, list(groups.values()))
-
-
-def _assembled(
-    layers: dict[Key, LoraLayer], dtype: torch.dtype, buffers: list[Tensor], groups: list[list[Key]]
-) -> LoraWeights:
-    of_all, of_streams = (
-        {name: layer for (name, streams), layer in layers.items() if streams is wanted} for wanted in (False, True)
-    )
-    return LoraWeights(of_all, of_streams, dtype, buffers, groups)
-
-
-def _same_view(view: Tensor, buffer: Tensor) -> Tensor:
-    return buffer.as_strided(view.shape, view.stride(), view.storage_offset())
+    return LoraWeights(packed, dtype, buffers, list(groups.values()))

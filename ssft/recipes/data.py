@@ -5,16 +5,16 @@ import json
 import random
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from ssft.base.chat import prompt_messages, render_prompt
+from ssft.base.chat import completion_of, prompt_messages, render_prompt
 from ssft.errors import ConfigError, DataError
 from ssft.recipes.quickstart import quickstart_rows
-from ssft.schema import is_hub_id
+from ssft.schema import is_hub_id, setting, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,45 +32,27 @@ class DataConfig:
     """Where training and validation rows come from. A local file needs the keys `prompt` and `completion` (or
     `messages`); the columns of a hub dataset are put into that form by the two templates."""
 
-    train: str = field(
-        default=QUICKSTART,
-        metadata={
-            "help": "local .jsonl or .jsonl.gz file, hub dataset owner/name[:config], or 'quickstart' (built in)"
-        },
+    train: str = setting(
+        QUICKSTART, "local .jsonl or .jsonl.gz file, hub dataset owner/name[:config], or 'quickstart' (built in)"
     )
-    validation: str = field(
-        default="",
-        metadata={
-            "help": "as train; empty: the source of train (validation_split of a hub dataset, else validation_fraction)"
-        },
+    validation: str = setting(
+        "", "as train; empty: the source of train (validation_split of a hub dataset, else validation_fraction)"
     )
-    train_split: str = field(default="train", metadata={"help": "hub datasets: split to train on"})
-    validation_split: str = field(
-        default="", metadata={"help": "hub datasets: split to validate on; empty: held back from the training split"}
+    train_split: str = setting("train", "hub datasets: split to train on")
+    validation_split: str = setting("", "hub datasets: split to validate on; empty: held back from the training split")
+    revision: str = setting(
+        "",
+        "hub datasets: branch, tag or commit; 'refs/convert/parquet' is the hub's own copy of a dataset "
+        "that needs a loading script",
     )
-    revision: str = field(
-        default="",
-        metadata={
-            "help": "hub datasets: branch, tag or commit; 'refs/convert/parquet' is the hub's own copy of a dataset "
-            "that needs a loading script"
-        },
+    prompt_template: str = setting(
+        "", "hub datasets: format string over the columns, such as '{question}'; empty: column prompt"
     )
-    prompt_template: str = field(
-        default="",
-        metadata={"help": "hub datasets: format string over the columns, such as '{question}'; empty: column prompt"},
-    )
-    completion_template: str = field(
-        default="", metadata={"help": "hub datasets: as prompt_template; empty: column completion"}
-    )
-    max_train_rows: int = field(
-        default=0, metadata={"help": "most training rows, drawn at random by the seed; 0: all (quickstart: 512)"}
-    )
-    max_validation_rows: int = field(
-        default=0, metadata={"help": "most validation rows, drawn at random by the seed; 0: all (quickstart: 64)"}
-    )
-    validation_fraction: float = field(
-        default=0.05,
-        metadata={"help": "share of the training source held back, drawn by the seed, where it has no validation rows"},
+    completion_template: str = setting("", "hub datasets: as prompt_template; empty: column completion")
+    max_train_rows: int = setting(0, "most training rows, drawn at random by the seed; 0: all (quickstart: 512)")
+    max_validation_rows: int = setting(0, "most validation rows, drawn at random by the seed; 0: all (quickstart: 64)")
+    validation_fraction: float = setting(
+        0.05, "share of the training source held back, drawn by the seed, where it has no validation rows"
     )
 
     def check_data(self) -> None:
@@ -96,11 +78,7 @@ def load_rows(path: str | Path, limit: int | None = None, need_completion: bool 
     path = Path(path)
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit}: at least one row is needed; leave the limit out to read all of {path}")
-    rows: list[dict[str, Any]] = []
-    for where, value in json_lines(path):
-        rows.append(_check_row(value, where, need_completion))
-        if limit is not None and len(rows) >= limit:
-            break
+    rows = [_check_row(value, where, need_completion) for where, value in islice(json_lines(path), limit)]
     if not rows:
         raise DataError(f"{path} is empty: write one JSON object per line, with `prompt` and `completion`")
     return rows
@@ -114,23 +92,18 @@ def json_lines(
     Raises `DataError` for a file that cannot be read (`remedy` ends the message where there is none) or a line that is
     no JSON.
     """
-    for number, line in _lines(path, remedy):
-        where = f"{path}, line {number}"
-        yield where, _parse(line, where)
-
-
-def _lines(path: Path, remedy: str) -> Iterator[tuple[int, str]]:
-    """Non-blank lines with their 1-based numbers."""
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: {what}; {remedy}")
+        raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; {remedy}")
     number = 0
     try:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield number, line
+                    yield f"{path}, line {number}", json.loads(line)
+    except json.JSONDecodeError as error:
+        what = f"invalid JSON at column {error.colno} ({error.msg})"
+        raise DataError(f"{path}, line {number}: {what}; write one complete JSON object per line") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         what = f"truncated or damaged gzip data ({error})"
         raise DataError(f"{path}, after line {number}: {what}; copy the file again") from error
@@ -140,64 +113,38 @@ def _lines(path: Path, remedy: str) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; check the file and its rights") from error
 
 
-def _parse(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        at = f"column {error.colno} ({error.msg})"
-        raise DataError(f"{where}: invalid JSON at {at}; write one complete JSON object per line") from error
-
-
 def _check_row(row: Any, where: str, need_completion: bool) -> dict[str, Any]:
     """The known keys of one row after checking them; `where` opens the message of the `DataError`."""
     if not isinstance(row, dict):
-        raise DataError(f'{where}: expected a JSON object, got {_kind(row)}; write {{"prompt": …, "completion": …}}')
+        raise DataError(f'{where}: expected a JSON object, got {shown(row)}; write {{"prompt": …, "completion": …}}')
     row = {key: row[key] for key in ROW_KEYS if row.get(key) is not None}
     if "messages" in row:
         if "prompt" in row or "completion" in row:
             raise DataError(f"{where}: has both `messages` and `prompt`/`completion`; keep one of the two forms")
         _check_messages(row["messages"], where, need_completion)
-    else:
-        _check_text(row, "prompt", where, "add it, or give `messages`")
-        if need_completion or "completion" in row:
-            _check_text(row, "completion", where, "add it, or remove the row")
+    elif missing := [key for key in ("prompt", "completion")[: 1 + need_completion] if key not in row]:
+        raise DataError(f"{where}: no `{missing[0]}`; add it, or give `messages`")
+    for key in ("prompt", "completion", "category"):
+        if key in row and not (isinstance(row[key], str) and row[key].strip()):
+            raise DataError(f"{where}: `{key}` must be a text, got {shown(row[key])}; fill it in quotes, or remove it")
     references = row.get("references", [])
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
-        raise DataError(f"{where}: `references` must be a list of strings, got {_kind(references)}")
-    category = row.get("category", "any")
-    if not isinstance(category, str) or not category.strip():
-        raise DataError(f"{where}: `category` must be a name, got {_kind(category)}; name it in quotes, or remove it")
+        raise DataError(f"{where}: `references` must be a list of strings, got {shown(references)}")
     return row
-
-
-def _check_text(row: dict[str, Any], key: str, where: str, remedy: str) -> None:
-    if key not in row:
-        raise DataError(f"{where}: no `{key}`; {remedy}")
-    if not isinstance(row[key], str):
-        raise DataError(f"{where}: `{key}` must be a string, got {_kind(row[key])}; put the text in quotes")
-    if not row[key].strip():
-        raise DataError(f"{where}: `{key}` is empty; fill it, or remove the row")
 
 
 def _check_messages(messages: Any, where: str, need_completion: bool) -> None:
     if not isinstance(messages, list) or not messages:
-        raise DataError(f"{where}: `messages` must be a non-empty list of {{role, content}}, got {_kind(messages)}")
+        raise DataError(f"{where}: `messages` must be a non-empty list of {{role, content}}, got {shown(messages)}")
     for place, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise DataError(f"{where}: message {place} needs the strings `role` and `content`")
         if message["role"] == "assistant" and not message["content"].strip():
             raise DataError(f"{where}: message {place}, the assistant's, is empty; fill it, or remove the row")
-    if need_completion and messages[-1]["role"] != "assistant":
-        role = messages[-1]["role"]
+    if need_completion and (role := messages[-1]["role"]) != "assistant":
         raise DataError(f"{where}: `messages` ends with role {role!r}; end it with the assistant's, the completion")
     if not prompt_messages(messages):
         raise DataError(f"{where}: `messages` holds the assistant's only; add the user's before it")
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    text = json.dumps(value, default=str)
-    return f"{names.get(type(value), 'a number')} ({text if len(text) <= 40 else text[:37] + '...'})"
 
 
 def load_row_pair(config: DataConfig, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -206,14 +153,22 @@ def load_row_pair(config: DataConfig, seed: int) -> tuple[list[dict[str, Any]], 
     `seed` draws the held-back share, the rows kept by `max_*_rows` and the built-in rows. Raises `DataError`.
     """
     config.check_data()
+    source = config.validation or config.train
     train = _source_rows(config.train, config.train_split, config, seed, "train")
-    same_source = not config.validation or config.validation == config.train
     splits_exist = config.train == QUICKSTART or (_is_hub(config.train) and bool(config.validation_split))
-    if same_source and not splits_exist:
-        train, validation = _hold_back(train, config, seed)
-    else:
-        source = config.validation or config.train
+    if source != config.train or splits_exist:
         validation = _source_rows(source, config.validation_split or "validation", config, seed, "validation")
+    else:
+        count = round(len(train) * config.validation_fraction)
+        if not 0 < count < len(train):
+            what = (
+                f"{len(train)} rows: data.validation_fraction={config.validation_fraction} holds {count} of them back"
+            )
+            remedy = "both parts need one; give data.validation=FILE or change the fraction"
+            raise DataError(f"data.train={config.train} has {what}, and {remedy}")
+        validation = _sample(train, count, seed)
+        held = set(map(id, validation))
+        train = [row for row in train if id(row) not in held]
     return _sample(train, config.max_train_rows, seed), _sample(validation, config.max_validation_rows, seed)
 
 
@@ -263,9 +218,15 @@ def _hub_rows(source: str, split: str, config: DataConfig, part: str) -> list[di
     rows = []
     for number, columns in enumerate(table, start=1):
         where = f"{source}, split {split}, row {number}"
-        filled = {k: _fill(f"data.{k}_template", text, columns, where) for k, text in templates.items() if text}
-        row = {**columns, **filled}
-        row.pop("category", None)  # training reads none, and a column of that name may hold anything
+        have = {name: value for name, value in columns.items() if value is not None}
+        row = {**have, "category": None}  # training reads none, and a column of that name may hold anything
+        for key, template in templates.items():
+            for name in _check_template(f"data.{key}_template", template):
+                if name not in have:
+                    what = f"data.{key}_template names {{{name}}}, which the row lacks"
+                    raise DataError(f"{where}: {what}; it has: {', '.join(have)}")
+            if template:
+                row[key] = template.format_map(have)
         rows.append(_check_row(row, where, need_completion=True))
     if not rows:
         raise DataError(f"data.{part}={source}: split {split!r} has no rows; choose another split or a local file")
@@ -284,27 +245,8 @@ def _check_template(key: str, template: str) -> list[str]:
     return names
 
 
-def _fill(key: str, template: str, columns: dict[str, Any], where: str) -> str:
-    for name in _check_template(key, template):
-        if columns.get(name) is None:
-            have = ", ".join(column for column, value in columns.items() if value is not None)
-            raise DataError(f"{where}: {key} names {{{name}}}, which the row lacks; it has: {have}")
-    return template.format_map(columns)
-
-
-def _hold_back(rows: list[dict[str, Any]], config: DataConfig, seed: int) -> tuple[list[Any], list[Any]]:
-    """`rows` as the rest and the held-back share, both in file order."""
-    count = round(len(rows) * config.validation_fraction)
-    if not 0 < count < len(rows):
-        raise DataError(
-            f"data.train={config.train} has {len(rows)} rows: data.validation_fraction={config.validation_fraction} "
-            f"holds {count} of them back, and both parts need one; give data.validation=FILE or change the fraction"
-        )
-    held = set(random.Random(seed).sample(range(len(rows)), count))
-    return [r for i, r in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
-
-
 def _sample(rows: list[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """`count` rows drawn by the seed, in their order; all of them for 0."""
     if not 0 < count < len(rows):
         return rows
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), count))]
@@ -324,33 +266,18 @@ def _to_dataset(rows: list[dict[str, Any]], source: str) -> "Dataset":
 def check_lengths(rows: Iterable[dict[str, Any]], tokenizer: Any, context_length: int) -> None:
     """Raise `DataError` for the first row whose prompt and completion, with the end-of-sequence token, exceed
     `context_length` tokens. Rows are counted from 1; a row without completion is checked by its prompt."""
-    rows = iter(rows)
-    start = 1
+    rows, start = iter(rows), 1
     while batch := list(islice(rows, LENGTH_BATCH)):
-        _check_batch(batch, start, tokenizer, context_length)
+        # one tokenizer call per side: fast tokenizers work on lists in parallel
+        texts = [render_prompt(row, tokenizer) for row in batch], [completion_of(row) for row in batch]
+        prompts, completions = (tokenizer(side, add_special_tokens=False)["input_ids"] for side in texts)
+        for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True), start):
+            tail = len(completion) + 1 if completion else 0
+            if len(prompt) + tail > context_length:
+                both, alone = f"prompt and completion have {len(prompt)} + {tail}", f"the completion alone has {tail}"
+                raise DataError(
+                    f"row {number}: {alone if tail > context_length else both} tokens, the limit is {context_length}; "
+                    "shorten or remove the row, or raise training.max_length as far as the base's context allows "
+                    "(base=… for a longer one)"
+                )
         start += len(batch)
-
-
-def _check_batch(batch: list[dict[str, Any]], start: int, tokenizer: Any, limit: int) -> None:
-    prompts = [render_prompt(row, tokenizer) for row in batch]
-    completions = [_completion(row) for row in batch]
-    # one tokenizer call per side: fast tokenizers work on lists in parallel
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    completion_ids = tokenizer(completions, add_special_tokens=False)["input_ids"]
-    for offset, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
-        tail = len(completion) + 1 if completion else 0
-        if len(prompt) + tail > limit:
-            what = (
-                f"the completion alone has {tail}"
-                if tail > limit
-                else f"prompt and completion have {len(prompt)} + {tail}"
-            )
-            raise DataError(
-                f"row {start + offset}: {what} tokens, the limit is {limit}; shorten or remove the row, or raise "
-                "training.max_length as far as the base's context allows (base=… for a longer one)"
-            )
-
-
-def _completion(row: dict[str, Any]) -> str:
-    last = row["messages"][-1] if "messages" in row else {"role": "assistant", "content": row.get("completion") or ""}
-    return str(last["content"]) if last["role"] == "assistant" else ""

@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -16,7 +16,7 @@ from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, SSFTError, nearest
 from ssft.recipes.data import DataConfig
 from ssft.recipes.yaml import Dumper, Loader
-from ssft.schema import read, type_name
+from ssft.schema import read, setting, type_name
 from ssft.streams.config import StreamConfig
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ TOP = ""  # the section of the keys that stand at the top of the file
 SECTIONS = ("data", "lora", "training", "tree", "medusa", "draft")
 # the sections that a method reads beside data and training; the twin's recipe is the one of its adapter, tree and all
 SECTIONS_READ = {"streams": ("lora", "tree"), "lora": ("lora", "tree"), "medusa": ("medusa",), "draft": ("draft",)}
+TRAINS = {
+    "streams": "a LoRA with speculative streams",
+    "lora": "the same LoRA without streams, for comparison",
+    "medusa": "Medusa heads over a trained adapter, for comparison",
+    "draft": "a small model of some of the bare base's layers, for comparison",
+}
 # keys of the underlying dataclasses that a recipe may not set, and who sets them
 PEFT_OWN = "task_type peft_type auto_mapping peft_version base_model_name_or_path inference_mode runtime_config"
 HUB = "push_to_hub hub_model_id hub_token hub_private_repo hub_strategy hub_always_push hub_revision"
@@ -53,51 +59,37 @@ RESERVED = {
 class Recipe:
     """One training run. `training` stays a dict of checked values: building the arguments touches the device."""
 
-    name: str = field(
-        default="", metadata={"help": "name of the run, of letters, digits, . _ -; empty: the file's name"}
+    name: str = setting("", "name of the run, of letters, digits, . _ -; empty: the file's name")
+    method: Literal["streams", "lora", "medusa", "draft"] = setting(
+        "streams", "what is trained. " + "; ".join(f"{name}: {what}" for name, what in TRAINS.items())
     )
-    method: Literal["streams", "lora", "medusa", "draft"] = field(
-        default="streams",
-        metadata={
-            "help": "what is trained. streams: a LoRA with speculative streams; and for comparison with it lora: the "
-            "same LoRA without streams; medusa: Medusa heads over a trained adapter; draft: a small model of some of "
-            "the base's layers"
-        },
+    adapter: str = setting(
+        "",
+        "a trained adapter: a folder, adapters/NAME or owner/name. streams and lora begin from its values "
+        "instead of fresh ones (a plain LoRA gets its streams), streams with training.mode=lossless keeps its LoRA "
+        "as it is and gives the streams one of their own; medusa gives it its heads",
     )
-    adapter: str = field(
-        default="",
-        metadata={
-            "help": "a trained adapter: a folder, adapters/NAME or owner/name. streams and lora begin from its values "
-            "instead of fresh ones (a plain LoRA gets its streams), streams with training.mode=lossless keeps its LoRA "
-            "as it is and gives the streams one of their own; medusa gives it its heads"
-        },
+    base: str = setting("smollm2-135m", "base model: alias, hub id or local folder")
+    quantization: Literal["none", "4bit"] = setting("none", "weights of the base: none, or 4bit (bitsandbytes NF4)")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "compute dtype; auto: the best one of the device"
     )
-    base: str = field(default="smollm2-135m", metadata={"help": "base model: alias, hub id or local folder"})
-    quantization: Literal["none", "4bit"] = field(
-        default="none", metadata={"help": "weights of the base: none, or 4bit (bitsandbytes NF4)"}
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="auto", metadata={"help": "compute dtype; auto: the best one of the device"}
-    )
-    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="auto",
-        metadata={"help": "type in which a LoRA is written, two bytes a value in 16 bits; auto: as it was trained"},
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "type in which a LoRA is written, two bytes a value in 16 bits; auto: as it was trained"
     )
     data: DataConfig = field(default_factory=DataConfig)
-    lora: "LoraConfig" = field(default_factory=lambda: _lora({}))
+    lora: "LoraConfig" = field(default_factory=lambda: _section("lora", {}))
     training: dict[str, Any] = field(default_factory=dict)
     tree: TreeConfig = field(default_factory=TreeConfig)
-    medusa: "MedusaConfig" = field(default_factory=lambda: _medusa({}))
-    draft: "DraftConfig" = field(default_factory=lambda: _draft({}))
+    medusa: "MedusaConfig" = field(default_factory=lambda: _section("medusa", {}))
+    draft: "DraftConfig" = field(default_factory=lambda: _section("draft", {}))
     explicit: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)  # (section, key) as given
 
     def check(self) -> None:
         """Raise `ConfigError` if a setting that can be judged without a model is out of range."""
         if self.name and not NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"name={self.name[:60]!r}: it names a folder below outputs/, so that it has letters, digits and . _ - "
-                "only, and no dot in front; set name=..."
-            )
+            what = f"name={self.name[:60]!r} names a folder: letters, digits and . _ - only, and no dot in front"
+            raise ConfigError(f"{what}; set name=...")
         self._check_method()
         self.data.check_data()
         self.tree.check_tree()
@@ -109,39 +101,22 @@ class Recipe:
 
     def _check_method(self) -> None:
         """Raise `ConfigError` for a setting that `method` would silently leave unused, or cannot work with."""
-        if self.save_dtype != "auto" and self.method not in ("streams", "lora"):
-            raise ConfigError(
-                f"save_dtype={self.save_dtype} has no effect with method={self.method}, which writes no LoRA; leave it "
-                "out"
-            )
-        reads = SECTIONS_READ[self.method]
-        for section, key in self.explicit:
-            if section in SECTIONS and section not in ("data", "training", *reads):
-                raise ConfigError(
-                    f"{section}.{key} has no effect with method={self.method}, which reads data, training and "
-                    f"{', '.join(reads)}; leave it out or choose another method"
-                )
-        unused = sorted(set(self.training) & _stream_keys())
-        if unused and self.method not in ("streams", "lora"):
-            raise ConfigError(
-                f"training.{unused[0]} is a setting of the streams, which method={self.method} does not train; "
-                "leave it out or choose method=streams"
-            )
-        if self.method == "medusa" and not self.adapter:
-            raise ConfigError(
-                "method=medusa trains heads over an adapter, and none is named; set adapter=FOLDER, as `ssft train "
-                "--output` wrote it"
-            )
+        reads = ("data", "training", *SECTIONS_READ[self.method])
+        unused = [f"{section}.{key}" for section, key in self.explicit if section and section not in reads]
+        if "lora" not in reads:
+            unused += [f"training.{key}" for key in sorted(set(self.training) & _stream_keys())]
+            if self.save_dtype != "auto":
+                unused.insert(0, f"save_dtype={self.save_dtype}")
         if self.adapter and self.method == "draft":
-            raise ConfigError(
-                f"adapter={self.adapter} has no effect with method=draft, which trains layers of the bare base; leave "
-                "it out or choose another method"
-            )
+            unused.append(f"adapter={self.adapter}")
+        if unused:
+            what = f"{unused[0]} has no effect with method={self.method}, which trains {TRAINS[self.method]}"
+            raise ConfigError(f"{what}; leave it out or choose another method")
+        if self.method == "medusa" and not self.adapter:
+            raise ConfigError("method=medusa trains heads over an adapter, and none is named; set adapter=FOLDER")
         if self.method == "draft" and self.quantization != "none":
-            raise ConfigError(
-                f"method=draft with quantization={self.quantization}: a draft is trained in full, which quantised "
-                "weights cannot be; set quantization=none"
-            )
+            what = f"method=draft with quantization={self.quantization}: a draft is trained in full"
+            raise ConfigError(f"{what}, which quantised weights cannot be; set quantization=none")
         if self.method == "lora" and self.training.get("mode", "shared") == "lossless":
             raise ConfigError(
                 "method=lora with training.mode=lossless: the text of a lossless adapter is the base's own, or that of "
@@ -149,10 +124,8 @@ class Recipe:
             )
         packed = [key for key in ("packing", "padding_free") if self.training.get(key)]
         if packed and self.method == "lora":
-            raise ConfigError(
-                f"training.{packed[0]}=true puts several rows into one, which the streams' run cannot do; its twin "
-                f"would see other batches. Set training.{packed[0]}=false"
-            )
+            what = f"training.{packed[0]}=true puts several rows into one, which the run that it is the twin of cannot"
+            raise ConfigError(f"{what}; set training.{packed[0]}=false")
 
     def stream_config(self) -> StreamConfig:
         """The streams that `training` describes, defaults where it is silent."""
@@ -194,12 +167,6 @@ class Recipe:
             raise ConfigError(f"recipe {self.name or '(unnamed)'}, training: {error}") from error
 
 
-class Key(NamedTuple):  # one key of a section, as its dataclass field declares it
-    hint: Any
-    default: Any
-    help: str
-
-
 @cache
 def _stream_keys() -> frozenset[str]:
     """Keys of `training` that TRL's own trainer does not have."""
@@ -211,50 +178,63 @@ def _stream_keys() -> frozenset[str]:
 
 
 @cache
-def _schema(section: str) -> dict[str, Key]:
-    """The keys of a section; the libraries are imported on first use only."""
+def _classes() -> dict[str, Any]:
+    """The dataclass of every section; the libraries are imported on first use only."""
     from peft import LoraConfig
 
     from ssft.decoding.draft.medusa_heads import MedusaConfig
     from ssft.training.config import StreamSFTConfig
     from ssft.training.draft import DraftConfig
 
-    if section not in (TOP, *SECTIONS):
-        raise ConfigError(f"unknown section {section!r}; there are {', '.join(SECTIONS)}")
     classes = (Recipe, DataConfig, LoraConfig, StreamSFTConfig, TreeConfig, MedusaConfig, DraftConfig)
-    schema_class: Any = classes[(TOP, *SECTIONS).index(section)]
-    later = dict.fromkeys(("LoraConfig", "MedusaConfig", "DraftConfig"), Any)  # imported on first use only
-    hints = typing.get_type_hints(schema_class, localns=later)
+    return dict(zip((TOP, *SECTIONS), classes, strict=True))
+
+
+def _section(section: str, values: dict[str, Any]) -> Any:
+    """A section's object from checked values."""
+    try:
+        return _classes()[section](**{**values, **({"task_type": "CAUSAL_LM"} if section == "lora" else {})})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{section}: {error}") from error
+
+
+@cache
+def _schema(section: str) -> dict[str, tuple[Any, Any, str]]:
+    """The keys of a section: name -> (annotation, default, help)."""
+    if section not in _classes():
+        raise ConfigError(f"unknown section {section!r}; there are {', '.join(SECTIONS)}")
+    kind = _classes()[section]
+    hints = typing.get_type_hints(kind, localns={value.__name__: value for value in _classes().values()})
     hidden = RESERVED.get(section, {}) if section else {*SECTIONS, "explicit"}
-    shown = [f for f in fields(schema_class) if f.name not in hidden]
-    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in shown}
-    return {f.name: Key(hints[f.name], defaults[f.name], f.metadata.get("help", "")) for f in shown}
+    keys = [f for f in fields(kind) if f.name not in hidden]
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in keys}
+    return {f.name: (hints[f.name], defaults[f.name], " ".join(f.metadata.get("help", "").split())) for f in keys}
 
 
 def describe_keys(section: str = TOP) -> list[tuple[str, str, Any, str]]:
     """(key, type, default, help) of every key of a section; '' is the top of the file."""
-    return [(name, type_name(k.hint), k.default, " ".join(k.help.split())) for name, k in _schema(section).items()]
+    return [(name, type_name(hint), default, help) for name, (hint, default, help) in _schema(section).items()]
 
 
 def _checked(section: str, name: str, value: Any, where: str, raw: str | None = None) -> Any:
     """The converted value of one key; `raw` is the text of an override, taken as it is where a string is wanted."""
     path = f"{section}.{name}" if section else name
-    key = _schema(section).get(name) if section in (TOP, *SECTIONS) else None
-    if key is None:
+    if section not in _classes() or name not in _schema(section):
         if reason := RESERVED.get(section, {}).get(name):
             raise ConfigError(f"{where}: {path} cannot be set in a recipe: {reason}")
         known = [f"{home}.{name}" if home else name for home in (TOP, *SECTIONS) for name in _schema(home)]
         hint = nearest(path, known) or f"sections are {', '.join(SECTIONS)}"
         raise ConfigError(f"{where}: unknown key {path}; {hint}")
-    options = typing.get_args(key.hint)
+    wanted = _schema(section)[name][0]
+    options = typing.get_args(wanted)
     if isinstance(value, str) and value.lower() == "none" and type(None) in options and str not in options:
         return None
     try:
-        return read(key.hint, value, path)
+        return read(wanted, value, path)
     except ValueError as error:
         with suppress(ValueError):
             if raw is not None:
-                return read(key.hint, raw, path)
+                return read(wanted, raw, path)
         raise ConfigError(f"{where}: {error}") from error
 
 
@@ -262,9 +242,7 @@ def _file_values(path: Path) -> Iterator[tuple[str, str, Any]]:
     """(section, key, checked value) of a recipe file."""
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise ConfigError(
-                f"{path}: {size:,} bytes, but no recipe needs more than {MAX_BYTES:,}; is it another file?"
-            )
+            raise ConfigError(f"{path}: {size:,} bytes, no recipe needs more than {MAX_BYTES:,}; is it another file?")
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
@@ -313,39 +291,14 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...]
     of: dict[str, dict[str, Any]] = {section: {} for section in (TOP, *SECTIONS)}
     for (section, key), value in values.items():
         of[section][key] = value
-    recipe = Recipe(
-        **{**of[TOP], "name": of[TOP].get("name") or path.stem},
-        data=DataConfig(**of["data"]),
-        lora=_lora(of["lora"]),
-        training=of["training"],
-        tree=TreeConfig(**of["tree"]),
-        medusa=_medusa(of["medusa"]),
-        draft=_draft(of["draft"]),
-        explicit=tuple(values),
-    )
+    top: dict[str, Any] = of.pop(TOP)
+    top["name"] = top.get("name") or path.stem
+    built: dict[str, Any] = {
+        section: chosen if section == "training" else _section(section, chosen) for section, chosen in of.items()
+    }
+    recipe = Recipe(**top, **built, explicit=tuple(values))
     recipe.check()
     return recipe
-
-
-def _lora(values: dict[str, Any]) -> "LoraConfig":
-    from peft import LoraConfig
-
-    try:
-        return LoraConfig(task_type="CAUSAL_LM", **values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"lora: {error}") from error
-
-
-def _medusa(values: dict[str, Any]) -> "MedusaConfig":
-    from ssft.decoding.draft.medusa_heads import MedusaConfig
-
-    return MedusaConfig(**values)
-
-
-def _draft(values: dict[str, Any]) -> "DraftConfig":
-    from ssft.training.draft import DraftConfig
-
-    return DraftConfig(**values)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -48,29 +48,26 @@ def own_lora(base: Any, bundle: Bundle) -> LoraWeights | None:
 
 def check_lora(base: Any, bundle: Bundle) -> None:
     """Raise unless exactly the bundle's LoRA is active in `base`, the model inside the `PeftModel`."""
-    why = "the streams were trained together with the LoRA and draft for its text"
     layers = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
-    if not layers:
-        raise GenerationError(
-            f"the model has no LoRA layers (a bare base, or one with a LoRA merged and unloaded), but {why}; load it "
-            f"first: PeftModel.from_pretrained(base, {str(bundle.path)!r})"
-        )
-    if any(layer.merged for layer in layers.values()):
-        raise GenerationError(
-            f"the model's LoRA is merged into its weights, where it cannot be told which one it is, but {why}; call "
-            "unmerge_adapter() first"
-        )
-    if any(layer.disable_adapters for layer in layers.values()):
-        raise GenerationError(f"the model's LoRA is disabled, but {why}; enable it before StreamGenerate.from_adapter")
+    path = str(bundle.path)
     active = sorted({name for layer in layers.values() for name in layer.active_adapters})
-    if len(active) != 1 or not _is_lora(layers, bundle, active[0]):
-        loaded = sorted({name for layer in layers.values() for name in layer.lora_A})
-        fitting = [name for name in loaded if _is_lora(layers, bundle, name)]
-        knob = f"set_adapter({fitting[0]!r})" if fitting else f"load_adapter({str(bundle.path)!r}, ...) and set_adapter"
-        raise GenerationError(
-            f"the model's active adapter {', '.join(active) or '(none)'} is not the LoRA of {bundle.path}, but {why}; "
-            f"call {knob} first"
-        )
+    fitting = [n for n in sorted({n for x in layers.values() for n in x.lora_A}) if _is_lora(layers, bundle, n)]
+    if not layers:
+        state = "has no LoRA layers (a bare base, or one with a LoRA merged and unloaded)"
+        knob = f"PeftModel.from_pretrained(base, {path!r})"
+    elif any(layer.merged for layer in layers.values()):
+        state, knob = "has a LoRA merged into its weights, which may be any", "unmerge_adapter()"
+    elif any(layer.disable_adapters for layer in layers.values()):
+        state, knob = "has its LoRA disabled", "enable_adapter_layers()"
+    elif len(active) != 1 or active[0] not in fitting:
+        state = f"has the active adapter {', '.join(active) or '(none)'}, which is another one"
+        knob = f"set_adapter({fitting[0]!r})" if fitting else f"load_adapter({path!r}, ...) and set_adapter"
+    else:
+        return
+    raise GenerationError(
+        f"the model {state}, but the streams of {path} were trained together with its LoRA and draft for its text; "
+        f"call {knob} first"
+    )
 
 
 def _is_lora(layers: dict[str, Any], bundle: Bundle, name: str) -> bool:

@@ -1,14 +1,15 @@
 """Decoding with streams for those who stay in transformers: a callable for `generate(custom_generate=...)`."""
 
 import copy
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, logits_process
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
@@ -26,33 +27,30 @@ from ssft.errors import GenerationError
 from ssft.runtime.foreign_model import check_lora, fingerprint_of, hooks_on, own_lora
 from ssft.streams.insertion import StreamHooks
 
-_GREEDY = "streams draft for greedy decoding, one sequence per prompt"
-_STATES = "a pass verifies a whole draft and keeps neither logits nor states of its tokens"
-_DRAFTS = "the streams are what drafts here"
-_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "do_sample": ((None, False), _GREEDY),
-    "num_beams": ((None, 1), _GREEDY),
-    "num_return_sequences": ((None, 1), _GREEDY),
-    "penalty_alpha": ((None, 0), _GREEDY),
-    "constraints": ((None,), _GREEDY),
-    "force_words_ids": ((None,), _GREEDY),
-    "dola_layers": ((None,), _GREEDY),
-    "prompt_lookup_num_tokens": ((None,), _DRAFTS),
-    "assistant_early_exit": ((None,), _DRAFTS),
-    "use_mtp": ((None, False), _DRAFTS),
-    "output_scores": ((None, False), _STATES),
-    "output_logits": ((None, False), _STATES),
-    "output_attentions": ((None, False), _STATES),
-    "output_hidden_states": ((None, False), _STATES),
-    "cache_implementation": ((None, "dynamic", "dynamic_full"), "decoding with streams has a cache of its own"),
-    "guidance_scale": ((None, 1), "guidance runs the model again for every token, and cannot follow a draft"),
+_SAMPLED = ("do_sample", "num_beams", "num_return_sequences", "penalty_alpha", "dola_layers")
+_FORCED = ("constraints", "force_words_ids")
+_DRAFTED = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+_KEPT = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+_REFUSED = {
+    **dict.fromkeys(_SAMPLED + _FORCED, "streams draft for greedy decoding, one sequence per prompt"),
+    **dict.fromkeys(_DRAFTED, "the streams are what drafts here"),
+    **dict.fromkeys(_KEPT, "a pass verifies a whole draft and keeps neither logits nor states of its tokens"),
+    "cache_implementation": "decoding with streams has a cache of its own",
+    "guidance_scale": "guidance runs the model again for every token, and cannot follow a draft",
 }
-"""Settings of generate: the values that change nothing here, and why no other can be served."""
+"""Settings of generate that cannot be served, and why."""
+
+_HARMLESS = {
+    **dict.fromkeys(("num_beams", "num_return_sequences", "guidance_scale"), (1,)),
+    "cache_implementation": ("dynamic", "dynamic_full"),
+}
+"""Values of such settings that change nothing here, beside none, false and 0."""
 
 _KNOWN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
 """What generate itself hands to the model; other tensors would be ignored."""
 
 
+@dataclass
 class StreamGenerate:
     """Greedy decoding with streams, called by transformers' own `generate`: fewer passes, in float32 the same tokens.
 
@@ -72,26 +70,19 @@ class StreamGenerate:
     A row ends where the model's context does. A row that has ended is padded, whatever ended it (`generate` itself goes
     on with it where that was no EOS, until the last row ends).
 
-    `last` holds what became of each row of the latest call: passes, accepted drafts, seconds.
+    hooks: those on the model. drafter: None decodes plainly. adapter: what every row runs with (`Pass.adapters`). turn:
+    held during every pass. last: what became of each row of the latest call: passes, accepted drafts, seconds.
     """
 
-    def __init__(
-        self,
-        hooks: StreamHooks,
-        drafter: Drafter | None,
-        tree: TreeConfig | None = None,
-        adapter: Any = None,
-        turn: AbstractContextManager[Any] | None = None,
-    ) -> None:
-        """`hooks` are on the model; `drafter` None decodes plainly; every row runs with `adapter` (`Pass.adapters`);
-        `turn` is held during every pass."""
-        self.hooks = hooks
-        self.drafter = drafter
-        self.tree = tree or TreeConfig()
+    hooks: StreamHooks
+    drafter: Drafter | None
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    adapter: Any = None
+    turn: AbstractContextManager[Any] | None = None
+    last: list[Generation] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
         self.tree.check_tree()
-        self.adapter = adapter
-        self.turn = turn
-        self.last: list[Generation] = []
 
     @classmethod
     def from_adapter(
@@ -101,17 +92,14 @@ class StreamGenerate:
 
         `tree` defaults to the bundle's own; `tokenizer`, if given, is checked to be the one of the training. The model
         gets hooks (`StreamGenerate.hooks.remove()` takes them off); two adapters of one model share them. A LoRA of the
-        streams' own has hooks beside them that stay, and return at once outside of such a call.
-
-        Raises:
-            BundleError: the folder is damaged, or made for another base.
-            GenerationError: it has no streams, or the model runs without the LoRA that they were trained with.
+        streams' own has hooks beside them that stay, and return at once outside of such a call. Raises `BundleError`
+        for a folder that is damaged or made for another base, `GenerationError` where it has no streams or the model
+        runs without the LoRA that they were trained with.
         """
         bundle = read_bundle(adapter)
         if bundle.stream_config is None:
             raise GenerationError(
-                f"{bundle.path} is a LoRA without streams, which cannot draft; leave out custom_generate, or train it "
-                "with `ssft train`"
+                f"{bundle.path} is a LoRA without streams, which cannot draft; leave out custom_generate"
             )
         if bundle.text_lora is None:
             raise GenerationError(
@@ -138,18 +126,15 @@ class StreamGenerate:
     ) -> Any:
         """Continue input_ids [B, P], as `generate` calls it: [B, P + new], shorter rows padded on the right.
 
-        Returns:
-            The ids, or `GenerateDecoderOnlyOutput(sequences=ids)` with generation_config.return_dict_in_generate.
-
-        Raises:
-            GenerationError: a setting that cannot be served; see `_REFUSED`.
+        With generation_config.return_dict_in_generate the ids come as `GenerateDecoderOnlyOutput(sequences=ids)`.
+        Raises `GenerationError` for a setting that cannot be served; see `_REFUSED`.
         """
-        config = generation_config or model.generation_config
-        self._check(model, input_ids, logits_processor or [], config, text_streamer, model_kwargs)
+        config, processors = generation_config or model.generation_config, logits_processor or []
+        self._check(model, input_ids, processors, config, text_streamer, model_kwargs)
         mask = model_kwargs.get("attention_mask")
         mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
         _check_padding(mask, model_kwargs.get("position_ids"))
-        requests = self._requests(input_ids, mask, logits_processor or [], stopping_criteria or [], config)
+        requests = self._requests(input_ids, mask, processors, stopping_criteria or [], config)
         if text_streamer is not None:
             text_streamer.put(input_ids.cpu())
         shown, self.last = 0, []
@@ -161,7 +146,9 @@ class StreamGenerate:
                 shown = len(results[0].token_ids)
         if text_streamer is not None:
             text_streamer.end()
-        sequences: Any = _with_answers(input_ids, [result.token_ids for result in self.last], _pad_token(config))
+        answers = [input_ids.new_tensor(result.token_ids) for result in self.last]
+        padded = pad_sequence(answers, batch_first=True, padding_value=_pad_token(config) or 0)
+        sequences: Any = torch.cat((input_ids, padded), dim=1)
         return GenerateDecoderOnlyOutput(sequences=sequences) if config.return_dict_in_generate else sequences
 
     # -- requests -----------------------------------------------------------------------------------------------
@@ -177,10 +164,7 @@ class StreamGenerate:
         eos.update(*(_tokens(c.eos_token_id) for c in criteria if type(c) is EosTokenCriteria))
         others = [c for c in criteria if type(c) not in (MaxLengthCriteria, EosTokenCriteria)]
         if len(ids) > 1 and (others or eos or limit > context) and _pad_token(config) is None:
-            raise GenerationError(
-                f"{len(ids)} rows may end at different lengths, but pad_token_id is not set; set "
-                "generation_config.pad_token_id"
-            )
+            raise GenerationError(f"{len(ids)} rows may end at different lengths; set generation_config.pad_token_id")
         return [
             Request(
                 prompt=ids[row][mask[row]].tolist(),
@@ -202,22 +186,18 @@ class StreamGenerate:
     ) -> None:
         backbone = self.hooks.backbone
         if getattr(model, "get_base_model", lambda: model)() is not backbone.model:
-            raise GenerationError(
-                f"this StreamGenerate has its hooks on another {type(backbone.model).__name__}; make one for this "
-                "model with StreamGenerate.from_adapter"
-            )
-        for knob, (harmless, reason) in _REFUSED.items():
+            what = f"this StreamGenerate has its hooks on another {type(backbone.model).__name__}"
+            raise GenerationError(f"{what}; make one for this model with StreamGenerate.from_adapter")
+        for knob, reason in _REFUSED.items():
             value = getattr(config, knob, None)
-            if value not in harmless:
+            if value not in (None, False, *_HARMLESS.get(knob, ())):
                 raise GenerationError(f"{knob}={value!r}: {reason}; leave {knob} out, or leave out custom_generate")
         if kwargs.get("inputs_embeds") is not None:
             raise GenerationError("inputs_embeds: drafts are verified as tokens; give input_ids instead")
         past = kwargs.get("past_key_values")
         if past is not None and past.get_seq_length():
-            raise GenerationError(
-                f"past_key_values holds {past.get_seq_length()} tokens: decoding with streams has a cache of its own; "
-                "leave past_key_values out and give the whole prompt"
-            )
+            what = f"past_key_values holds {past.get_seq_length()} tokens, but decoding with streams has its own cache"
+            raise GenerationError(f"{what}; leave past_key_values out and give the whole prompt")
         ignored = [name for name, value in kwargs.items() if isinstance(value, Tensor) and name not in _KNOWN]
         if ignored:
             raise GenerationError(f"{', '.join(ignored)}: the decoder would not be given it; leave it out")
@@ -241,23 +221,18 @@ def _take_adapter_names_off(model: Any) -> bool:
 
     peft itself takes them off only if nothing is raised, and the model could no longer be used.
     """
-    found = False
-    for module in model.modules():
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(hook, functools.partial) and "adapter_names" in hook.keywords:
-                found = True
-                del module._forward_pre_hooks[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
-    return found
+    pairs = [(module, key, hook) for module in model.modules() for key, hook in module._forward_pre_hooks.items()]
+    found = [(module, key) for module, key, hook in pairs if "adapter_names" in getattr(hook, "keywords", ())]
+    for module, key in found:
+        del module._forward_pre_hooks[key]
+        module._forward_pre_hooks_with_kwargs.pop(key, None)
+    return bool(found)
 
 
 def _check_padding(mask: Tensor, position_ids: Tensor | None) -> None:
     """mask bool [B, P] must begin with all of its padding, and positions count the tokens after it."""
     if (mask[:, :-1] & ~mask[:, 1:]).any():
-        raise GenerationError(
-            "attention_mask has a zero after a one: prompts must be padded on the left; set "
-            "tokenizer.padding_side='left'"
-        )
+        raise GenerationError("attention_mask has a zero after a one; pad on the left: tokenizer.padding_side='left'")
     expected = mask.long().cumsum(-1) - 1
     if position_ids is not None and ((position_ids != expected) & mask).any():
         raise GenerationError(
@@ -298,26 +273,15 @@ def _processor(processors: list[Any], ids: Tensor, mask: Tensor, row: int) -> Pr
 def _of_row(processor: Any, row: int) -> Any:
     """A processor that holds something for every row of a batch, for one of them."""
     ours = copy.copy(processor)
-    if isinstance(processor, logits_process.RepetitionPenaltyLogitsProcessor):
-        if isinstance(processor.prompt_ignore_length, Tensor):
-            ours.prompt_ignore_length = processor.prompt_ignore_length[row : row + 1]
-    elif isinstance(processor, logits_process.EncoderRepetitionPenaltyLogitsProcessor):
-        ours.encoder_input_ids = processor.encoder_input_ids[row : row + 1]
-    elif isinstance(processor, logits_process.EncoderNoRepeatNGramLogitsProcessor):
-        ours.batch_size, ours.generated_ngrams = 1, processor.generated_ngrams[row : row + 1]
-    elif isinstance(processor, logits_process.PrefixConstrainedLogitsProcessor):
+    for name in ("prompt_ignore_length", "encoder_input_ids", "generated_ngrams"):
+        if isinstance(value := getattr(processor, name, None), Tensor | list):
+            setattr(ours, name, value[row : row + 1])
+    if isinstance(processor, logits_process.EncoderNoRepeatNGramLogitsProcessor):
+        ours.batch_size = 1
+    if isinstance(processor, logits_process.PrefixConstrainedLogitsProcessor):
         allowed = processor._prefix_allowed_tokens_fn
         ours._prefix_allowed_tokens_fn = lambda _batch, sent: allowed(row, sent)
-    else:
-        return processor
     return ours
-
-
-def _with_answers(ids: Tensor, answers: list[list[int]], pad: int | None) -> Tensor:
-    """ids [B, P] and what was produced after each row -> [B, P + longest answer]."""
-    width = max(len(answer) for answer in answers)
-    filled = [answer + [pad or 0] * (width - len(answer)) for answer in answers]
-    return torch.cat((ids, ids.new_tensor(filled)), dim=1)
 
 
 def _pad_token(config: Any) -> int | None:

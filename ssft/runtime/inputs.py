@@ -1,13 +1,15 @@
 """What callers hand to `MultiAdapterModel.generate`: the forms of a prompt, and settings for one or for every row."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from jinja2 import TemplateError
 from torch import Tensor
 
 from ssft.base.chat import render_prompt
 from ssft.errors import ConfigError, GenerationError
+
+T = TypeVar("T")
 
 
 def split_prompts(prompts: Any) -> tuple[list[Any], bool]:
@@ -57,13 +59,13 @@ def encode_prompt(prompt: Any, tokenizer: Any) -> list[int]:
     )
 
 
-def per_row(name: str, value: Any, count: int, is_row: Callable[[Any], bool]) -> list[Any]:
+def per_row(name: str, value: Any, count: int, kinds: tuple[type, ...]) -> list[Any]:
     """`value` for each of `count` rows: a list of rows as it is, anything else repeated.
 
-    `is_row` tells an element of a per-row list from a part of one shared value: `stop=["a", "b"]` holds for all rows,
+    `kinds` tell an element of a per-row list from a part of one shared value: `stop=["a", "b"]` holds for all rows,
     `stop=[["a"], None]` has one entry per row.
     """
-    if not isinstance(value, list | tuple) or not value or not all(is_row(element) for element in value):
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(element, kinds) for element in value):
         return [value] * count
     if len(value) != count:
         raise GenerationError(
@@ -72,19 +74,11 @@ def per_row(name: str, value: Any, count: int, is_row: Callable[[Any], bool]) ->
     return list(value)
 
 
-def as_ids(name: str, value: Any) -> frozenset[int]:
-    """None, one id or several as a set."""
-    values = () if value is None else [value] if isinstance(value, int) else value
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in values):
-        raise ConfigError(f"{name}={value!r}: expected token ids")
-    return frozenset(values)
-
-
-def as_strings(name: str, value: Any) -> tuple[str, ...]:
-    """None, one string or several as a tuple."""
-    values = () if value is None else (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(text, str) for text in values):
-        raise ConfigError(f"{name}={value!r}: expected a string or a list of strings")
+def as_tuple(name: str, value: Any, kind: type[T], expected: str) -> tuple[T, ...]:
+    """None, one `kind` or several of them as a tuple; `expected` says to people what they may give."""
+    values = () if value is None else (value,) if isinstance(value, kind) else tuple(value)
+    if not all(isinstance(item, kind) and not isinstance(item, bool) for item in values):
+        raise ConfigError(f"{name}={value!r}: expected {expected}")
     return values
 
 

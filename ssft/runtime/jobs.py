@@ -1,15 +1,15 @@
 """One row of a `MultiAdapterModel` call: its settings, the request that runs it, the answer from the result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ssft.decoding.draft.drafter import Drafter
-from ssft.decoding.request import Generation, LogitsProcessor, Request
+from ssft.decoding.request import Generation, Request
 from ssft.decoding.stops import StopStrings
 from ssft.errors import GenerationError
 from ssft.lora.bank import Adapter
-from ssft.runtime.inputs import as_ids, as_strings, encode_prompt, per_row
+from ssft.runtime.inputs import as_tuple, encode_prompt, per_row
 
 Decode = Callable[[list[int]], str]
 
@@ -25,41 +25,26 @@ ACTIVE = Active()
 
 
 @dataclass
-class Job:
-    """What one row asks for, and how its text is cut."""
+class Job(Request):
+    """What one row asks for, and how its text is cut; `adapter` is a name, and `request` puts its tensors there."""
 
-    prompt: list[int]
-    adapter: str | None
-    max_new_tokens: int
-    eos: frozenset[int]
-    stop_ids: frozenset[int]
-    stops: StopStrings | None
-    processors: Sequence[LogitsProcessor]
+    adapter: str | None = None
+    stop: StopStrings | None = None
 
     def request(self, adapter: Adapter, drafter: Drafter | None) -> Request:
         """What the scheduler runs; `adapter` is the row's own, on the device."""
-        return Request(
-            prompt=self.prompt,
-            max_new_tokens=self.max_new_tokens,
-            drafter=drafter,
-            tree=adapter.tree,
-            adapter=adapter.lora,
-            eos_token_ids=self.eos,
-            stop_token_ids=self.stop_ids,
-            stop=self.stops,
-            processors=self.processors,
-        )
+        return Request(**{**vars(self), "drafter": drafter, "tree": adapter.tree, "adapter": adapter.lora})
 
     def text_ids(self, result: Generation) -> list[int]:
         """Produced ids that are text: a stop token ends the text and is no part of it."""
         ids = result.token_ids
-        return ids[:-1] if ids and ids[-1] in self.stop_ids | self.eos else ids
+        return ids[:-1] if ids and ids[-1] in self.stop_token_ids | self.eos_token_ids else ids
 
     def output(self, result: Generation, decode: Decode) -> dict[str, Any]:
         """The row of `generate(return_dict=True)`."""
         text = decode(self.text_ids(result))
         return {
-            "text": text if self.stops is None else self.stops.cut(text),
+            "text": text if self.stop is None else self.stop.cut(text),
             "token_ids": result.token_ids,
             "tokens": len(result.token_ids),
             "calls": result.calls,
@@ -84,31 +69,26 @@ def make_jobs(
     logits_processor: Any = (),
 ) -> list[Job]:
     """A job per prompt; every setting is one value for all rows or a list of one per row (see `per_row`)."""
-    count = len(prompts)
-    names = per_row("adapter", adapter, count, _is_adapter)
-    for name in names:
-        if not _is_adapter(name):
-            raise GenerationError(f"adapter={name!r}: expected a name, None for the bare base, or a list of those")
-    limits = per_row("max_new_tokens", max_new_tokens, count, lambda v: isinstance(v, int))
-    stops = per_row("stop", stop, count, lambda v: v is None or isinstance(v, list | tuple))
-    ids = per_row("stop_token_ids", stop_token_ids, count, lambda v: v is None or isinstance(v, list | tuple | set))
-    processors = per_row("logits_processor", logits_processor, count, lambda v: v is None or isinstance(v, list))
+    count, none = len(prompts), type(None)
+    names = per_row("adapter", adapter, count, (str, none))
+    limits = per_row("max_new_tokens", max_new_tokens, count, (int,))
+    stops = per_row("stop", stop, count, (list, tuple, none))
+    ids = per_row("stop_token_ids", stop_token_ids, count, (list, tuple, set, none))
+    processors = per_row("logits_processor", logits_processor, count, (list, none))
     jobs = []
     for i, prompt in enumerate(prompts):
-        strings = as_strings("stop", stops[i])
+        if not isinstance(names[i], str | None):
+            raise GenerationError(f"adapter={names[i]!r}: expected a name, None for the bare base, or a list of those")
+        strings = as_tuple("stop", stops[i], str, "a string or a list of strings")
         jobs.append(
             Job(
                 prompt=encode_prompt(prompt, tokenizer),
                 adapter=names[i],
                 max_new_tokens=limits[i],
-                eos=frozenset() if ignore_eos else frozenset(eos_token_ids),
-                stop_ids=as_ids("stop_token_ids", ids[i]),
-                stops=StopStrings(strings, decode) if strings else None,
+                eos_token_ids=frozenset() if ignore_eos else frozenset(eos_token_ids),
+                stop_token_ids=frozenset(as_tuple("stop_token_ids", ids[i], int, "token ids")),
+                stop=StopStrings(strings, decode) if strings else None,
                 processors=processors[i] or (),
             )
         )
     return jobs
-
-
-def _is_adapter(value: Any) -> bool:
-    return value is None or isinstance(value, str)

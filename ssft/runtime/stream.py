@@ -16,7 +16,7 @@ class TextStream(Iterator[str]):
 
     def __init__(self, job: Job, passes: Generator[list[Generation], None, None], decode: Decode) -> None:
         self._job, self._passes, self._decode = job, passes, decode
-        self._pieces = TextPieces(decode, job.stops)
+        self._pieces = TextPieces(decode, job.stop)
         self._result = Generation()
 
     def __next__(self) -> str:

@@ -100,7 +100,7 @@ def test_a_mixed_call_needs_room_for_all_its_adapters(shelf, sizes):
     model = fresh_with(shelf, NAMES[:3], max_adapter_bytes=sizes["deep"] + sizes["many"])
     texts = model.generate([PROMPT] * 2, ["deep", "many"], max_new_tokens=6, ignore_eos=True, return_dict=True)
     assert [t["token_ids"] for t in texts] == [shelf.reference(PROMPT, name, 6) for name in ("deep", "many")]
-    message = r"the rows of this call use adapters of [\d,]+ bytes .*max_adapter_bytes is [\d,]+; raise it"
+    message = r"holding '\w+', '\w+', '\w+' on the device takes [\d,]+ bytes .*max_adapter_bytes is [\d,]+; raise it"
     with pytest.raises(GenerationError, match=message):
         model.generate([PROMPT] * 3, NAMES[:3], max_new_tokens=2)
     assert say(model, "projected") == shelf.reference(PROMPT, "projected", 6)
@@ -177,7 +177,7 @@ def test_an_adapter_deleted_while_disabled_is_not_active_again(shelf):
 
 def test_loading_again_under_another_name_and_tree(shelf):
     model = fresh_with(shelf, ["deep"])
-    with pytest.raises(ConfigError, match="an adapter named 'deep' is loaded already; delete_adapter it first or give"):
+    with pytest.raises(ConfigError, match="an adapter named 'deep' is loaded already; delete_adapter it, or give"):
         model.load_adapter(shelf.paths["deep"])
     assert model.load_adapter(shelf.paths["deep"], "chain", tree=TreeConfig("chain", 3)) == "chain"
     assert model.adapters()["chain"].tree.kind == "chain"
@@ -200,13 +200,13 @@ def test_wrong_budgets_are_named(shelf, settings, message):
 def test_what_can_never_fit_is_refused_at_loading(shelf, sizes):
     model = fresh(shelf, max_adapter_bytes=sizes["many"] + 8)
     model.load_adapter(shelf.paths["small"], pinned=True)
-    with pytest.raises(ConfigError, match=r"adapter 'many' takes .* beside .* of pinned adapters"):
+    with pytest.raises(ConfigError, match=r"holding 'many' on the device takes .* beside .* of pinned adapters"):
         model.load_adapter(shelf.paths["many"])
     assert list(model.adapters()) == ["small"]
     model.pin_adapter("small", False)
     model.load_adapter(shelf.paths["many"])
     model.pin_adapter("many")
-    with pytest.raises(ConfigError, match=r"adapter 'small' takes .* beside .* of pinned adapters"):
+    with pytest.raises(ConfigError, match=r"holding 'small' on the device takes .* beside .* of pinned adapters"):
         model.pin_adapter("small")
 
 

@@ -10,12 +10,13 @@ from tiny_base import save_tiny_base
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
+from ssft.bundle.fit import is_linear
 from ssft.bundle.read import read_bundle
 from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
 from ssft.lora import weights as module_under_test
-from ssft.lora.weights import LoraWeights, is_linear
+from ssft.lora.weights import LoraWeights
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import attach_streams
 
@@ -123,7 +124,7 @@ def test_nothing_of_the_bundle_is_kept(folder):
         tensor.zero_()
     bundle.release()
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(weights), before, strict=True))
-    with pytest.raises(BundleError, match="released from memory; read the bundle again"):
+    with pytest.raises(BundleError, match="was released from memory; read it again"):
         LoraWeights.from_bundle(bundle, tiny_llama())
 
 

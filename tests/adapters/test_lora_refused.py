@@ -66,7 +66,7 @@ REFUSED_FOLDERS = {
     ),
     "replicated layers": ({"layer_replication": [[0, 3], [1, 4]]}, "layer_replication="),
     "invocation": ({"alora_invocation_tokens": [5]}, r"alora_invocation_tokens=\[5\]"),
-    "embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, "embedding_[AB] .*a table"),
+    "embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, "embedding_[AB] .*of linear layers only"),
     "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
     "olora": ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
 }
@@ -111,10 +111,16 @@ REFUSED_TENSORS = {
     "no module": (with_extra("base_model.model.model.layers.9.x"), "which the base does not have"),
     "magnitude": (
         lambda t: {**t, f"{KEY}.lora_magnitude_vector": torch.ones(64)},
-        "lora_magnitude_vector is no weight of a LoRA that decodes here: DoRA",
+        "lora_magnitude_vector is no weight of a LoRA that decodes here: expected lora_A and lora_B of linear",
     ),
-    "bias of B": (lambda t: {**t, f"{KEY}.lora_B.bias": torch.ones(64)}, r"lora_B\.bias is no weight.*trained bias"),
-    "anything else": (lambda t: {**t, f"{KEY}.weight": torch.ones(64)}, "expected lora_A and lora_B only"),
+    "bias of B": (
+        lambda t: {**t, f"{KEY}.lora_B.bias": torch.ones(64)},
+        r"lora_B\.bias is no weight.*of linear layers only",
+    ),
+    "anything else": (
+        lambda t: {**t, f"{KEY}.weight": torch.ones(64)},
+        "expected lora_A and lora_B of linear layers only",
+    ),
 }
 
 

@@ -29,7 +29,7 @@ class Model(nn.Module):
 def lora(seed, rank, name="proj", dtype=torch.float32, scaling=0.5):
     torch.manual_seed(seed)
     layer = LoraLayer(torch.randn(rank, IN).to(dtype), torch.randn(OUT, rank).to(dtype), scaling)
-    return LoraWeights({name: layer}, {}, dtype, [], [[(name, False)]])
+    return LoraWeights({(name, False): layer}, dtype, [], [[(name, False)]])
 
 
 def product(weights, x):

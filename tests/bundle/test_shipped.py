@@ -14,7 +14,7 @@ from ssft.bundle import shipped
 from ssft.bundle.format import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
 from ssft.bundle.read import read_bundle
-from ssft.bundle.shipped import shipped_adapter, shipped_adapters
+from ssft.bundle.shipped import local_adapter, shipped_adapters
 from ssft.card.results import read_results
 from ssft.card.write import card_files, card_text
 from ssft.cli.main import cli
@@ -56,7 +56,7 @@ def test_they_are_found_from_any_working_folder(package, tmp_path, monkeypatch):
     monkeypatch.chdir(make(tmp_path / "elsewhere"))
     assert resolve_adapter("adapters/sql") == folder
     assert resolve_adapter(Path("adapters/sql")) == folder
-    assert shipped_adapter("sql") is None  # a name alone is nobody's
+    assert local_adapter("sql") is None  # a name alone is nobody's
 
 
 def test_a_folder_here_comes_first(package, tmp_path, monkeypatch):

@@ -333,7 +333,7 @@ def test_a_run_file_of_streams_is_what_it_always_was():
     [
         (
             ["medusa.num_heads=2"],
-            r"medusa\.num_heads has no effect with method=streams, which reads data, training",
+            r"medusa\.num_heads has no effect with method=streams, which trains a LoRA with speculative streams; leave",
         ),
         (["draft.layers=first"], r"draft\.layers has no effect with method=streams"),
         (
@@ -343,7 +343,7 @@ def test_a_run_file_of_streams_is_what_it_always_was():
         (["method=lora", "draft.num_layers=2"], r"draft\.num_layers has no effect with method=lora"),
         (
             ["method=draft"],
-            r"lora\.\w+ has no effect with method=draft, which reads data, training and draft",
+            r"lora\.\w+ has no effect with method=draft, which trains a small model",
         ),
         (["num_layers=2"], r"num_layers is ambiguous; write medusa\.num_layers or draft\.num_layers"),
     ],
@@ -356,11 +356,15 @@ def test_settings_that_the_method_does_not_read(overrides, message):
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("draft", ["training.num_streams=2"], r"training\.num_streams is a setting of the streams, which method=draft"),
-        ("draft", ["stream_loss_weight=2"], r"training\.stream_loss_weight is a setting of the streams"),
+        ("draft", ["training.num_streams=2"], r"training\.num_streams has no effect with method=draft"),
+        ("draft", ["stream_loss_weight=2"], r"training\.stream_loss_weight has no effect with method=draft"),
         ("draft", ["tree.top_k=2"], r"tree\.top_k has no effect with method=draft"),
         ("draft", ["quantization=4bit"], "method=draft with quantization=4bit: a draft is trained in full"),
-        ("draft", ["adapter=x"], "adapter=x has no effect with method=draft, which trains layers of the bare base"),
+        (
+            "draft",
+            ["adapter=x"],
+            "adapter=x has no effect with method=draft, which trains a small model of some of the bare",
+        ),
         ("draft", ["draft.num_layers=0"], r"draft\.num_layers=0: a draft has at least one layer"),
         ("medusa", ["lora.r=4"], r"lora\.r has no effect with method=medusa"),
         ("medusa", ["num_heads=0"], r"medusa\.num_heads=0"),
