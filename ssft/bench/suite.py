@@ -19,10 +19,10 @@ from ssft.bench.answers import encode_rows
 from ssft.bench.measure import measure
 from ssft.bench.methods import Setting
 from ssft.bench.peers import Ready, ready_methods
-from ssft.bench.quality import Questions, quality_result, questions_of, score_answers
+from ssft.bench.quality import quality_result, questions_of, score_answers
 from ssft.bench.result import BenchResult, SuiteResult, TaskResult
 from ssft.bench.spec_bench import row_categories
-from ssft.errors import ConfigError, DataError
+from ssft.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class SuiteSettings:
         """The methods over an adapter, and why the others cannot run; see `peers.ready_methods`."""
         return ready_methods(self.methods, Setting(adapted, self.max_new_tokens, self.batch_size, peers))
 
-    def measure(self, adapted: Any, rows: Sequence[dict[str, Any]], ready: Ready) -> BenchResult:
-        """The methods on the prompts of rows, their categories apart."""
+    def measure(self, adapted: Any, rows: Sequence[dict[str, Any]], ready: Ready, whose: str = "") -> BenchResult:
+        """The methods on the prompts of rows, their categories apart; for `whose` see `encode_rows`."""
         return measure(
             adapted,
-            encode_rows(adapted, rows),
+            encode_rows(adapted, rows, whose),
             ready[0],
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
@@ -75,10 +75,6 @@ class SuiteSettings:
             categories=row_categories(rows),
             left_out=ready[1],
         )
-
-    def score(self, adapted: Any, questions: Questions) -> list[dict[str, float]]:
-        """Scores of an adapter's answers."""
-        return score_answers(adapted, questions, self.max_new_tokens, self.progress)
 
 
 def run_suite(
@@ -144,23 +140,20 @@ def _run_task(task: Task, settings: SuiteSettings, place: str) -> Iterator[TaskR
     if settings.progress:
         without = f"; left out: {', '.join(left_out)}" if left_out else ""
         print(f"{place}: {len(rows)} prompts with {', '.join(methods)}{without}", file=sys.stderr)
-    try:
-        found = TaskResult(settings.measure(adapted, rows, ready))
-    except DataError as error:
-        raise DataError(f"prompts of {task.name}: {error}") from error
+    found = TaskResult(settings.measure(adapted, rows, ready, f"prompts of {task.name}: "))
     yield found
     if found.bench.interrupted:
         raise KeyboardInterrupt
     if questions is None:
         return
     methods.clear()  # their heads and drafts are not needed for the answers
-    scores = settings.score(adapted, questions)
+    scores = score_answers(adapted, questions, settings.max_new_tokens, settings.progress)
     found.quality = quality_result(questions.metric, scores)
     yield found
     if task.load_twin is not None:
         del adapted, methods, ready  # one model at a time
         _free()
-        twin = settings.score(task.load_twin(), questions)
+        twin = score_answers(task.load_twin(), questions, settings.max_new_tokens, settings.progress)
         found.quality = quality_result(questions.metric, scores, twin, task.twin_unlike)
         yield found
 

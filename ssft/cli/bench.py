@@ -36,9 +36,9 @@ from ssft.cli._options import (
     json_option,
     limit_option,
     max_new_tokens_option,
+    print_table,
     seed_option,
     set_threads,
-    table,
     threads_option,
 )
 from ssft.cli._result import deliver, file_option
@@ -144,14 +144,14 @@ def train_command(
     from ssft.recipes.recipe import load_recipe
 
     resolved = load_recipe(recipe, list(overrides))
-    from ssft.bench.train_step import heading, measure_recipe, table_rows
+    from ssft.bench.train_step import heading, measure_recipe, step_table
 
     set_threads(threads)
     result = measure_recipe(resolved, **settings)  # the options that are left, by their names
 
     def show() -> None:
         click.echo(heading(result))
-        table(table_rows(result), ["trainer", "ms per step", "ratio (95 % interval)", "peak memory"])
+        print_table(step_table(result))
 
     deliver(result, output, as_json, show)
 
@@ -180,7 +180,7 @@ def profile_command(
     """Show where a pass with ADAPTER's streams spends its time, beside a plain pass."""
     from torch import get_num_threads
 
-    from ssft.bench.profile import profile, table_rows
+    from ssft.bench.profile import profile, profile_table
 
     adapted = opening.open(adapter, tree)
     prompts = load_prompts(adapted, adapter, data, limit)
@@ -200,7 +200,7 @@ def profile_command(
     def show() -> None:
         where = f"batch {batch_size}, {adapted.precision} on {adapted.device}"
         click.echo(f"{adapted.active.name}: {len(prompts)} prompts, {where}")
-        table(table_rows(profiles), ["ms per pass", *(title for name in profiles for title in (name, "share"))])
+        print_table(profile_table(profiles))
 
     deliver(result, output, as_json, show)
 

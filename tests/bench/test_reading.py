@@ -50,7 +50,7 @@ ABSENT = object()
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("format",), 2, "format 2, this version of ssft reads format 1"),
+        (("format",), 1, "format 1, this version of ssft reads format 2"),
         (("format",), None, "format None"),
         (("surprise",), 1, "`surprise` is unknown"),
         ((*PLAIN, "joules"), 1, "`tasks.sql.bench.methods.plain.joules` is unknown"),

@@ -7,11 +7,12 @@ import pytest
 from fake_adapted import fake_adapted
 
 from ssft.bench import suite
-from ssft.bench.answers import decode_prompts, encode_rows
+from ssft.bench.answers import encode_rows
 from ssft.bench.methods import generate_static, method_names
 from ssft.bench.metrics import choose_metric
-from ssft.bench.quality import mean_interval, quality_result, questions_of, summarise
+from ssft.bench.quality import quality_result, questions_of, summarise
 from ssft.bench.spec_bench import row_categories
+from ssft.bench.statistics import mean_interval
 from ssft.bench.suite import SuiteSettings, Task, run_suite
 from ssft.errors import ConfigError, DataError, GenerationError
 
@@ -25,7 +26,7 @@ def settings(**changes):
 
 def with_own_answers(adapted, tokens):
     """`ROWS`, each with what the adapter answers as the right completion."""
-    results = decode_prompts(adapted, encode_rows(adapted, ROWS), False, tokens, 1, progress=False)
+    results = adapted.complete(encode_rows(adapted, ROWS), max_new_tokens=tokens, speculate=False)
     texts = [adapted.decode(result.token_ids) for result in results]
     return [{**row, "completion": text} for row, text in zip(ROWS, texts, strict=True)]
 
@@ -177,7 +178,7 @@ def interrupted(monkeypatch, task, stop):
 
     def stopping(names, setting):
         methods, left_out = ready(names, setting)
-        if setting.adapted.name == task:
+        if setting.adapted.active.name == task:
             methods["plain"] = Stopping(methods["plain"], stop)
         return methods, left_out
 
@@ -186,7 +187,7 @@ def interrupted(monkeypatch, task, stop):
 
 def named(name):
     adapted = fake_adapted()
-    adapted.name = name
+    adapted.active.name = name
     return adapted
 
 

@@ -11,13 +11,15 @@ from ssft.errors import ConfigError
 
 ROOT = Path("outputs/peers")
 FACTS = {
-    "data": ("data", "train", "name"),
-    "rows": ("train_rows",),
-    "steps": ("steps",),
-    "seconds": ("train_seconds",),
-    "device": ("device",),
+    "data": ["data", "train", "name"],
+    "rows": ["train_rows"],
+    "steps": ["steps"],
+    "seconds": ["train_seconds"],
+    "device": ["device"],
 }
 """What is told of a training, and where a provenance has it."""
+TEXTS = ("data", "device")
+"""Those of `FACTS` that are no numbers."""
 
 
 def find_part(setting: Setting, method: str, part: str, marker: str, what: str) -> Path:
@@ -26,13 +28,14 @@ def find_part(setting: Setting, method: str, part: str, marker: str, what: str) 
     Raises:
         ConfigError: there is none; names the command that makes `what`.
     """
-    peers = ROOT / setting.adapted.active.name if setting.peers is None else setting.peers
+    name = setting.adapted.active.name
+    peers = setting.peers or ROOT / name
     folder = peers / part
     if setting.peers is None or not (folder / marker).is_file():
         where = "no folder of peers was given" if setting.peers is None else f"{folder} holds none"
         raise ConfigError(
-            f"{setting.adapted.active.name!r} has no {what} to draft with: {where}; leave {method} out of --methods or "
-            f"make one with {command(setting.adapted.active.name, method, folder)}, then give --peers {peers.parent}"
+            f"{name!r} has no {what} to draft with: {where}; leave {method} out of --methods or make one with "
+            f"{command(name, method, folder)}, then give --peers {peers.parent}"
         )
     return folder
 
@@ -40,10 +43,9 @@ def find_part(setting: Setting, method: str, part: str, marker: str, what: str) 
 def command(name: str, method: str, folder: Path) -> str:
     """The command that trains what `method` needs for the adapter `name` into `folder`; the shipped recipes are for
     SQL."""
+    recipe = f"baselines/medusa_sql adapter=<folder of {name}>" if method == "medusa" else "baselines/draft_sql"
     data = "" if name == "sql" else f"data.train=<rows that {name} was trained on> "
-    if method == "medusa":
-        return f"`ssft train baselines/medusa_sql adapter=<folder of {name}> {data}--output {folder}`"
-    return f"`ssft train baselines/draft_sql {data}--output {folder}`"
+    return f"`ssft train {recipe} {data}--output {folder}`"
 
 
 def read_training(folder: Path) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def training(provenance: Any) -> dict[str, Any]:
         value = provenance
         for part in path:
             value = value.get(part) if isinstance(value, dict) else None
-        texts = key in ("data", "device")
-        if (type(value) is str and value) if texts else (type(value) in (int, float) and math.isfinite(value)):
+        told = bool(value) if type(value) is str else type(value) in (int, float) and math.isfinite(value)
+        if told and isinstance(value, str) == (key in TEXTS):
             found[key] = value
     return found

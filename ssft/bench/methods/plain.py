@@ -5,15 +5,12 @@ from typing import Any
 from ssft.bench.methods import DecodingMethod
 from ssft.decoding.request import Generation
 
-NAME = "plain"
-DESCRIPTION = "greedy decoding, one token per pass, in the loop that also decodes with streams"
-KIND = "plain"
-LOSSLESS = True
-
 
 class Method(DecodingMethod):
     """One token per pass of the adapted model."""
 
+    DESCRIPTION = "greedy decoding, one token per pass, in the loop that also decodes with streams"
+    KIND = "plain"
     drafting: dict[str, Any] = {"speculate": False}  # noqa: RUF012 (never changed)
     """What `MultiAdapterModel.complete` is told of drafts."""
 
