@@ -90,7 +90,10 @@ def test_limit_takes_the_first_questions_of_each_category(adapted, write):
         ([1], "line 2: category is missing"),
         ({"turns": ["a"]}, r"line 2: category is missing; give Spec-Bench's question\.jsonl"),
         ({"category": " ", "turns": ["a"]}, "line 2: category=' ', expected a text"),
-        ({"category": "qa", "messages": []}, "line 2: turns is missing; .*; rows with `messages` .* go with --data FILE"),
+        (
+            {"category": "qa", "messages": []},
+            "line 2: turns is missing; .*; rows with `messages` .* go with --data FILE",
+        ),
         ({"category": "qa", "turns": []}, r"line 2: turns=\[\], expected a list of texts"),
         ({"category": "qa", "turns": "a"}, "line 2: turns='a', expected a list of texts"),
         ({"category": "qa", "turns": ["a", " "]}, "line 2: turns=.'a', ' '., expected a list of texts"),

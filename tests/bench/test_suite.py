@@ -45,7 +45,8 @@ def test_every_task_is_measured_and_saved_as_soon_as_it_is_done():
     bench = result.tasks["two"].bench
     assert (bench.rows, bench.rounds, bench.max_new_tokens, list(bench.methods)) == (2, 1, 3, ["plain", "streaming"])
     assert bench.methods["streaming"].identical == 2
-    assert (result.device, result.precision, result.command) == ("cpu: test, 1 threads", "float32", "ssft bench tasks")
+    assert (result.precision, result.command) == ("float32", "ssft bench tasks")
+    assert result.device.startswith("cpu: ")
     assert result.versions["torch"]
     assert result.created.endswith("+00:00")
     assert all(task.quality is None for task in result.tasks.values())
@@ -185,14 +186,8 @@ def interrupted(monkeypatch, task, stop):
     monkeypatch.setattr(suite, "ready_methods", stopping)
 
 
-def named(name):
-    adapted = fake_adapted()
-    adapted.active.name = name
-    return adapted
-
-
 def two_tasks(rows=ROWS):
-    return [Task(name, rows, lambda name=name: named(name)) for name in ("one", "two")]
+    return [Task(name, rows, lambda name=name: fake_adapted(name=name)) for name in ("one", "two")]
 
 
 def test_an_interruption_keeps_what_is_finished(monkeypatch, capsys):
