@@ -54,14 +54,8 @@ def measure(
 
     A Ctrl-C after at least one finished round returns what is there, with `interrupted` set.
     """
-    if REFERENCE not in methods:
-        raise ConfigError(
-            f"speed-up is measured against {REFERENCE!r}, which is not among {', '.join(methods)}; add it"
-        )
     if not prompts or rounds < 1:
         raise ConfigError(f"{len(prompts)} prompts, {rounds} rounds: a measurement needs at least one of each")
-    if categories is not None and len(categories) != len(prompts):
-        raise ConfigError(f"{len(categories)} categories for {len(prompts)} prompts; give one for each prompt")
     lengths = [len(prompt) for prompt in prompts]
     units = category_batches(lengths, batch_size, categories)
     peaks: dict[str, int | None] = {}

@@ -97,38 +97,36 @@ def run_suite(
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     done: dict[str, TaskResult] = {}
 
-    def result(interrupted: bool) -> SuiteResult:
+    def saved(interrupted: bool) -> SuiteResult:
         first = next(iter(done.values())).bench
         facts = (first.device, first.precision, first.threads, first.versions)
-        return SuiteResult(dict(done), *facts, interrupted, created, command)
+        result = SuiteResult(dict(done), *facts, interrupted, created, command)
+        save(result)
+        return result
 
-    interrupted = False
     for number, task in enumerate(tasks, start=1):
         begin, place = time.perf_counter(), f"{number}/{len(tasks)} {task.name}"
         try:
             for found in _run_task(task, settings, place):
                 found.bench.data, found.bench.command = task.data, command
                 done[task.name] = found
-            if settings.progress:
-                print(f"{place}: done in {time.perf_counter() - begin:,.0f} s", file=sys.stderr)
-            if number < len(tasks):
-                save(result(interrupted=True))
-        except KeyboardInterrupt:
+        except (Exception, KeyboardInterrupt) as error:
             if not done:
                 raise
-            interrupted = True
-            print(f"interrupted: the result covers {', '.join(done)}", file=sys.stderr)
-            break
-        except Exception:  # whatever it is: the tasks before it took minutes, and it is raised again
-            if done:
-                save(result(interrupted=True))
-                print(f"{task.name} failed; the result covers {', '.join(done)}", file=sys.stderr)
+            how = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{task.name} failed"
+            print(f"{how}: the result covers {', '.join(done)}", file=sys.stderr)
+            # Whatever the error is: the tasks before it took minutes.
+            result = saved(interrupted=True)
+            if isinstance(error, KeyboardInterrupt):
+                return result
             raise
         finally:
             _free()
-    whole = result(interrupted)
-    save(whole)
-    return whole
+        if settings.progress:
+            print(f"{place}: done in {time.perf_counter() - begin:,.0f} s", file=sys.stderr)
+        if number < len(tasks):
+            saved(interrupted=True)
+    return saved(interrupted=False)
 
 
 def _run_task(task: Task, settings: SuiteSettings, place: str) -> Iterator[TaskResult]:

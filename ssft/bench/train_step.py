@@ -126,24 +126,20 @@ def _make_ready(trainer: Any) -> None:
     trainer.current_gradient_accumulation_steps = 1
 
 
-def heading(result: StepResult) -> str:
-    """One line: what was measured, on what."""
-    return (
+def step_table(result: StepResult) -> Table:
+    """One row per trainer, under a line that says what was measured, on what."""
+    title = (
         f"{result.recipe}: γ={result.num_streams}, N_s={result.num_msa_layers}, {result.batches} batches of "
         f"{result.batch_size} ({result.tokens:.0f} tokens, {result.completion_tokens:.0f} with loss), "
         f"{result.rounds} rounds, {result.precision} on {result.device}"
     )
-
-
-def step_table(result: StepResult) -> Table:
-    """One row per trainer."""
     ratio = Estimate(result.ratio, result.ratio_interval)
     rows = [
         [label, 1e3 * result.seconds[name], ratios, result.peak_bytes[name]]
         for name, label, ratios in ((PLAIN, "TRL SFTTrainer, LoRA", 1), (STREAMING, "StreamSFTTrainer", ratio))
     ]
     columns = [Column("ms per step", ",.1f"), Column("ratio (95 % interval)", ".2f"), Column("peak memory", BYTES)]
-    return Table("", ["trainer", *columns], rows)
+    return Table(title, ["trainer", *columns], rows)
 
 
 def _step(trainer: Any, batch: dict[str, Any]) -> None:

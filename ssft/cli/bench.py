@@ -144,16 +144,11 @@ def train_command(
     from ssft.recipes.recipe import load_recipe
 
     resolved = load_recipe(recipe, list(overrides))
-    from ssft.bench.train_step import heading, measure_recipe, step_table
+    from ssft.bench.train_step import measure_recipe, step_table
 
     set_threads(threads)
     result = measure_recipe(resolved, **settings)  # the options that are left, by their names
-
-    def show() -> None:
-        click.echo(heading(result))
-        print_table(step_table(result))
-
-    deliver(result, output, as_json, show)
+    deliver(result, output, as_json, lambda: print_table(step_table(result)))
 
 
 @command.command("profile")

@@ -9,7 +9,7 @@ from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench import methods
 from ssft.bench.methods import KINDS, DecodingMethod, Setting, build_methods, method_module, method_names, parse_methods
-from ssft.bench.methods._peers import read_training
+from ssft.bench.methods._peers import training
 from ssft.bench.methods._transformers import truncate
 from ssft.errors import ConfigError, GenerationError
 from ssft.runtime.batching import length_batches
@@ -142,8 +142,8 @@ def test_extra_parameters_are_those_of_the_streams():
 def test_training_is_that_of_the_bundle_and_plain_methods_have_none(tmp_path):
     adapted = fake_adapted()
     assert [method.training for method in build_methods(NAMES, Setting(adapted, 4, 1)).values()] == [{}, {}, {}]
-    provenance = {"train_seconds": 1.5, "history": [{"loss": 1.0}], "steps": 3}
-    adapted.active.bundle = SimpleNamespace(path=tmp_path, provenance=provenance, loras=())
+    adapted.active.bundle = SimpleNamespace(path=tmp_path, loras=())
+    (tmp_path / "provenance.json").write_text('{"train_seconds": 1.5, "history": [{"loss": 1.0}], "steps": 3}')
     (tmp_path / "streams.safetensors").write_bytes(b"12345")
     built = build_methods(NAMES, Setting(adapted, 4, 1))
     assert [method.extra_bytes for method in built.values()] == [0, 0, 5]
@@ -160,15 +160,15 @@ def test_training_is_that_of_the_bundle_and_plain_methods_have_none(tmp_path):
         ("{broken", {}),
         ("[" * 100_000, {}),
         ("[1]", {}),
-        ('{"data": {"train": "rows"}, "steps": true, "train_rows": NaN, "train_seconds": "1", "device": 5}', {}),
+        ('{"data": {"train": "rows"}, "steps": true, "train_rows": NaN, "train_seconds": [1], "device": null}', {}),
         ('{"data": "rows", "steps": 4}', {"steps": 4}),
         ('{"data": {"train": {"name": "rows.jsonl"}}, "train_rows": 8}', {"data": "rows.jsonl", "rows": 8}),
     ],
 )
 def test_a_provenance_tells_what_it_can(tmp_path, text, found):
-    assert read_training(tmp_path) == {}
+    assert training(tmp_path) == {}
     (tmp_path / "provenance.json").write_text(text)
-    assert read_training(tmp_path) == found
+    assert training(tmp_path) == found
 
 
 def test_parse_methods_puts_the_baseline_first_once():

@@ -50,12 +50,12 @@ def test_the_clock_charges_a_part_with_its_own_time_only(monkeypatch):
     ticks = iter([0, 1, 2, 3, 4, 10, 20, 21, 23, 24])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks))
     clock = Clock()
-    with clock.part("outer"):  # 0
-        with clock.part("inner"):  # 1
-            with clock.part("innermost"):  # 2 to 3
-                pass
-            # 4
-        # 10
+    clock.start("outer")  # 0
+    clock.start("inner")  # 1
+    with clock.part("innermost"):  # 2 to 3
+        pass
+    clock.stop()  # 4
+    clock.stop()  # 10
     with clock.part(PROMPT), clock.part("inner"):  # 20; 21 to 23, inside a prompt's pass
         pass
     # 24

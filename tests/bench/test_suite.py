@@ -234,7 +234,7 @@ def test_an_error_among_the_answers_keeps_the_comparison_and_is_raised(monkeypat
     with pytest.raises(DataError, match="no answers"):
         run_suite(two_tasks([{**row, "completion": "1"} for row in ROWS]), settings(), "", saver(saved))
     assert saved == [(["one"], True)]
-    assert "one failed; the result covers one" in capsys.readouterr().err
+    assert "one failed: the result covers one" in capsys.readouterr().err
 
 
 def test_an_interruption_before_anything_is_finished_ends_the_run(monkeypatch):

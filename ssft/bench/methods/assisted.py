@@ -42,7 +42,7 @@ class Method(_transformers.DraftingMethod):
         self.extra_parameters = sum(parameter.numel() for parameter in self.draft.parameters())
         # The draft's tokenizer is the base's.
         self.extra_bytes = sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
-        self.training = _peers.read_training(self.folder)
+        self.training = _peers.training(self.folder)
 
     def _refuse(self, why: str) -> None:
         command = _peers.command(self.adapted.active.name, self.name, self.folder)

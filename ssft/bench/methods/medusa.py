@@ -14,8 +14,8 @@ class Method(plain.Method):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         folder = _peers.find_part(setting, self.name, "medusa", CONFIG, "Medusa heads")
-        heads = load_medusa(folder, setting.adapted)
-        self.drafting = {"drafter": MedusaDrafter(heads)}
-        self.extra_parameters = heads.count()
+        self.heads = load_medusa(folder, setting.adapted)
+        self.drafting = {"drafter": MedusaDrafter(self.heads)}
+        self.extra_parameters = self.heads.count()
         self.extra_bytes = (folder / WEIGHTS).stat().st_size
-        self.training = _peers.read_training(folder)  # the heads'; the adapter's own comes before it
+        self.training = _peers.training(folder)  # the heads'; the adapter's own comes before it

@@ -26,4 +26,4 @@ class Method(plain.Method):
         if bundle is not None:  # streams that were saved
             files = [bundle.path / name for name in (STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)]
             self.extra_bytes = sum(file.stat().st_size for file in files if file.exists())
-            self.training = _peers.training(bundle.provenance)
+            self.training = _peers.training(bundle.path)
