@@ -43,7 +43,7 @@ def training(folder: Path) -> dict[str, Any]:
     told = told_by(folder)
     source: Any = told.get("data")
     source = source.get("train") if isinstance(source, dict) else None
-    facts = {
+    facts: dict[str, Any] = {
         "data": source.get("name") if isinstance(source, dict) else None,
         "rows": told.get("train_rows"),
         "steps": told.get("steps"),
