@@ -45,7 +45,6 @@ class Method(DecodingMethod):
         )
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
-        """Greedy continuation of each prompt, in order."""
         return [self._one(prompt) for prompt in prompts]
 
     def _one(self, prompt: list[int]) -> Generation:

@@ -15,7 +15,6 @@ class Method(DecodingMethod):
     """What `MultiAdapterModel.complete` is told of drafts."""
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
-        """Greedy continuation of each prompt, in order."""
         results: list[Generation] = self.adapted.complete(
             prompts, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, **self.drafting
         )
