@@ -35,7 +35,7 @@ class FakeTokenizer:
         return " ".join(map(str, ids))
 
 
-def fake_adapted(build=tiny_llama, streams=True, eos=(), scale=0.2, **changes):
+def fake_adapted(build=tiny_llama, streams=True, eos=(), scale=0.2, name="tiny", **changes):
     """Streams are random, so drafts are mostly rejected; the tree is wide, so that some are not. scale: the LoRA's."""
     config = StreamConfig(num_streams=3, num_msa_layers=2) if streams else None
     model = with_adapter(build(**changes), config, scale=scale)
@@ -44,9 +44,9 @@ def fake_adapted(build=tiny_llama, streams=True, eos=(), scale=0.2, **changes):
     base.generation_config.eos_token_id = base.generation_config.pad_token_id = None
     adapted = MultiAdapterModel(base, FakeTokenizer(), "tiny-base")
     # The base has the LoRA in its weights.
-    adapter = Adapter("tiny", streams=modules, tree=TreeConfig(max_nodes=48, top_k=20))
+    adapter = Adapter(name, streams=modules, tree=TreeConfig(max_nodes=48, top_k=20))
     adapted.bank.put(adapter, LoraWeights({}, torch.float32, [], []))
-    adapted.set_adapter("tiny")
+    adapted.set_adapter(name)
     adapted.eos_token_ids, adapted.device = set(eos), "cpu: test, 1 threads"
     return adapted
 

@@ -101,8 +101,6 @@ def _method(name: str, row: Row, prompt: float, baseline: float, baseline_decode
         tokens_per_second=TOKENS / seconds,
         speedup=speedup,
         speedup_interval=(speedup - half, speedup + half),
-        speedup_mean=speedup,
-        speedup_spread=half / 2,
         decode_speedup=(baseline_decode / (TOKENS - ROWS)) / (decode / (TOKENS - first)),
         identical=ROWS,
         extra_parameters=parameters,
@@ -117,7 +115,7 @@ def sample_yardstick() -> MethodResult:
     """Another program, whose text is its own: no speed-up, no identity."""
     method = copy.deepcopy(sample_bench().methods["plain"])
     method.kind, method.lossless, method.tokens_per_second = "yardstick", False, 41.0
-    method.speedup = method.speedup_interval = method.speedup_mean = method.speedup_spread = None
+    method.speedup = method.speedup_interval = None
     method.decode_speedup = method.identical = method.peak_bytes = None
     return method
 

@@ -57,7 +57,7 @@ SMALL = {
     "bench --compare": [],
     "bench tasks": [*BENCH, "--quality-limit", "1"],
     "bench profile": DECODE,
-    "bench adapters": [*DECODE, "--rounds", "1", "--adapters", "3", "--skip", "account"],
+    "bench adapters": [*DECODE, "--rounds", "1", "--adapters", "3"],
     "bench train": ["--batches", "1", "--rounds", "1", *TRAIN],
     "train": TRAIN,
     "train baselines/medusa_sql": [*PEER, "medusa.num_heads=2"],

@@ -1,7 +1,4 @@
-"""Batches over many adapters: two ways of running the same rows on one `MultiAdapterModel`, compared within rounds.
-
-A ratio is the speed of the second way over that of the first: 1 is no cost, 0.9 a tenth of the speed.
-"""
+"""Batches over many adapters: two ways of running the same rows on one `MultiAdapterModel`, compared within rounds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,146 +7,101 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from ssft.bench.identity import compare_outputs, top_margin
-from ssft.bench.result import PASSES, TOKENS, BatchResult, Comparison, MixedResult, RowDifference
+from ssft.bench.identity import add_margins, compare_outputs
+from ssft.bench.result import AdaptersResult, Comparison
 from ssft.bench.rounds import Timed, Way, timed_rounds
-from ssft.bench.statistics import bootstrap_interval, round_ratios, speedup, spread
+from ssft.bench.statistics import bootstrap_interval, speedup
 from ssft.runtime.batching import length_batches
 
 ROWS = 8
-"""Rows of a batch where batches are mixed."""
+"""Rows of a batch where adapters are mixed."""
 COPIES = 4
+SIZES = (1, 2, 4, 8)
+"""Rows of a batch of one adapter."""
 
-Batch = tuple[list[list[int]], list[str | None]]
-"""Prompts, and the adapter of each."""
+Batch = list[tuple[str, list[int]]]
+"""Rows: adapter and prompt."""
 
 
-def compare(timed: Mapping[str, Timed], unit: str = TOKENS, same_rows: bool = True, seed: int = 0) -> Comparison:
+def measure_batches(
+    model: Any,
+    paths: Mapping[str, Path],
+    rows: Mapping[str, Sequence[list[int]]],
+    result: AdaptersResult,
+    progress: bool = True,
+) -> None:
+    """Comparisons one after another, and the rows of mixed batches that differ, into the result, which says how many
+    rounds and tokens. `rows`: name -> prompts that fill batches of `ROWS`."""
+
+    def run(batch: Batch, speculate: bool = True) -> list[dict[str, Any]]:
+        names, prompts = zip(*batch, strict=True)
+        settings = {"max_new_tokens": result.max_new_tokens, "return_dict": True, "speculate": speculate}
+        # The token ids that come back have been copied from the device: nothing is left in its queue.
+        found: list[dict[str, Any]] = model.generate(list(prompts), adapter=list(names), **settings)
+        return found
+
+    def plainly(batch: Batch) -> list[dict[str, Any]]:
+        return run(batch, speculate=False)
+
+    def comparison(title: str, ways: Mapping[str, Sequence[Batch]], same_rows: bool = True) -> None:
+        """Time two ways, the baseline first; the one that is called "plain" does not speculate."""
+        timers = {name: Way(plainly if name == "plain" else run, batches) for name, batches in ways.items()}
+        timed = timed_rounds(timers, result.rounds, result.seed, progress)
+        result.comparisons.append(compare(title, timed, same_rows, result.seed))
+
+    first, *others = paths
+    own = [(first, prompt) for prompt in rows[first]]
+    copies = {f"{first}#{number}": paths[first] for number in range(COPIES)}
+    with loaded(model, {first: paths[first], **copies}):
+        # Copies have tensors of their own: what is left is the cost of telling rows apart.
+        four = list(zip(cycle(copies), rows[first], strict=False))
+        comparison("mixed copies", {"one adapter": in_batches(own), "four copies": in_batches(four)})
+    with loaded(model, paths):
+        # The next prompt of the next adapter, and so on: the rows of the batches of one adapter, in another order.
+        longest = max(map(len, rows.values()))
+        order = [(name, rows[name][at]) for at in range(longest) for name in paths if at < len(rows[name])]
+        if others:
+            apart = [batch for name in paths for batch in in_batches([(name, prompt) for prompt in rows[name]])]
+            comparison("mixed tasks", {"apart": apart, "mixed": in_batches(order)}, same_rows=False)
+        mixed = [row["token_ids"] for batch in in_batches(order) for row in run(batch)]
+        for name in paths:
+            got = [ids for (owner, _), ids in zip(order, mixed, strict=True) if owner == name]
+            alone = [plainly([(name, prompt)])[0]["token_ids"] for prompt in rows[name]]
+            result.differences[name] = compare_outputs(alone, got)
+            model.set_adapter(name)  # whose margins they are
+            add_margins(model, rows[name], alone, result.differences[name])
+        result.mixed_rows = len(order)
+        for size in SIZES:
+            batches = [[own[row] for row in unit] for unit in length_batches([len(row[1]) for row in own], size)]
+            comparison(f"batches of {size}", {"plain": batches, "streaming": batches})
+
+
+def compare(title: str, timed: Mapping[str, Timed], same_rows: bool = True, seed: int = 0) -> Comparison:
     """The second of two ways against the first.
 
     `timed`: a unit's output is what `MultiAdapterModel.generate` returns of the batch's rows. `same_rows`: the texts,
     row by row, are meant to be the same.
     """
-    texts = [[[row["token_ids"] for batch in done for row in batch] for done in way.outputs] for way in timed.values()]
-    if unit == TOKENS:
-        counts = [sum(map(len, rounds[0])) for rounds in texts]
-    else:  # a batch lasts as long as its longest row
-        counts = [sum(max(row["calls"] for row in batch) for batch in way.outputs[0]) for way in timed.values()]
-    # Seconds per token or pass, [R, 1]: a text that differs and is shorter does not count as speed.
+    rows = [[[row for batch in done for row in batch] for done in way.outputs] for way in timed.values()]
+    texts = [[[row["token_ids"] for row in done] for done in rounds] for rounds in rows]
+    # Seconds per token, [R, 1]: a text that differs and is shorter does not count as speed.
     baseline, other = (
-        np.array(way.seconds).sum(axis=1, keepdims=True) / count
-        for way, count in zip(timed.values(), counts, strict=True)
+        np.array(way.seconds).sum(axis=1, keepdims=True) / sum(map(len, rounds[0]))
+        for way, rounds in zip(timed.values(), texts, strict=True)
     )
-    medians = [float(np.median(cost)) for cost in (baseline, other)]
     reference = texts[0][0]
-    identical = sum(
-        all(done[row] == ids for rounds in texts for done in rounds)
-        for row, ids in enumerate(reference if same_rows else [])
-    )
+    identical = sum(all(done[row] == ids for rounds in texts for done in rounds) for row, ids in enumerate(reference))
+    costs = zip(timed, (baseline, other), strict=True)
     return Comparison(
+        title=title,
         rows=len(reference),
-        unit=unit,
-        values=dict(zip(timed, [1 / m if unit == TOKENS else m for m in medians], strict=True)),
+        tokens_per_second={name: 1 / float(np.median(cost)) for name, cost in costs},
+        tokens_per_call=sum(map(len, texts[1][0])) / sum(row["calls"] for row in rows[1][0]),
         ratio=speedup(baseline, other),
         interval=bootstrap_interval(baseline, other, seed, least_units=1),
-        spread=spread(round_ratios(baseline, other)),
         identical=identical if same_rows else None,
     )
-
-
-class BatchRunner:
-    """Runs and times batches on one model."""
-
-    def __init__(self, model: Any, max_new_tokens: int, rounds: int, seed: int = 0, progress: bool = True) -> None:
-        """`rounds`: of every comparison, at least one. `seed`: order within the rounds, and the bootstrap."""
-        self.model = model
-        self.max_new_tokens = max_new_tokens
-        self.rounds, self.seed, self.progress = rounds, seed, progress
-
-    def run(self, batch: Batch, **settings: Any) -> list[dict[str, Any]]:
-        """What the model generates for each row."""
-        settings = {"max_new_tokens": self.max_new_tokens, "return_dict": True, **settings}
-        # The token ids that come back have been copied from the device: nothing is left in its queue.
-        results: list[dict[str, Any]] = self.model.generate(batch[0], adapter=batch[1], **settings)
-        return results
-
-    def way(self, batches: Sequence[Batch], **settings: Any) -> Way:
-        """The batches one after another."""
-        return Way(lambda batch: self.run(batch, **settings), batches)
-
-    def time(self, ways: Mapping[str, Way]) -> dict[str, Timed]:
-        """Every way in every round."""
-        return timed_rounds(ways, self.rounds, self.seed, self.progress)
-
-    def compare(
-        self, ways: Mapping[str, Sequence[Batch]], unit: str = TOKENS, same_rows: bool = True, **settings: Any
-    ) -> Comparison:
-        """Time two ways, the baseline first, and compare them."""
-        timed = self.time({name: self.way(batches, **settings) for name, batches in ways.items()})
-        return compare(timed, unit, same_rows, self.seed)
-
-    def differences(self, batches: Sequence[Batch], numbers: Sequence[int]) -> list[RowDifference]:
-        """Rows of the batches that differ from the row alone, decoded without speculation.
-
-        `numbers`: what to call each row. Margins are those of the row's own adapter, see `Difference`.
-        """
-        got = [row["token_ids"] for batch in batches for row in self.run(batch)]
-        rows = [row for batch in batches for row in zip(*batch, strict=True)]
-        bar = tqdm(rows, unit="row", delay=2, disable=None if self.progress else True, leave=False)
-        alone = [self.run(([prompt], [name]), speculate=False)[0]["token_ids"] for prompt, name in bar]
-        found = []
-        for place in compare_outputs(alone, got):
-            prompt, name = rows[place.row]
-            common = [*prompt, *alone[place.row][: place.position]]
-            margin = None if place.expected is None else self.margin(name, common)
-            number = numbers[place.row]
-            found.append(RowDifference(number, place.position, place.expected, place.got, margin, name))
-        return found
-
-    def margin(self, name: str | None, ids: list[int]) -> float:
-        """`top_margin` with an adapter's LoRA; None: of the bare base."""
-        with self.model.applied(adapter=name):
-            return top_margin(self.model.hooks.backbone, ids)
-
-
-def measure_mixed(
-    runner: BatchRunner, paths: Mapping[str, Path], rows: Mapping[str, Sequence[list[int]]]
-) -> MixedResult:
-    """See `MixedResult`; `rows`: name -> prompts that fill batches of `ROWS`."""
-    first = next(iter(paths))
-    own, count = rows[first], len(rows[first])
-    copies = {f"{first}#{number}": paths[first] for number in range(COPIES)}
-    one = in_batches(own, [first] * count)
-    with loaded(runner.model, {first: paths[first], **copies}):
-        four = in_batches(own, list(islice(cycle(copies), count)))
-        routing = runner.compare({"one adapter": one, "four copies": four})
-        bare = in_batches(own, [None] * count)
-        low_rank = runner.compare(
-            {"bare base": bare, "one adapter": one}, PASSES, same_rows=False, speculate=False, ignore_eos=True
-        )
-    with loaded(runner.model, paths):
-        # The next prompt of the next adapter, and so on: the rows of the batches of one adapter, in another order.
-        longest = max(map(len, rows.values()))
-        order = [(name, number) for number in range(longest) for name in paths if number < len(rows[name])]
-        mixed = in_batches([rows[name][number] for name, number in order], [name for name, _ in order])
-        tasks = None
-        if len(paths) > 1:
-            apart = [batch for name in paths for batch in in_batches(rows[name], [name] * len(rows[name]))]
-            tasks = runner.compare({"one task per batch": apart, "mixed": mixed}, same_rows=False)
-        differences = runner.differences(mixed, [number for _, number in order])
-    return MixedResult(routing, low_rank, tasks, len(order), len(order) - len(differences), differences)
-
-
-def measure_batches(runner: BatchRunner, name: str, prompts: Sequence[list[int]], size: int) -> BatchResult:
-    """Plain decoding against streaming with the loaded adapter `name`; prompts of like length stand together."""
-    units = length_batches([len(prompt) for prompt in prompts], size)
-    batches: list[Batch] = [([prompts[row] for row in unit], [name] * len(unit)) for unit in units]
-    timed = runner.time({"plain": runner.way(batches, speculate=False), "streaming": runner.way(batches)})
-    streamed = [row for batch in timed["streaming"].outputs[0] for row in batch]
-    tokens, calls = sum(len(row["token_ids"]) for row in streamed), sum(row["calls"] for row in streamed)
-    return BatchResult(size, tokens / calls, compare(timed, seed=runner.seed))
 
 
 def filled(prompts: Sequence[list[int]]) -> list[list[int]]:
@@ -157,10 +109,9 @@ def filled(prompts: Sequence[list[int]]) -> list[list[int]]:
     return list(islice(cycle(prompts), -(-len(prompts) // ROWS) * ROWS))
 
 
-def in_batches(prompts: Sequence[list[int]], names: Sequence[str | None]) -> list[Batch]:
+def in_batches(rows: Batch) -> list[Batch]:
     """Batches of `ROWS`, in the given order."""
-    starts = range(0, len(prompts), ROWS)
-    return [(list(prompts[start : start + ROWS]), list(names[start : start + ROWS])) for start in starts]
+    return [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
 
 
 @contextmanager

@@ -11,21 +11,20 @@ if TYPE_CHECKING:
     from ssft.runtime.model import MultiAdapterModel
 
 
-def encode_rows(adapted: MultiAdapterModel, rows: Sequence[dict[str, Any]]) -> list[list[int]]:
-    """Token ids of each row's prompt; raises `DataError` for one that leaves the answer no room."""
-    prompts = [adapted.encode(row) for row in rows]
-    check_prompts(prompts, adapted.hooks.backbone.context_length)
-    return prompts
+def encode_rows(adapted: MultiAdapterModel, rows: Sequence[dict[str, Any]], whose: str = "") -> list[list[int]]:
+    """`encode_row` of each row; `whose` opens the message of an error."""
+    return [encode_row(adapted, row, f"{whose}row {number}") for number, row in enumerate(rows, start=1)]
 
 
-def check_prompts(prompts: Sequence[list[int]], context: int) -> None:
-    """Raise `DataError` for a prompt that leaves the answer no room in `context` tokens."""
-    for number, prompt in enumerate(prompts, start=1):
-        if not 0 < len(prompt) < context:
-            raise DataError(
-                f"row {number}: the prompt has {len(prompt)} tokens; it needs at least one and fewer than the model's "
-                f"context of {context}; shorten or remove the row"
-            )
+def encode_row(adapted: MultiAdapterModel, row: dict[str, Any], where: str) -> list[int]:
+    """Token ids of the row's prompt; raises `DataError`, opening with `where`, if it leaves the answer no room."""
+    prompt, context = adapted.encode(row), adapted.hooks.backbone.context_length
+    if not 0 < len(prompt) < context:
+        raise DataError(
+            f"{where}: the prompt has {len(prompt)} tokens; it needs at least one and fewer than the model's context "
+            f"of {context}; shorten or remove the row"
+        )
+    return prompt
 
 
 def weights_sha256(adapted: MultiAdapterModel) -> str:

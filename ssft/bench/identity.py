@@ -9,29 +9,14 @@ import torch
 from ssft.bench.result import Difference
 
 
-def first_difference(expected: Sequence[int], got: Sequence[int]) -> int | None:
-    """0-based place of the first difference; the shorter length if one is the other's beginning; None if equal."""
-    # One output may end before the other; that is judged below.
-    for place, (left, right) in enumerate(zip(expected, got, strict=False)):
-        if left != right:
-            return place
-    return None if len(expected) == len(got) else min(len(expected), len(got))
-
-
-def compare_outputs(expected: Sequence[Sequence[int] | None], got: Sequence[Sequence[int] | None]) -> list[Difference]:
-    """Differences of two lists of outputs, one entry per prompt that differs, without margins.
-
-    A missing output, None or beyond the end of its list, differs from everything, from another missing one too: it
-    stands as one that ended before its first token.
-    """
+def compare_outputs(expected: Sequence[Sequence[int]], got: Sequence[Sequence[int]]) -> list[Difference]:
+    """The first difference of each prompt whose two outputs differ, without margins; an output that ends before the
+    other differs there."""
     differences = []
-    for row, (left, right) in enumerate(zip_longest(expected, got)):
-        missing = left is None or right is None
-        left, right = left or [], right or []
-        place = 0 if missing else first_difference(left, right)
-        if place is not None:
-            tokens = [output[place] if place < len(output) else None for output in (left, right)]
-            differences.append(Difference(row, place, *tokens))
+    for row, pair in enumerate(zip(expected, got, strict=True)):
+        places = enumerate(zip_longest(*pair))
+        if (found := next(((place, *tokens) for place, tokens in places if tokens[0] != tokens[1]), None)) is not None:
+            differences.append(Difference(row, *found))
     return differences
 
 
@@ -48,15 +33,12 @@ def top_margin(backbone: Any, ids: list[int]) -> float:
 
 
 def add_margins(
-    adapted: Any,
-    prompts: Sequence[list[int]],
-    expected: Sequence[list[int] | None],
-    differences: Iterable[Difference],
+    adapted: Any, prompts: Sequence[list[int]], expected: Sequence[list[int]], differences: Iterable[Difference]
 ) -> None:
     """Fill in the margins of `compare_outputs`, where the reference has not ended: one plain forward each, after the
     prompt and the common beginning."""
     for difference in differences:
         if difference.expected is not None:
-            common = (expected[difference.row] or [])[: difference.position]
+            common = expected[difference.row][: difference.position]
             with adapted.applied():
                 difference.margin = top_margin(adapted.hooks.backbone, [*prompts[difference.row], *common])

@@ -13,13 +13,13 @@ import torch
 
 from ssft.bench.answers import weights_sha256
 from ssft.bench.identity import add_margins
-from ssft.bench.methods import REFERENCE
+from ssft.bench.methods import REFERENCE, YARDSTICK
 from ssft.bench.peak_memory import peak_bytes
 from ssft.bench.result import BenchResult
-from ssft.bench.rounds import Rounds, Way
-from ssft.bench.summary import YARDSTICK, Record, summarise, traits
+from ssft.bench.rounds import Way, timed_rounds
+from ssft.bench.summary import Record, summarise
 from ssft.environment import versions
-from ssft.errors import ConfigError, SSFTError
+from ssft.errors import ConfigError, GenerationError, SSFTError
 from ssft.runtime.batching import length_batches
 
 WARM_UP_ERRORS = (SSFTError, RuntimeError, ValueError, torch.OutOfMemoryError)
@@ -54,34 +54,36 @@ def measure(
 
     A Ctrl-C after at least one finished round returns what is there, with `interrupted` set.
     """
-    if REFERENCE not in methods:
-        raise ConfigError(
-            f"speed-up is measured against {REFERENCE!r}, which is not among {', '.join(methods)}; add it"
-        )
     if not prompts or rounds < 1:
         raise ConfigError(f"{len(prompts)} prompts, {rounds} rounds: a measurement needs at least one of each")
-    if categories is not None and len(categories) != len(prompts):
-        raise ConfigError(f"{len(categories)} categories for {len(prompts)} prompts; give one for each prompt")
-    facts = {name: traits(name, method) for name, method in methods.items()}
     lengths = [len(prompt) for prompt in prompts]
     units = category_batches(lengths, batch_size, categories)
-    warm_up, largest = _warm_up(lengths, units)
     peaks: dict[str, int | None] = {}
     out = dict(left_out or {})
+
+    def size(unit: list[int]) -> int:
+        return len(unit) * max(lengths[index] for index in unit)
+
+    # What is compiled for the longest text is compiled with the longest prompt, before anything counts.
+    longest = max(units, key=lambda unit: (max(lengths[index] for index in unit), len(unit)))
+    smallest, largest = min(units, key=size), max(units, key=size)
 
     def way(name: str) -> Way:
         def run(unit: list[int]) -> Any:
             # The token ids that come back have been copied from the device, so nothing is left in its queue.
-            return methods[name].run([prompts[index] for index in unit])
+            outputs = methods[name].run([prompts[index] for index in unit])
+            if len(outputs) != len(unit):
+                raise GenerationError(f"the method {name} gave {len(outputs)} outputs for {len(unit)} prompts")
+            return outputs
 
-        def prepare() -> None:
-            for unit in warm_up:
-                run(unit)
+        def warm_up() -> None:
+            run(longest)
+            run(smallest)
             # The memory of a yardstick, which is another program, is not torch's.
-            device = torch.device("meta") if facts[name][0] == YARDSTICK else adapted.model.device
+            device = torch.device("meta") if methods[name].KIND == YARDSTICK else adapted.model.device
             peaks[name] = peak_bytes(device, lambda: run(largest))
 
-        return Way(run, units, prepare)
+        return Way(run, units, warm_up)
 
     def leave(name: str, error: Exception, warming_up: bool) -> None:
         """Go on without the method, if that is allowed."""
@@ -90,11 +92,11 @@ def measure(
             raise error
         out[name] = str(error) if isinstance(error, SSFTError) else f"{type(error).__name__}: {error}"
 
-    loop = Rounds({name: way(name) for name in methods}, rounds, seed, progress)
-    timed = loop.run(leave)
-    interrupted = loop.interrupted
-    records = {name: Record(*facts[name], units, done) for name, done in timed.items()}
-    plain = records[REFERENCE].ids()[: len(prompts)]
+    timed = timed_rounds({name: way(name) for name in methods}, rounds, seed, progress, partial=True, leave=leave)
+    records = {name: Record(methods[name], units, done) for name, done in timed.items()}
+    done_rounds = len(timed[REFERENCE].seconds)
+    interrupted = done_rounds < rounds
+    plain = records[REFERENCE].ids(0)
     compared = [record for record in records.values() if record.kind != YARDSTICK]
     for record in compared:
         record.find_differences(plain)
@@ -103,10 +105,9 @@ def measure(
             add_margins(adapted, prompts, plain, record.differences.values())
     except KeyboardInterrupt:
         interrupted = True
-    done_rounds = len(timed[REFERENCE].seconds)
     if interrupted:
         print(f"interrupted: the result covers {done_rounds} of {rounds} rounds", file=sys.stderr)
-    results, baseline = summarise(methods, records, categories, seed)
+    results, baseline = summarise(records, categories, seed)
     for name, result in results.items():
         result.peak_bytes = peaks[name]
     return BenchResult(
@@ -125,7 +126,7 @@ def measure(
         methods=results,
         baseline=baseline,
         left_out=out,
-        outputs=[list(ids or []) for ids in plain],
+        outputs=plain,
         adapter_sha256=weights_sha256(adapted),
         prompts_sha256=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
     )
@@ -143,18 +144,3 @@ def category_batches(
         for group in groups.values()
         for batch in length_batches([lengths[index] for index in group], batch_size)
     ]
-
-
-def _warm_up(lengths: Sequence[int], units: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
-    """Units to run before anything counts, and the largest unit, whose memory is taken then.
-
-    The first is the one with the longest prompt: what is compiled for the longest text is compiled there, and neither
-    in a round nor under the profiler of the memory. The second is the smallest.
-    """
-
-    def size(unit: list[int]) -> int:
-        return len(unit) * max(lengths[index] for index in unit)
-
-    longest = max(units, key=lambda unit: (max(lengths[index] for index in unit), len(unit)))
-    smallest, largest = min(units, key=size), max(units, key=size)
-    return [longest] if smallest is longest else [longest, smallest], largest

@@ -28,10 +28,11 @@ def peers_folder(root: Path | None, name: str) -> Path | None:
         return None
     if not root.is_dir():
         raise ConfigError(f"--peers {root}: no such folder; give the folder that holds {name}/ with {', '.join(PARTS)}")
-    if not (root / name).is_dir() and any((root / part).is_dir() for part in PARTS):
+    held = [part for part in PARTS if (root / part).is_dir()]
+    if held and not (root / name).is_dir():
         raise ConfigError(
-            f"--peers {root} holds {', '.join(part for part in PARTS if (root / part).is_dir())} itself; give the "
-            f"folder above it, which holds a folder per adapter, such as {name}/"
+            f"--peers {root} holds {', '.join(held)} itself; give the folder above it, which holds a folder per "
+            f"adapter, such as {name}/"
         )
     return root / name
 

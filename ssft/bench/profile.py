@@ -6,7 +6,7 @@ a part of their own and not in the milliseconds per pass.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from ssft.bench.rounds import Way, timed_rounds
 from ssft.decoding.scheduler import CACHE, DRAFT
 from ssft.decoding.step import HEAD, LAYERS, MASKS, PROMPT
 from ssft.runtime.batching import length_batches
+from ssft.tables import Column, Table
 
 STREAMS, REST = "layers with streams", "the rest"
 PARTS = (LAYERS, STREAMS, HEAD, DRAFT, MASKS, CACHE, REST)
@@ -25,34 +26,32 @@ PARTS = (LAYERS, STREAMS, HEAD, DRAFT, MASKS, CACHE, REST)
 class Clock:
     """Nested timers. A part's time excludes what was timed inside it, except inside the prompts' passes."""
 
-    def __init__(self, synchronize: Callable[[], None] | None = None) -> None:
-        """`synchronize` waits for a device that works asynchronously."""
+    def __init__(self, cuda: bool = False) -> None:
+        """`cuda`: wait for the GPU, which works asynchronously."""
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
-        self._synchronize = synchronize
-        self._stack: list[tuple[str, float, float]] = []  # part, begin, seconds timed inside
+        self._cuda = cuda
+        self._stack: list[tuple[str, float]] = []  # part, begin less the seconds timed inside
 
-    def now(self) -> float:
-        """Seconds, once the device has done what was asked of it."""
-        if self._synchronize is not None:
-            self._synchronize()
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
         return time.perf_counter()
 
     def start(self, part: str) -> None:
         """Enter a part; whatever happens inside a prompt's pass belongs to it."""
-        if any(outer == PROMPT for outer, _, _ in self._stack):
+        if any(outer == PROMPT for outer, _ in self._stack):
             part = PROMPT
-        self._stack.append((part, self.now(), 0.0))
+        self._stack.append((part, self._now()))
 
     def stop(self) -> None:
         """Leave the part that was entered last."""
-        part, begin, inside = self._stack.pop()
-        spent = self.now() - begin
-        self.seconds[part] += spent - inside
+        part, begin = self._stack.pop()
+        spent = self._now() - begin
+        self.seconds[part] += spent
         self.calls[part] += 1
-        if self._stack:
-            outer, outer_begin, outer_inside = self._stack[-1]
-            self._stack[-1] = (outer, outer_begin, outer_inside + spent)
+        for place, (outer, outer_begin) in enumerate(self._stack):
+            self._stack[place] = (outer, outer_begin + spent)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -70,7 +69,7 @@ def instrumented(adapted: Any, clock: Clock, streaming: bool) -> Iterator[None]:
     step, layers, streams = adapted.step, adapted.hooks.backbone.layers, adapted.active.streams
     before, step.timer = step.timer, clock.part
     handles = []
-    if streaming and streams is not None:
+    if streaming:
         first = layers[len(layers) - streams.config.num_msa_layers]
         # Before the hooks that insert the streams and after those that take them out: both belong to the streams.
         handles.append(first.register_forward_pre_hook(lambda *_: clock.start(STREAMS), prepend=True))
@@ -91,54 +90,44 @@ def profile(
     A pass of a batch counts once. Timers synchronise a GPU, so that the sum is above what `ssft bench` measures there.
     """
     batches = [[prompts[index] for index in batch] for batch in length_batches([len(p) for p in prompts], batch_size)]
-    synchronize = torch.cuda.synchronize if adapted.model.device.type == "cuda" else None
-    clocks: dict[str, Clock] = {}
+    names = ["plain", "streaming"] if adapted.active.streams is not None else ["plain"]
+    clocks = {name: Clock(adapted.model.device.type == "cuda") for name in names}
 
     def way(name: str) -> Way:
-        clock = clocks[name] = Clock(synchronize)
         streaming = name == "streaming"
 
         def decode(batch: list[list[int]]) -> Any:
             return adapted.complete(batch, max_new_tokens=max_new_tokens, speculate=streaming)
 
         def timed(batch: list[list[int]]) -> Any:
-            with instrumented(adapted, clock, streaming), clock.part(REST):
+            with instrumented(adapted, clocks[name], streaming), clocks[name].part(REST):
                 return decode(batch)
 
         return Way(timed, batches, lambda: decode(batches[0]))
 
-    names = ("plain", "streaming") if adapted.active.streams is not None else ("plain",)
     done = timed_rounds({name: way(name) for name in names}, 1, progress=progress)
     found = {}
     for name, clock in clocks.items():
         tokens = sum(len(row.token_ids) for batch in done[name].outputs[0] for row in batch)
-        found[name] = _result(clock, tokens, len(prompts), len(batches))
+        passes = clock.calls[MASKS]
+        milliseconds = {part: 1e3 * clock.seconds[part] for part in PARTS}
+        total = sum(milliseconds.values())
+        found[name] = Profile(
+            passes=passes,
+            tokens=tokens,
+            ms_per_pass=total / max(passes, 1),
+            ms_per_token=total / max(tokens - len(prompts), 1),
+            prompt_ms=1e3 * clock.seconds[PROMPT] / len(batches),
+            parts={part: Part(spent / max(passes, 1), spent / total) for part, spent in milliseconds.items()},
+        )
     return found
 
 
-def _result(clock: Clock, tokens: int, rows: int, batches: int) -> Profile:
-    """What a clock tells of `rows` prompts in `batches` batches with `tokens` tokens."""
-    passes = clock.calls[MASKS]
-    total = sum(clock.seconds[part] for part in PARTS)
-    return Profile(
-        passes=passes,
-        tokens=tokens,
-        ms_per_pass=1e3 * total / max(passes, 1),
-        ms_per_token=1e3 * total / max(tokens - rows, 1),
-        prompt_ms=1e3 * clock.seconds[PROMPT] / batches,
-        parts={
-            part: Part(1e3 * clock.seconds[part] / max(passes, 1), clock.seconds[part] / total if total else 0.0)
-            for part in PARTS
-        },
-    )
-
-
-def table_rows(profiles: Mapping[str, Profile]) -> list[list[str]]:
+def profile_table(profiles: Mapping[str, Profile]) -> Table:
     """One row per part of a pass, then the whole: for every way of decoding milliseconds and share."""
     ways = profiles.values()
-    rows = [
-        [part, *(cell for way in ways for cell in (f"{way.parts[part].ms:.3f}", f"{way.parts[part].share:.0%}"))]
-        for part in PARTS
-    ]
-    totals = (("whole pass", "ms_per_pass"), ("per token", "ms_per_token"), ("prompts' pass", "prompt_ms"))
-    return rows + [[title, *(c for way in ways for c in (f"{getattr(way, key):.3f}", ""))] for title, key in totals]
+    rows = [[part, *(cell for way in ways for cell in (way.parts[part].ms, way.parts[part].share))] for part in PARTS]
+    for title, key in (("whole pass", "ms_per_pass"), ("per token", "ms_per_token"), ("prompts' pass", "prompt_ms")):
+        rows.append([title, *(cell for way in ways for cell in (getattr(way, key), None))])
+    columns = [column for name in profiles for column in (Column(name, ".3f"), Column("share", ".0%"))]
+    return Table("", ["ms per pass", *columns], rows)

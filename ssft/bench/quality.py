@@ -16,11 +16,14 @@ from tqdm import tqdm
 from ssft.bench.answers import encode_rows
 from ssft.bench.metrics import AUTO, choose_metric, metric_module
 from ssft.bench.result import QualityResult
-from ssft.bench.statistics import SAMPLES, TAILS
+from ssft.bench.statistics import mean_interval
 from ssft.errors import DataError
 
 BATCH_SIZE = 8
 """Answers for quality are not timed, so they are decoded in batches."""
+
+Scores = Sequence[Mapping[str, float]]
+"""Metric -> value, of each row."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,17 @@ def score_answers(
 
 
 def quality_result(
-    metric: str,
-    adapter: Sequence[Mapping[str, float]],
-    twin: Sequence[Mapping[str, float]] | None = None,
-    unlike: Sequence[str] = (),
+    metric: str, adapter: Scores, twin: Scores | None = None, unlike: Sequence[str] = ()
 ) -> QualityResult:
     """Means with intervals from the scores of the same rows in the same order; without `twin` its fields are empty.
 
     `unlike`: for `QualityResult.twin_unlike`.
     """
-    means, intervals = summarise(adapter)
-    result = QualityResult(len(adapter), metric, means, intervals)
+    result = QualityResult(len(adapter), metric, *summarise(adapter))
     if twin is not None:
         result.twin, result.twin_intervals = summarise(twin)
         result.twin_unlike = list(unlike)
-        for name in means:
+        for name in result.adapter:
             columns = ([row[name] for row in rows] for rows in (adapter, twin))
             result.differences[name], result.difference_intervals[name] = paired_difference(*columns)
     return result
@@ -103,26 +102,14 @@ def row_references(row: Mapping[str, Any], where: str) -> list[str]:
     return references
 
 
-def mean_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the mean of `values`, drawn with replacement; a point where all are equal, so few rows
-    that are all right or all wrong say less than it looks."""
-    if not len(values):
-        raise ValueError("no values to average")
-    array = np.asarray(values, dtype=float)
-    random = np.random.default_rng(seed)
-    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(SAMPLES)]
-    low, high = np.quantile(means, TAILS)
-    return float(low), float(high)
-
-
 def paired_difference(own: Sequence[float], other: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Mean of `own` minus `other` over the same rows, and its 95 % interval: a row that is hard is hard for both."""
     gains = [left - right for left, right in zip(own, other, strict=True)]
     return sum(gains) / len(gains), mean_interval(gains)
 
 
-def summarise(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Metric -> its mean over `score_row`s, and metric -> that mean's 95 % interval over the rows."""
+def summarise(rows: Scores) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Metric -> its mean over the rows, and metric -> that mean's 95 % interval over the rows."""
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     metrics = {name: float(values.mean()) for name, values in columns.items()}
     return metrics, {name: mean_interval(values) for name, values in columns.items()}

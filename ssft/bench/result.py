@@ -5,7 +5,7 @@ SuiteResult            `ssft bench tasks`: one run over several adapters
     BenchResult        `ssft bench ADAPTER`: its methods, side by side
       MethodResult     one method
     QualityResult      the adapter's answers and its plain-LoRA twin's, scored
-AdaptersResult         `ssft bench adapters`: many adapters over one base, in sections
+AdaptersResult         `ssft bench adapters`: many adapters over one base
 StepResult             `ssft bench train`: a training step with streams beside a plain one
 Profile                `ssft bench profile`: one way of decoding, by the parts of a pass
 """
@@ -13,10 +13,8 @@ Profile                `ssft bench profile`: one way of decoding, by the parts o
 from dataclasses import dataclass, field
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 """Version of the JSON that `--compare` reads."""
-TOKENS, PASSES = "tokens/s", "seconds/pass"
-"""Units of a `Comparison`."""
 
 
 @dataclass
@@ -61,16 +59,15 @@ class MethodResult:
 
     speedup: median over the rounds of the paired ratio of seconds per token, baseline / method (where texts are the
     same, that is the ratio of seconds; a text that differs and is shorter is no speed); speedup_interval: its bootstrap
-    95 % interval over rounds and batches of prompts, None where there is one of either; speedup_mean, speedup_spread:
-    mean and standard deviation of the rounds' ratios. decode_speedup: the same median without the first passes, their
-    seconds and their tokens. None of them exists for a yardstick (None).
+    95 % interval over rounds and batches of prompts, None where there is one of either. decode_speedup: the same median
+    without the first passes, their seconds and their tokens. None of them exists for a yardstick (None).
 
-    identical: prompts whose ids equal plain's in every round (a missing output counts as different); differences: the
-    first of each prompt that is not. accepted: [depth] passes that accepted so deep, for methods that draft a tree.
+    identical: prompts whose ids equal plain's in every round; differences: the first of each prompt that is not.
+    accepted: [depth] passes that accepted so deep, for methods that draft.
 
-    extra_parameters, extra_bytes: beside base and LoRA, in memory and on disk. peak_bytes: most memory that tensors
-    took during one batch, above what was there before it; None where the device does not tell. training: what was
-    trained for the method (`DecodingMethod.training`).
+    extra_parameters, extra_bytes: beside base and LoRA, in memory and on disk. peak_bytes: most memory of a GPU that
+    tensors took during one batch, above what was there before it; None elsewhere. training: what was trained for the
+    method (`DecodingMethod.training`).
     """
 
     kind: str
@@ -87,8 +84,6 @@ class MethodResult:
     tokens_per_second: float
     speedup: float | None
     speedup_interval: tuple[float, float] | None
-    speedup_mean: float | None
-    speedup_spread: float | None
     decode_speedup: float | None
     identical: int | None
     extra_parameters: int
@@ -185,147 +180,50 @@ class SuiteResult:
 
 @dataclass
 class Comparison:
-    """Two ways, by name in `values`, of running `rows` rows; see the module for `ratio`.
+    """Two ways of running the same `rows` rows, by name in `tokens_per_second`, medians over the rounds.
 
-    unit: of the values, which are medians over the rounds. interval: bootstrap 95 % interval of the ratio over the
-    rounds, None for a single round; spread: standard deviation of the rounds' ratios. identical: rows with the same
-    tokens both ways in every round; None where rows are meant to differ or stand in another order.
+    tokens_per_call: of the second. ratio: speed of the second over that of the first, median of the paired rounds; 1 is
+    no cost, 0.9 a tenth of the speed. interval: its bootstrap 95 % interval over the rounds, None for a single round.
+    identical: rows with the same tokens both ways in every round; None where rows stand in another order.
     """
 
+    title: str
     rows: int
-    unit: str
-    values: dict[str, float]
+    tokens_per_second: dict[str, float]
+    tokens_per_call: float
     ratio: float
     interval: tuple[float, float] | None
-    spread: float
     identical: int | None
 
 
 @dataclass
-class RowDifference(Difference):
-    """A `Difference` with the adapter of its row; `row` counts that adapter's prompts."""
-
-    adapter: str | None = None
-
-
-@dataclass
-class SwitchTime:
-    """`set_adapter` to another resident adapter while `loaded` are loaded: medians.
-
-    microseconds: the call alone. first_token_ms: the call and one token of a prompt of at most `SHORT` tokens, for
-    whoever suspects that the switch is paid later.
-    """
+class ShelfPoint:
+    """While `loaded` adapters are loaded: milliseconds of a `load_adapter` (median of the last five), microseconds of
+    a `set_adapter` to another resident adapter, and, after a garbage collection, resident memory of the process,
+    torch's on a GPU, and how many tensors there are. None where there is nothing to measure."""
 
     loaded: int
-    microseconds: float
-    first_token_ms: float
-
-
-@dataclass
-class LoadTime:
-    """`load_adapter`, in milliseconds: medians of the 2nd to 6th, of the last five and of all `loads`."""
-
-    loads: int
-    early_ms: float
-    late_ms: float
-    median_ms: float
-
-
-@dataclass
-class Growth:
-    """What the process gained over `loads` adapters whose safetensors files have `file_bytes` together.
-
-    process_bytes: resident memory after all loads less that before the first, both after a garbage collection and with
-    one adapter loaded, used and deleted before; so it holds tensors, their Python objects and what allocators keep.
-    allocated_bytes: the same of torch's memory on a GPU. Ratios are per file byte; None where there is nothing to read.
-    """
-
-    loads: int
-    file_bytes: int
-    process_bytes: int | None
-    process_ratio: float | None
-    allocated_bytes: int | None
-    allocated_ratio: float | None
-
-
-@dataclass
-class AccountPoint:
-    """After `round` rounds: resident memory of the process, torch's on a GPU, tensors that the collector tracks."""
-
-    round: int
+    load_ms: float | None
+    switch_us: float | None
     process_bytes: int | None
     allocated_bytes: int | None
     tensors: int
 
 
 @dataclass
-class Account:
-    """`rounds` of load, set, generate, delete, the given adapters in turn. Growth is from `warm` to `end`."""
-
-    rounds: int
-    warm: AccountPoint
-    middle: AccountPoint
-    end: AccountPoint
-    process_growth: int | None
-    process_growth_per_round: float | None
-    allocated_growth: int | None
-    tensor_growth: int
-
-
-@dataclass
-class AdapterMemory:
-    """Bytes of one adapter on the device, bytes of its safetensors files, and the first over the second."""
-
-    bytes: int
-    file_bytes: int
-    ratio: float
-
-
-@dataclass
-class MemoryResult:
-    """base: bytes of the base's weights; adapters: by name; growth: of the process over many loads."""
-
-    base: int
-    adapters: dict[str, AdapterMemory]
-    growth: Growth | None = None
-
-
-@dataclass
-class MixedResult:
-    """Batches of `ROWS` rows.
-
-    routing: the first adapter on all rows against four copies of it, with tensors of their own, in turn; what is left
-    is the cost of telling rows apart. low_rank: bare rows against the first adapter's, one token per pass and no row
-    ending early. tasks: batches of one adapter each against the same rows in batches of all adapters, which also pays
-    for prompts and answers of unequal length; None for a single adapter. identical of `rows`: rows of those last
-    batches that equal what the row gives alone, decoded without speculation; differences: the others.
-    """
-
-    routing: Comparison
-    low_rank: Comparison
-    tasks: Comparison | None
-    rows: int
-    identical: int
-    differences: list[RowDifference] = field(default_factory=list)
-
-
-@dataclass
-class BatchResult:
-    """The first adapter's prompts in batches of `batch_size`; the comparison is of plain decoding and streaming."""
-
-    batch_size: int
-    tokens_per_call: float
-    comparison: Comparison
-
-
-@dataclass
 class AdaptersResult:
-    """All sections with what they depend on; its fields are the keys of `ssft bench adapters --json`.
+    """All measurements with what they depend on; its fields are the keys of `ssft bench adapters --json`.
 
-    A section that was left out is None.
+    base_bytes: of the base's weights. adapters: of each its `path`, `r`, `streams`, `tree`, number of `prompts`,
+    `bytes` on the device and `file_bytes` of its safetensors files. shelf: points with no adapter, with two, with many,
+    and after all were deleted. comparisons: copies of the first adapter mixed in one batch; batches of all tasks mixed
+    against batches of one task each, which also pays for prompts and answers of unequal length; streaming against plain
+    decoding with the first adapter in batches of several sizes. differences: by adapter, its prompts among the
+    `mixed_rows` rows of the mixed batches whose text is not what they give alone, decoded without speculation.
     """
 
     base: str
+    base_bytes: int
     device: str
     precision: str
     threads: int
@@ -334,12 +232,10 @@ class AdaptersResult:
     rounds: int
     seed: int
     versions: dict[str, str]
-    memory: MemoryResult
-    switch: list[SwitchTime] | None = None
-    load: LoadTime | None = None
-    account: Account | None = None
-    mixed: MixedResult | None = None
-    batches: list[BatchResult] | None = None
+    shelf: list[ShelfPoint] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    mixed_rows: int = 0
+    differences: dict[str, list[Difference]] = field(default_factory=dict)
     interrupted: bool = False
 
 
@@ -366,8 +262,7 @@ class StepResult:
     seconds: dict[str, float]
     ratio: float
     ratio_interval: tuple[float, float] | None
-    ratio_spread: float
-    peak_bytes: dict[str, int] | None
+    peak_bytes: dict[str, int | None]
     versions: dict[str, str]
 
 

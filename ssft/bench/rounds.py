@@ -6,7 +6,6 @@ what slows the machine down for a while slows all ways down, and their ratio wit
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,85 +34,62 @@ class Timed:
     outputs: list[list[Any]] = field(default_factory=list)
 
 
-class Rounds:
-    """Ways under measurement."""
+def timed_rounds(
+    ways: Mapping[str, Way],
+    rounds: int,
+    seed: int = 0,
+    progress: bool = True,
+    partial: bool = False,
+    leave: Callable[[str, Exception, bool], None] | None = None,
+) -> dict[str, Timed]:
+    """Time every way `rounds` times; by name what ran to the end.
 
-    def __init__(self, ways: Mapping[str, Way], rounds: int, seed: int = 0, progress: bool = True) -> None:
-        """`seed`: of the order within the rounds; `progress`: a bar on stderr once it takes more than two seconds."""
-        self.ways = dict(ways)
-        self.rounds = rounds
-        self.interrupted = False
-        self._order = random.Random(seed)
-        self._steps: Counter[str] = Counter()  # of the bar, by way; the warm-up counts as a round
-        total = (1 + rounds) * sum(len(way.units) for way in ways.values())
-        self._bar = tqdm(total=total, unit="unit", delay=2, disable=None if progress else True, leave=False)
+    Args:
+        seed: of the order within the rounds.
+        progress: a bar on stderr once it takes more than two seconds.
+        partial: a Ctrl-C after the first round returns the rounds that are finished; else it ends the measurement.
+        leave: hears of the error of a way, and whether it was in the warm-up; unless it raises, the others go on.
+            Without it the error is raised.
+    """
+    running = dict(ways)
+    finished: list[dict[str, tuple[list[float], list[Any]]]] = []
+    order = random.Random(seed)
+    total = (1 + rounds) * sum(len(way.units) for way in ways.values())
+    bar = tqdm(total=total, unit="unit", delay=2, disable=None if progress else True, leave=False)
 
-    def run(self, leave: Callable[[str, Exception, bool], None] | None = None) -> dict[str, Timed]:
-        """Time every way `rounds` times; by name what ran to the end.
+    def run(way: Way) -> tuple[list[float], list[Any]]:
+        seconds, outputs = [], []
+        for unit in way.units:
+            begin = time.perf_counter()
+            outputs.append(way.run(unit))
+            seconds.append(time.perf_counter() - begin)
+            bar.update()
+        return seconds, outputs
 
-        `leave` hears of the error of a way, and whether it was in the warm-up; unless it raises, the others go on.
-        Without it the error is raised. Only whole rounds count: after Ctrl-C those that are finished are returned, and
-        `interrupted` is set; before the first is finished, it ends the run.
-        """
-        finished: list[dict[str, tuple[list[float], list[Any]]]] = []
-        with self._bar:
-            try:
-                for name in list(self.ways):
-                    self._attempt(name, self._warm_up, leave)
-                for _ in range(self.rounds):
-                    done = {}
-                    for name in self._order.sample(list(self.ways), len(self.ways)):
-                        if (result := self._attempt(name, self._round, leave)) is not None:
-                            done[name] = result
-                    finished.append(done)
-            except KeyboardInterrupt:
-                if not finished:
-                    raise
-                self.interrupted = True
-        return {
-            name: Timed([done[name][0] for done in finished], [done[name][1] for done in finished])
-            for name in self.ways
-        }
+    def warm_up(way: Way) -> object:
+        if way.warm_up is None:
+            return run(way)
+        bar.update(len(way.units))
+        return way.warm_up()
 
-    def _attempt(self, name: str, work: Callable[[str], Any], leave: Any) -> Any:
+    def attempt(name: str, work: Callable[[Way], Any]) -> Any:
         """What `work` gives for a way; None if that failed and the way left."""
-        warming_up = work == self._warm_up
-        self._bar.set_postfix_str(f"{name}, warm-up" if warming_up else name, refresh=False)
+        bar.set_postfix_str(f"{name}, warm-up" if work is warm_up else name, refresh=False)
         try:
-            return work(name)
+            return work(running[name])
         except Exception as error:
             if leave is None:
                 raise
-            leave(name, error, warming_up)
-            self._bar.total -= (1 + self.rounds) * len(self.ways.pop(name).units) - self._steps[name]
-            return None
+            leave(name, error, work is warm_up)
+            del running[name]
 
-    def _warm_up(self, name: str) -> None:
-        way = self.ways[name]
-        if way.warm_up is None:
-            self._round(name)
-        else:
-            way.warm_up()
-            self._tick(name, len(way.units))
-
-    def _round(self, name: str) -> tuple[list[float], list[Any]]:
-        seconds, outputs = [], []
-        for unit in self.ways[name].units:
-            begin = time.perf_counter()
-            outputs.append(self.ways[name].run(unit))
-            seconds.append(time.perf_counter() - begin)
-            self._tick(name, 1)
-        return seconds, outputs
-
-    def _tick(self, name: str, steps: int) -> None:
-        self._steps[name] += steps
-        self._bar.update(steps)
-
-
-def timed_rounds(ways: Mapping[str, Way], rounds: int, seed: int = 0, progress: bool = True) -> dict[str, Timed]:
-    """All `rounds` of every way; an error or Ctrl-C ends the measurement."""
-    measurement = Rounds(ways, rounds, seed, progress)
-    timed = measurement.run()
-    if measurement.interrupted:
-        raise KeyboardInterrupt
-    return timed
+    with bar:
+        try:
+            for name in ways:
+                attempt(name, warm_up)
+            for _ in range(rounds):
+                finished.append({name: attempt(name, run) for name in order.sample(list(running), len(running))})
+        except KeyboardInterrupt:
+            if not (partial and finished):
+                raise
+    return {name: Timed([done[name][0] for done in finished], [done[name][1] for done in finished]) for name in running}

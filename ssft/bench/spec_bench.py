@@ -6,37 +6,46 @@ sometimes `reference`, which speed does not need. Every turn is a prompt: all tu
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from tqdm import tqdm
 
+from ssft.bench.answers import encode_row
 from ssft.errors import ConfigError, DataError
 from ssft.recipes.data import json_lines
+from ssft.schema import read
 
+HINT = "give Spec-Bench's question.jsonl, one question per line; rows with `messages` or `prompt` go with --data FILE"
 MULTI_TURN = "multi-turn conversation"
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 SINGLE_TASKS = ("translation", "summarization", "qa", "math_reasoning", "rag")
 
+Text = Annotated[str, Field(pattern=r"\S"), "a text"]
 
-def task_categories(names: Sequence[str]) -> list[str]:
-    """Categories of rows, MT-Bench's eight made one where they stand beside Spec-Bench's other tasks.
 
-    Spec-Bench has six tasks, and MT-Bench is one of them. Where none of the other five is there, or a name that
-    Spec-Bench does not have, the names are the user's own and stay.
-    """
-    known = set(names) <= {*MT_BENCH, *SINGLE_TASKS, MULTI_TURN}
-    if not known or not set(names) & set(SINGLE_TASKS):
-        return list(names)
-    return [MULTI_TURN if name in MT_BENCH else name for name in names]
+@dataclass
+class Question:
+    """What counts of one line."""
+
+    category: Text
+    turns: Annotated[list[Text], Field(min_length=1), "a list of texts"]
 
 
 def row_categories(rows: Sequence[dict[str, Any]]) -> list[str] | None:
-    """Each row's category as Spec-Bench groups them (`task_categories`), "other" for a row without; None if no row has
-    one."""
+    """Each row's category, "other" for a row without; None if no row has one.
+
+    MT-Bench's eight become one where they stand beside Spec-Bench's other tasks: it has six, of which MT-Bench is one.
+    Where none of the other five is there, or a name that Spec-Bench does not have, the names are the user's own.
+    """
     if not any(row.get("category") for row in rows):
         return None
-    return task_categories([row.get("category") or "other" for row in rows])
+    names = [row.get("category") or "other" for row in rows]
+    if not set(names) <= {*MT_BENCH, *SINGLE_TASKS, MULTI_TURN} or not set(names) & set(SINGLE_TASKS):
+        return names
+    return [MULTI_TURN if name in MT_BENCH else name for name in names]
 
 
 def spec_bench_rows(
@@ -57,8 +66,6 @@ def spec_bench_rows(
         ConfigError: the base has no chat template.
     """
     path = Path(path)
-    if limit is not None and limit < 1:
-        raise DataError(f"limit={limit}: at least one question is needed; leave the limit out to take all of {path}")
     if not getattr(adapted.tokenizer, "chat_template", None):
         raise ConfigError(
             f"{path} holds conversations, but the tokenizer under {adapted.active.name!r} has no chat template; take a "
@@ -66,54 +73,26 @@ def spec_bench_rows(
         )
     taken: Counter[str] = Counter()
     questions = []
-    for where, value in json_lines(path, "give Spec-Bench's question.jsonl"):
-        category, turns = _check_question(value, where)
-        taken[category] += 1
-        if limit is None or taken[category] <= limit:
-            questions.append((where, category, turns))
+    for where, value in json_lines(path, HINT):
+        known = {f.name: value[f.name] for f in fields(Question) if f.name in value} if isinstance(value, dict) else {}
+        try:
+            question = read(Question, known, "")
+        except ValueError as error:
+            raise DataError(f"{where}: {error}; {HINT}") from error
+        taken[question.category] += 1
+        if limit is None or taken[question.category] <= limit:
+            questions.append((where, question))
     if not questions:
-        raise DataError(f"{path} is empty: give Spec-Bench's question.jsonl, one question per line")
+        raise DataError(f"{path} is empty: {HINT}")
     rows: list[dict[str, Any]] = []
-    bar = tqdm(questions, desc="first turns", unit="question", delay=2, disable=None, leave=False)
-    for where, category, turns in bar:
-        rows += _rows(adapted, where, MULTI_TURN if category in MT_BENCH else category, turns, max_new_tokens)
-    return rows
-
-
-def _check_question(value: Any, where: str) -> tuple[str, list[str]]:
-    """Category, by the file's own name, and turns of one line."""
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected an object with `category` and `turns`, got {type(value).__name__}")
-    category, turns = value.get("category"), value.get("turns")
-    if not isinstance(category, str) or not category.strip():
-        raise DataError(
-            f"{where}: `category` must be a name, got {category!r:.40}; is this Spec-Bench's question.jsonl?"
-        )
-    if not isinstance(turns, list) or not turns:
-        hint = "; rows with `messages` or `prompt` go with --data FILE" if {"messages", "prompt"} & set(value) else ""
-        raise DataError(f"{where}: `turns` must be a list of at least one text, got {turns!r:.40}{hint}")
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, str) or not turn.strip():
-            raise DataError(f"{where}: turn {number} must be a text, got {turn!r:.40}; fill it, or remove the question")
-    return category, turns
-
-
-def _rows(adapted: Any, where: str, category: str, turns: list[str], max_new_tokens: int) -> list[dict[str, Any]]:
-    """A row per turn of one question."""
-    context = adapted.hooks.backbone.context_length
-    rows: list[dict[str, Any]] = []
-    messages: list[dict[str, str]] = []
-    for number, turn in enumerate(turns, start=1):
-        messages = [*messages, {"role": "user", "content": turn}]
-        row = {"messages": messages, "category": category}
-        prompt = adapted.encode(row)
-        if len(prompt) >= context:
-            raise DataError(
-                f"{where}: the prompt of turn {number} has {len(prompt)} tokens; the base's context holds {context}, "
-                "the answer included; remove the question, or take a base with a longer context"
-            )
-        rows.append(row)
-        if number < len(turns):
-            (answer,) = adapted.complete([prompt], max_new_tokens=max_new_tokens, speculate=False)
-            messages = [*messages, {"role": "assistant", "content": adapted.decode(answer.token_ids)}]
+    for where, question in tqdm(questions, desc="first turns", unit="question", delay=2, disable=None, leave=False):
+        category = MULTI_TURN if question.category in MT_BENCH else question.category
+        messages: list[dict[str, str]] = []
+        for number, turn in enumerate(question.turns, start=1):
+            messages = [*messages, {"role": "user", "content": turn}]
+            rows.append({"messages": messages, "category": category})
+            prompt = encode_row(adapted, rows[-1], f"{where}, turn {number}")
+            if number < len(question.turns):
+                (answer,) = adapted.complete([prompt], max_new_tokens=max_new_tokens, speculate=False)
+                messages = [*messages, {"role": "assistant", "content": adapted.decode(answer.token_ids)}]
     return rows

@@ -1,11 +1,11 @@
-"""Statistics of paired timings, as pure functions.
+"""Statistics of paired timings and of scores, as pure functions.
 
 Times are arrays [R, U] in seconds: R rounds, U units (batches of prompts, the same for every method). A round times
 all methods, so what slows the machine down for a while slows all of them down, and their ratio within the round stays.
 Where texts may differ, a ratio is one of seconds per token: `tokens` are the baseline's and the method's, [R, U] each.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,17 +16,13 @@ TAILS = (0.025, 0.975)
 Tokens = tuple[np.ndarray, np.ndarray]
 
 
-def round_ratios(baseline: np.ndarray, method: np.ndarray, tokens: Tokens | None = None) -> np.ndarray:
-    """[R] baseline seconds / method seconds within each round, per token if `tokens` are given; above 1 the method is
-    faster. A baseline without tokens leaves the seconds alone."""
-    _check(baseline, method, *(tokens or ()))
-    ratios = baseline.sum(axis=1) / method.sum(axis=1)
-    return ratios if tokens is None else ratios * _more_tokens(*(counts.sum(axis=1) for counts in tokens))
-
-
 def speedup(baseline: np.ndarray, method: np.ndarray, tokens: Tokens | None = None) -> float:
-    """Median over the rounds of the paired ratios."""
-    return float(np.median(round_ratios(baseline, method, tokens)))
+    """Median over the rounds of baseline seconds / method seconds within the round, per token if `tokens` are given;
+    above 1 the method is faster. A baseline without tokens leaves the seconds alone."""
+    ratios = baseline.sum(axis=1) / method.sum(axis=1)
+    if tokens is not None:
+        ratios *= _more_tokens(*(counts.sum(axis=1) for counts in tokens))
+    return float(np.median(ratios))
 
 
 def bootstrap_interval(
@@ -42,7 +38,6 @@ def bootstrap_interval(
     None with fewer than 2 rounds or `least_units` units: what is there once says nothing of its spread. With one unit
     the interval is that of the rounds alone.
     """
-    _check(baseline, method, *(tokens or ()))
     rounds, units = baseline.shape
     if rounds < 2 or units < least_units:
         return None
@@ -54,7 +49,18 @@ def bootstrap_interval(
     ratios = (counts @ baseline.T) / (counts @ method.T)  # [samples, rounds]
     if tokens is not None:
         ratios *= _more_tokens(counts @ tokens[0].T, counts @ tokens[1].T)
-    estimates = np.median(np.take_along_axis(ratios, drawn_rounds, axis=1), axis=1)
+    return _ends(np.median(np.take_along_axis(ratios, drawn_rounds, axis=1), axis=1))
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the mean of `values`, drawn with replacement; a point where all are equal, so few rows
+    that are all right or all wrong say less than it looks."""
+    array = np.asarray(values, dtype=float)
+    random = np.random.default_rng(seed)
+    return _ends([array[random.integers(len(array), size=len(array))].mean() for _ in range(SAMPLES)])
+
+
+def _ends(estimates: Sequence[float] | np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(estimates, TAILS)
     return float(low), float(high)
 
@@ -62,25 +68,3 @@ def bootstrap_interval(
 def _more_tokens(baseline: np.ndarray, method: np.ndarray) -> np.ndarray:
     """Method tokens / baseline tokens, any shape; 1 where the baseline has none."""
     return np.where(baseline > 0, method / np.maximum(baseline, 1), 1.0)
-
-
-def _check(*arrays: np.ndarray) -> None:
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1 or arrays[0].ndim != 2 or not arrays[0].size:
-        found = ", ".join(str(array.shape) for array in arrays)
-        raise ValueError(f"times and tokens must be arrays [rounds, units] of one shape, got {found}")
-
-
-def spread(values: Sequence[float] | np.ndarray) -> float:
-    """Standard deviation of a sample (n - 1); 0 for a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-def add_histograms(histograms: Iterable[Sequence[int]]) -> list[int]:
-    """Sum of histograms of unequal length, by index."""
-    total: list[int] = []
-    for histogram in histograms:
-        total += [0] * (len(histogram) - len(total))
-        for index, count in enumerate(histogram):
-            total[index] += count
-    return total

@@ -19,10 +19,10 @@ from ssft.bench.answers import encode_rows
 from ssft.bench.measure import measure
 from ssft.bench.methods import Setting
 from ssft.bench.peers import Ready, ready_methods
-from ssft.bench.quality import Questions, quality_result, questions_of, score_answers
+from ssft.bench.quality import quality_result, questions_of, score_answers
 from ssft.bench.result import BenchResult, SuiteResult, TaskResult
 from ssft.bench.spec_bench import row_categories
-from ssft.errors import ConfigError, DataError
+from ssft.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class SuiteSettings:
         """The methods over an adapter, and why the others cannot run; see `peers.ready_methods`."""
         return ready_methods(self.methods, Setting(adapted, self.max_new_tokens, self.batch_size, peers))
 
-    def measure(self, adapted: Any, rows: Sequence[dict[str, Any]], ready: Ready) -> BenchResult:
-        """The methods on the prompts of rows, their categories apart."""
+    def measure(self, adapted: Any, rows: Sequence[dict[str, Any]], ready: Ready, whose: str = "") -> BenchResult:
+        """The methods on the prompts of rows, their categories apart; for `whose` see `encode_rows`."""
         return measure(
             adapted,
-            encode_rows(adapted, rows),
+            encode_rows(adapted, rows, whose),
             ready[0],
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
@@ -75,10 +75,6 @@ class SuiteSettings:
             categories=row_categories(rows),
             left_out=ready[1],
         )
-
-    def score(self, adapted: Any, questions: Questions) -> list[dict[str, float]]:
-        """Scores of an adapter's answers."""
-        return score_answers(adapted, questions, self.max_new_tokens, self.progress)
 
 
 def run_suite(
@@ -101,38 +97,36 @@ def run_suite(
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     done: dict[str, TaskResult] = {}
 
-    def result(interrupted: bool) -> SuiteResult:
+    def saved(interrupted: bool) -> SuiteResult:
         first = next(iter(done.values())).bench
         facts = (first.device, first.precision, first.threads, first.versions)
-        return SuiteResult(dict(done), *facts, interrupted, created, command)
+        result = SuiteResult(dict(done), *facts, interrupted, created, command)
+        save(result)
+        return result
 
-    interrupted = False
     for number, task in enumerate(tasks, start=1):
         begin, place = time.perf_counter(), f"{number}/{len(tasks)} {task.name}"
         try:
             for found in _run_task(task, settings, place):
                 found.bench.data, found.bench.command = task.data, command
                 done[task.name] = found
-            if settings.progress:
-                print(f"{place}: done in {time.perf_counter() - begin:,.0f} s", file=sys.stderr)
-            if number < len(tasks):
-                save(result(interrupted=True))
-        except KeyboardInterrupt:
+        except (Exception, KeyboardInterrupt) as error:
             if not done:
                 raise
-            interrupted = True
-            print(f"interrupted: the result covers {', '.join(done)}", file=sys.stderr)
-            break
-        except Exception:  # whatever it is: the tasks before it took minutes, and it is raised again
-            if done:
-                save(result(interrupted=True))
-                print(f"{task.name} failed; the result covers {', '.join(done)}", file=sys.stderr)
+            how = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{task.name} failed"
+            print(f"{how}: the result covers {', '.join(done)}", file=sys.stderr)
+            # Whatever the error is: the tasks before it took minutes.
+            result = saved(interrupted=True)
+            if isinstance(error, KeyboardInterrupt):
+                return result
             raise
         finally:
             _free()
-    whole = result(interrupted)
-    save(whole)
-    return whole
+        if settings.progress:
+            print(f"{place}: done in {time.perf_counter() - begin:,.0f} s", file=sys.stderr)
+        if number < len(tasks):
+            saved(interrupted=True)
+    return saved(interrupted=False)
 
 
 def _run_task(task: Task, settings: SuiteSettings, place: str) -> Iterator[TaskResult]:
@@ -144,23 +138,20 @@ def _run_task(task: Task, settings: SuiteSettings, place: str) -> Iterator[TaskR
     if settings.progress:
         without = f"; left out: {', '.join(left_out)}" if left_out else ""
         print(f"{place}: {len(rows)} prompts with {', '.join(methods)}{without}", file=sys.stderr)
-    try:
-        found = TaskResult(settings.measure(adapted, rows, ready))
-    except DataError as error:
-        raise DataError(f"prompts of {task.name}: {error}") from error
+    found = TaskResult(settings.measure(adapted, rows, ready, f"prompts of {task.name}: "))
     yield found
     if found.bench.interrupted:
         raise KeyboardInterrupt
     if questions is None:
         return
     methods.clear()  # their heads and drafts are not needed for the answers
-    scores = settings.score(adapted, questions)
+    scores = score_answers(adapted, questions, settings.max_new_tokens, settings.progress)
     found.quality = quality_result(questions.metric, scores)
     yield found
     if task.load_twin is not None:
         del adapted, methods, ready  # one model at a time
         _free()
-        twin = settings.score(task.load_twin(), questions)
+        twin = score_answers(task.load_twin(), questions, settings.max_new_tokens, settings.progress)
         found.quality = quality_result(questions.metric, scores, twin, task.twin_unlike)
         yield found
 

@@ -6,33 +6,17 @@ the same, that is the ratio of seconds; a method does not gain by a text that di
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from ssft.bench.identity import compare_outputs
-from ssft.bench.methods import KINDS, REFERENCE, method_module, method_names
+from ssft.bench.methods import REFERENCE, YARDSTICK
 from ssft.bench.result import CategoryResult, Difference, MethodResult
 from ssft.bench.rounds import Timed
-from ssft.bench.statistics import add_histograms, bootstrap_interval, round_ratios, speedup, spread
+from ssft.bench.statistics import bootstrap_interval, speedup
 from ssft.decoding.request import Generation
-from ssft.errors import ConfigError
-
-YARDSTICK = "yardstick"
-COMPARED = ("speedup", "speedup_interval", "speedup_mean", "speedup_spread", "decode_speedup", "identical")
-"""Fields of a `MethodResult` that a yardstick does not have."""
-
-
-def traits(name: str, method: Any) -> tuple[str, bool]:
-    """KIND and LOSSLESS of a method: attributes of the object, else of the module of its name."""
-    module = method_module(name) if name in method_names() else None
-    kind, lossless = (getattr(method, trait, getattr(module, trait, None)) for trait in ("KIND", "LOSSLESS"))
-    if kind not in KINDS or lossless is None:
-        raise ConfigError(
-            f"method {name!r} has KIND={kind!r} and LOSSLESS={lossless!r}; its class or module must say both, KIND "
-            f"being one of {', '.join(KINDS)}"
-        )
-    return kind, lossless
 
 
 class Record:
@@ -43,48 +27,34 @@ class Record:
     the first difference from plain's text of the first round, in any round.
     """
 
-    def __init__(self, kind: str, lossless: bool, units: Sequence[Sequence[int]], timed: Timed) -> None:
+    def __init__(self, method: Any, units: Sequence[Sequence[int]], timed: Timed) -> None:
         """`units`: the prompts of each unit, by number; `timed`: the outputs are the method's `Generation`s."""
-        self.kind, self.lossless, self.units = kind, lossless, units
+        self.method, self.kind, self.units, self.rounds = method, method.KIND, units, timed.outputs
         self.differences: dict[int, Difference] = {}
-        self.rows = sum(map(len, units))
-        self._rounds: list[list[Sequence[Generation]]] = timed.outputs
+
+        def array(count: Callable[[Sequence[Generation]], float]) -> np.ndarray:
+            return np.array([[count(outputs) for outputs in done] for done in timed.outputs])
+
         self.seconds = np.array(timed.seconds)
-        self.prompt_seconds = self._array(lambda own: max((output.prompt_seconds for output in own), default=0.0))
-        self.tokens = self._array(lambda own: sum(len(output.token_ids) for output in own))
-        self.prompt_tokens = self._array(
-            lambda own: sum(min(output.prompt_tokens, len(output.token_ids)) for output in own)
-        )
-        self.calls = self._array(lambda own: sum(output.calls for output in own))
+        self.prompt_seconds = array(lambda own: max(output.prompt_seconds for output in own))
+        self.tokens = array(lambda own: sum(len(output.token_ids) for output in own))
+        self.prompt_tokens = array(lambda own: sum(min(o.prompt_tokens, len(o.token_ids)) for o in own))
+        self.calls = array(lambda own: sum(output.calls for output in own))
         # The rows of a unit go through the model together, so the last one to end tells how often.
-        self.passes = self._array(lambda own: max((output.calls for output in own), default=0))
+        self.passes = array(lambda own: max(output.calls for output in own))
 
-    def _array(self, count: Callable[[Sequence[Generation]], float]) -> np.ndarray:
-        """[R, U] of each unit's outputs; what a method returned beyond the unit's prompts counts for nothing."""
-        return np.array(
-            [
-                [count(outputs[: len(unit)]) for unit, outputs in zip(self.units, done, strict=True)]
-                for done in self._rounds
-            ]
-        )
+    def ids(self, number: int) -> list[list[int]]:
+        """Token ids of each prompt in a round."""
+        found = {
+            row: output.token_ids
+            for unit, outputs in zip(self.units, self.rounds[number], strict=True)
+            for row, output in zip(unit, outputs, strict=True)
+        }
+        return [list(found[row]) for row in range(len(found))]
 
-    def outputs(self, number: int = 0) -> list[Generation | None]:
-        """Outputs of each prompt in a round, None where one is missing; then those that were too many."""
-        found: list[Generation | None] = [None] * self.rows
-        beyond: list[Generation] = []
-        for unit, outputs in zip(self.units, self._rounds[number], strict=True):
-            beyond += outputs[len(unit) :]
-            for row, output in zip(unit, outputs, strict=False):  # there may be too few or too many
-                found[row] = output
-        return [*found, *beyond]
-
-    def ids(self, number: int = 0) -> list[list[int] | None]:
-        """Token ids of `outputs`."""
-        return [None if output is None else output.token_ids for output in self.outputs(number)]
-
-    def find_differences(self, expected: Sequence[list[int] | None]) -> None:
+    def find_differences(self, expected: Sequence[list[int]]) -> None:
         """Fill in the differences from plain's `ids`, without margins."""
-        for number in range(len(self._rounds)):
+        for number in range(len(self.rounds)):
             for difference in compare_outputs(expected, self.ids(number)):
                 self.differences.setdefault(difference.row, difference)
 
@@ -95,35 +65,26 @@ class Record:
 
 
 def summarise(
-    methods: Mapping[str, Any],
-    records: Mapping[str, Record],
-    categories: Sequence[str] | None,
-    seed: int,
+    records: Mapping[str, Record], categories: Sequence[str] | None, seed: int
 ) -> tuple[dict[str, MethodResult], str]:
     """Results of all methods, which have the same rounds and units, and the name of the one that they are measured
     against.
 
-    `methods`: as `methods.DecodingMethod` has them; `categories`: of each row; `seed`: of the bootstrap. Within a
-    category the baseline is the fastest plain method there, which need not be the one of the whole.
+    `categories`: of each row; `seed`: of the bootstrap. Within a category the baseline is the fastest plain method
+    there, which need not be the one of the whole.
     """
     units = records[REFERENCE].units
-    # A method that lost outputs may be fast for that reason. Plain itself stands in if none is whole.
-    plain = [
-        name
-        for name, record in records.items()
-        if record.kind == "plain" and None not in (outputs := record.outputs()) and len(outputs) == record.rows
-    ] or [REFERENCE]
-
-    def fastest(columns: Sequence[int]) -> str:
-        return min(plain, key=lambda name: records[name].seconds_per_token(columns))
-
-    baseline = fastest(range(len(units)))
     places: dict[str, list[int]] = {}
     for number, unit in enumerate(units if categories is not None else ()):
         places.setdefault((categories or ())[unit[0]], []).append(number)
-    results = {}
+
+    def fastest(columns: Sequence[int]) -> str:
+        plain = [name for name, record in records.items() if record.kind == "plain"]
+        return min(plain, key=lambda name: records[name].seconds_per_token(columns))
+
+    baseline = fastest(range(len(units)))
+    results = {name: _result(record, records[baseline], seed) for name, record in records.items()}
     for name, record in records.items():
-        results[name] = _result(methods[name], record, records[baseline], seed)
         for category, columns in places.items() if record.kind != YARDSTICK else ():
             nearest = fastest(columns)
             results[name].categories[category] = CategoryResult(
@@ -147,7 +108,9 @@ def _counts(record: Record, columns: Sequence[int]) -> dict[str, Any]:
 
 
 def _speed(record: Record, baseline: Record, columns: Sequence[int], seed: int) -> dict[str, Any]:
-    """Speed-up and its interval over some of the units."""
+    """Speed-up and its interval over some of the units; None for a yardstick."""
+    if record.kind == YARDSTICK:
+        return {"speedup": None, "speedup_interval": None}
     times = baseline.seconds[:, columns], record.seconds[:, columns]
     tokens = baseline.tokens[:, columns], record.tokens[:, columns]
     return {
@@ -156,26 +119,17 @@ def _speed(record: Record, baseline: Record, columns: Sequence[int], seed: int) 
     }
 
 
-def _result(method: Any, record: Record, baseline: Record, seed: int) -> MethodResult:
+def _result(record: Record, baseline: Record, seed: int) -> MethodResult:
     """All but the categories and the memory."""
     everything = range(len(record.units))
     counts = _counts(record, everything)
     prompt_seconds = float(np.median(record.prompt_seconds.sum(axis=1)))
-    outputs = [output for output in record.outputs()[: record.rows] if output is not None]
     totals = record.seconds.sum(axis=1)
-    compared: dict[str, Any] = dict.fromkeys(COMPARED)
-    if record.kind != YARDSTICK:
-        ratios = round_ratios(baseline.seconds, record.seconds, (baseline.tokens, record.tokens))
-        compared = {
-            **_speed(record, baseline, everything, seed),
-            "speedup_mean": float(ratios.mean()),
-            "speedup_spread": spread(ratios),
-            "decode_speedup": _decode_speedup(baseline, record),
-            "identical": max(record.rows - len(record.differences), 0),
-        }
+    histograms = [output.accepted for outputs in record.rounds[0] for output in outputs]
+    compared = record.kind != YARDSTICK
     return MethodResult(
         kind=record.kind,
-        lossless=record.lossless,
+        lossless=record.method.LOSSLESS,
         passes=int(record.passes[0].sum()),
         prompt_seconds=prompt_seconds,
         prompt_tokens=int(record.prompt_tokens[0].sum()),
@@ -183,13 +137,17 @@ def _result(method: Any, record: Record, baseline: Record, seed: int) -> MethodR
         decode_seconds=counts["seconds"] - prompt_seconds,
         seconds_per_round=totals.tolist(),
         tokens_per_second=float(np.median(record.tokens.sum(axis=1) / totals)),
-        extra_parameters=method.extra_parameters(),
-        extra_bytes=method.extra_bytes(),
-        accepted=add_histograms(output.accepted for output in outputs) if record.kind == "speculative" else [],
+        decode_speedup=_decode_speedup(baseline, record) if compared else None,
+        identical=sum(map(len, record.units)) - len(record.differences) if compared else None,
+        extra_parameters=record.method.extra_parameters,
+        extra_bytes=record.method.extra_bytes,
+        accepted=[sum(depth) for depth in zip_longest(*histograms, fillvalue=0)]
+        if record.kind == "speculative"
+        else [],
         differences=[record.differences[row] for row in sorted(record.differences)],
-        training=method.training(),
+        training=dict(record.method.training),
         **counts,
-        **compared,
+        **_speed(record, baseline, everything, seed),
     )
 
 

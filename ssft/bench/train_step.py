@@ -16,11 +16,12 @@ from trl import SFTTrainer
 
 from ssft.bench.result import StepResult
 from ssft.bench.rounds import Way, timed_rounds
-from ssft.bench.statistics import bootstrap_interval, round_ratios, speedup, spread
+from ssft.bench.statistics import bootstrap_interval, speedup
 from ssft.environment import describe_device, versions
 from ssft.errors import DataError
 from ssft.runs.prepare import prepare
 from ssft.runs.train import build_trainer
+from ssft.tables import BYTES, Column, Estimate, Table
 from ssft.training.trainer import keep_gradients_on_cpu
 
 PLAIN, STREAMING = "plain", "streaming"
@@ -38,17 +39,19 @@ def measure_recipe(
         data = [batch for batch, _ in zip(loader, range(batches), strict=False)]
         base, args = trainers[PLAIN].model, trainers[STREAMING].args
         cuda = base.device.type == "cuda"
-        peaks: dict[str, int] = {}
+        peaks: dict[str, int | None] = {}
 
         def way(name: str) -> Way:
+            step = partial(_step, trainers[name])
+
             def warm_up() -> None:  # kernels are chosen and memory is taken here
                 if cuda:
                     torch.cuda.reset_peak_memory_stats()
                 for batch in data:
-                    _step(trainers[name], batch)
-                peaks[name] = torch.cuda.max_memory_allocated() if cuda else 0
+                    step(batch)
+                peaks[name] = torch.cuda.max_memory_allocated() if cuda else None
 
-            return Way(partial(_step, trainers[name]), data, warm_up)
+            return Way(step, data, warm_up)
 
         timed = timed_rounds({name: way(name) for name in trainers}, rounds, seed, progress)
     times = {name: np.array(done.seconds) for name, done in timed.items()}
@@ -70,8 +73,7 @@ def measure_recipe(
         seconds={name: float(np.median(values)) for name, values in times.items()},
         ratio=speedup(*pair),
         ratio_interval=bootstrap_interval(*pair, seed),
-        ratio_spread=spread(round_ratios(*pair)),
-        peak_bytes=peaks if cuda else None,
+        peak_bytes=peaks,
         versions=versions(),
     )
 
@@ -124,24 +126,20 @@ def _make_ready(trainer: Any) -> None:
     trainer.current_gradient_accumulation_steps = 1
 
 
-def heading(result: StepResult) -> str:
-    """One line: what was measured, on what."""
-    return (
+def step_table(result: StepResult) -> Table:
+    """One row per trainer, under a line that says what was measured, on what."""
+    title = (
         f"{result.recipe}: γ={result.num_streams}, N_s={result.num_msa_layers}, {result.batches} batches of "
         f"{result.batch_size} ({result.tokens:.0f} tokens, {result.completion_tokens:.0f} with loss), "
         f"{result.rounds} rounds, {result.precision} on {result.device}"
     )
-
-
-def table_rows(result: StepResult) -> list[list[Any]]:
-    """One row per trainer, under the headers trainer, ms per step, ratio, peak memory."""
-    interval = "" if result.ratio_interval is None else " ({:.2f} - {:.2f})".format(*result.ratio_interval)
-    ratios = {PLAIN: "1.00", STREAMING: f"{result.ratio:.2f}{interval}"}
-    rows: list[list[Any]] = []
-    for name, label in ((PLAIN, "TRL SFTTrainer, LoRA"), (STREAMING, "StreamSFTTrainer")):
-        peak = f"{result.peak_bytes[name] / 2**30:.2f} GiB" if result.peak_bytes else None
-        rows.append([label, f"{1e3 * result.seconds[name]:,.1f}", ratios[name], peak])
-    return rows
+    ratio = Estimate(result.ratio, result.ratio_interval)
+    rows = [
+        [label, 1e3 * result.seconds[name], ratios, result.peak_bytes[name]]
+        for name, label, ratios in ((PLAIN, "TRL SFTTrainer, LoRA", 1), (STREAMING, "StreamSFTTrainer", ratio))
+    ]
+    columns = [Column("ms per step", ",.1f"), Column("ratio (95 % interval)", ".2f"), Column("peak memory", BYTES)]
+    return Table(title, ["trainer", *columns], rows)
 
 
 def _step(trainer: Any, batch: dict[str, Any]) -> None:

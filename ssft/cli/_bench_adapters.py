@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ssft.cli._adapted import prompt_rows
 from ssft.cli._bench import rounds_option
 from ssft.cli._options import (
     base_option,
@@ -23,7 +24,7 @@ from ssft.cli._options import (
     threads_option,
 )
 from ssft.cli._result import deliver, file_option
-from ssft.cli._shelf import adapter_names, adapter_rows, encode_prompts, shared_base
+from ssft.cli._shelf import adapter_names, data_files, shared_base
 
 
 @click.command("adapters")
@@ -46,21 +47,7 @@ from ssft.cli._shelf import adapter_names, adapter_rows, encode_prompts, shared_
     type=click.IntRange(min=2),
     default=100,
     show_default=True,
-    help="Load the given folders again and again, until N are loaded, to time loading and switching.",
-)
-@click.option(
-    "--account-rounds",
-    metavar="N",
-    type=click.IntRange(min=3),
-    default=1000,
-    show_default=True,
-    help="Rounds of load, set, generate, delete, of which the memory account is kept.",
-)
-@click.option(
-    "--skip",
-    type=click.Choice(["load", "account", "mixed", "batches"]),
-    multiple=True,
-    help="Leave a section out; load is switching and the growth of the process too. Repeatable.",
+    help="Load the given folders again and again, until N are loaded, to measure loading, switching and memory.",
 )
 @seed_option(help="Order within the rounds, and the bootstrap.")
 @base_option(default=None, help="Base model: an alias, a folder or a hub id; without it the first adapter's own.")
@@ -86,23 +73,24 @@ def adapters_command(
     """Measure what many adapters over one base cost: switching, loading, memory, mixed batches, batches of one.
 
     A ratio is the speed of the second way of running the same rows over that of the first, median of paired rounds
-    with a bootstrap 95 % interval; 1 is no cost. Ctrl-C after a finished section reports what is there.
+    with a bootstrap 95 % interval; 1 is no cost. Ctrl-C after the loading reports what is there.
     """
     paths = adapter_names(adapters)
     from ssft.bench.adapters import measure_adapters
+    from ssft.bench.answers import encode_rows
     from ssft.bench.report.adapters import heading, tables
     from ssft.runtime.model import MultiAdapterModel
     from ssft.tables import terminal_text
 
     name = shared_base(paths, base)
-    rows = adapter_rows(paths, data, limit)
+    files = data_files(list(paths), data)
+    rows = {name: prompt_rows(str(path), files.get(name), limit) for name, path in paths.items()}
     set_threads(threads)
     model = MultiAdapterModel.from_pretrained(name, quantization=quantization, dtype=dtype, device_map=device)
     result = measure_adapters(
         model,
         paths,
-        encode_prompts(model, rows),
-        precision="4bit" if quantization == "4bit" else str(model.model.dtype).removeprefix("torch."),
+        {name: encode_rows(model, own, f"prompts of {name}: ") for name, own in rows.items()},
         **settings,  # the options that are left, by their names
     )
 

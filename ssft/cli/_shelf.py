@@ -1,32 +1,24 @@
-"""What the commands over several adapters share: one base, folders by name, prompts of each adapter."""
+"""What the commands over several adapters share: folders by name, one base, a file of rows for each."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from ssft.bench.answers import check_prompts
-from ssft.cli._adapted import prompt_rows
-from ssft.errors import ConfigError, DataError, nearest
-
-if TYPE_CHECKING:
-    from ssft.runtime.model import MultiAdapterModel
+from ssft.errors import ConfigError, nearest
 
 
 def adapter_names(adapters: tuple[str, ...]) -> dict[str, Path]:
     """Name (the folder's) -> folder, in the given order; raises `ConfigError` for two folders of one name."""
-    paths = [Path(adapter) for adapter in adapters]
-    counts = Counter(path.resolve().name for path in paths)
-    for path in paths:
-        name = path.resolve().name
-        if counts[name] > 1:
-            folders = ", ".join(str(other) for other in paths if other.resolve().name == name)
+    folders: dict[str, list[Path]] = {}
+    for path in map(Path, adapters):
+        folders.setdefault(path.resolve().name, []).append(path)
+    for name, paths in folders.items():
+        if len(paths) > 1:
             raise ConfigError(
-                f"{folders}: adapters are told apart by the names of their folders, and these are all named {name!r}; "
-                "leave out all but one, or copy one to a folder of another name"
+                f"{', '.join(map(str, paths))}: adapters are told apart by the names of their folders, and these are "
+                f"all named {name!r}; leave out all but one, or copy one to a folder of another name"
             )
-    return {path.resolve().name: path for path in paths}
+    return {name: paths[0] for name, paths in folders.items()}
 
 
 def shared_base(paths: dict[str, Path], base: str | None) -> str:
@@ -44,14 +36,12 @@ def shared_base(paths: dict[str, Path], base: str | None) -> str:
 def data_files(names: list[str], data: tuple[str, ...]) -> dict[str, Path]:
     """`--data`: name -> file, from `NAME=FILE` and one `FILE` for all others; raises `ConfigError`."""
     own: dict[str, Path] = {}
-    shared: Path | None = None
+    shared: list[Path] = []
     for text in data:
         name, equals, file = text.partition("=")
         # A file may have a sign of equality in its name.
         if not equals or (name not in names and Path(text).is_file()):
-            if shared is not None:
-                raise ConfigError(f"--data {shared} and {text}: give one file for all adapters, or NAME=FILE for each")
-            shared = Path(text)
+            shared.append(Path(text))
         elif name not in names:
             hint = nearest(name, names) or f"adapters are {', '.join(names)}"
             raise ConfigError(f"--data {text}: no adapter is named {name!r}; {hint}")
@@ -59,24 +49,8 @@ def data_files(names: list[str], data: tuple[str, ...]) -> dict[str, Path]:
             raise ConfigError(f"--data {text}: {name!r} has a file already, {own[name]}; give one per adapter")
         else:
             own[name] = Path(file)
-    return {name: path for name in names if (path := own.get(name, shared)) is not None}
-
-
-def adapter_rows(paths: dict[str, Path], data: tuple[str, ...], limit: int | None) -> dict[str, list[dict[str, Any]]]:
-    """Name -> the first `limit` rows of its `--data`, or of its own validation rows."""
-    files = data_files(list(paths), data)
-    return {name: prompt_rows(str(path), files.get(name), limit) for name, path in paths.items()}
-
-
-def encode_prompts(model: MultiAdapterModel, rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[list[int]]]:
-    """Name -> token ids of each row's prompt; raises `DataError` for one that leaves the answer no room."""
-    from ssft.runtime.inputs import encode_prompt
-
-    prompts = {}
-    for name, values in rows.items():
-        prompts[name] = [encode_prompt(row, model.tokenizer) for row in values]
-        try:
-            check_prompts(prompts[name], model.hooks.backbone.context_length)
-        except DataError as error:
-            raise DataError(f"prompts of {name}: {error}") from error
-    return prompts
+    if len(shared) > 1:
+        raise ConfigError(
+            f"--data {' and '.join(map(str, shared))}: give one file for all adapters, or NAME=FILE for each"
+        )
+    return {**(dict.fromkeys(names, shared[0]) if shared else {}), **own}

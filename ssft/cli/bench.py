@@ -119,16 +119,11 @@ def train_command(
     from ssft.recipes.recipe import load_recipe
 
     resolved = load_recipe(recipe, list(overrides))
-    from ssft.bench.train_step import heading, measure_recipe, table_rows
+    from ssft.bench.train_step import measure_recipe, step_table
 
     shared.set_threads(threads)
     result = measure_recipe(resolved, **settings)  # the options that are left, by their names
-
-    def show() -> None:
-        click.echo(heading(result))
-        shared.table(table_rows(result), ["trainer", "ms per step", "ratio (95 % interval)", "peak memory"])
-
-    deliver(result, output, as_json, show)
+    deliver(result, output, as_json, lambda: shared.print_table(step_table(result)))
 
 
 @command.command("profile")
@@ -149,7 +144,7 @@ def profile_command(
     """Show where a pass with ADAPTER's streams spends its time, beside a plain pass."""
     from torch import get_num_threads
 
-    from ssft.bench.profile import profile, table_rows
+    from ssft.bench.profile import profile, profile_table
 
     adapted = decoding.open(adapter)
     prompts = load_prompts(adapted, adapter, data, limit)
@@ -163,7 +158,7 @@ def profile_command(
     def show() -> None:
         where = f"batch {decoding.batch_size}, {adapted.precision} on {adapted.device}"
         click.echo(f"{adapted.active.name}: {len(prompts)} prompts, {where}")
-        shared.table(table_rows(profiles), ["ms per pass", *(title for name in profiles for title in (name, "share"))])
+        shared.print_table(profile_table(profiles))
 
     deliver(result, output, as_json, show)
 

@@ -240,7 +240,7 @@ def test_a_missing_draft_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(ConfigError, match=r"no draft model.*draft holds none; leave assisted out.*--output \S+/draft`"):
         build(fake_adapted(), "assisted", peers=tmp_path)
     adapted = fake_adapted()
-    adapted.name = "sql"
+    adapted.active.name = "sql"
     with pytest.raises(ConfigError, match=r"`ssft train baselines/draft_sql --output \S+/draft`"):
         build(adapted, "assisted", peers=tmp_path)
 
@@ -275,14 +275,15 @@ def test_the_drafts_parameters_and_bytes_are_extra(tmp_path):
     draft = tiny_llama(num_hidden_layers=1)
     folder = save_draft(tmp_path / "draft", draft)
     method = build(fake_adapted(), "assisted", peers=tmp_path)
-    assert method.extra_parameters() == draft.num_parameters()
-    assert method.extra_bytes() == (folder / "model.safetensors").stat().st_size
-    assert method.training() == {}
+    assert method.extra_parameters == draft.num_parameters()
+    assert method.extra_bytes == (folder / "model.safetensors").stat().st_size
+    assert method.training == {}
     facts = {"train_rows": 2000, "data": {"train": {"name": "rows.jsonl"}}, "device": "cpu", "train_seconds": 7.5}
     (folder / "provenance.json").write_text(json.dumps({**facts, "steps": 25}))
-    assert method.training() == {"data": "rows.jsonl", "rows": 2000, "steps": 25, "seconds": 7.5, "device": "cpu"}
+    method = build(fake_adapted(), "assisted", peers=tmp_path)
+    assert method.training == {"data": "rows.jsonl", "rows": 2000, "steps": 25, "seconds": 7.5, "device": "cpu"}
     lookup = build(fake_adapted(), "prompt_lookup")
-    assert (lookup.extra_parameters(), lookup.extra_bytes()) == (0, 0)
+    assert (lookup.extra_parameters, lookup.extra_bytes) == (0, 0)
 
 
 # -- static cache -------------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ def test_the_copy_that_is_compiled_shares_the_weights_and_leaves_the_hooks_alone
 
 def test_static_needs_a_model_that_transformers_compiles():
     adapted = fake_adapted()
-    adapted.precision = "4bit"
+    adapted.model.config.quantization_config = {}
     adapted.hooks.backbone.model.hf_quantizer = SimpleNamespace(is_compileable=False)
     with pytest.raises(ConfigError, match=r"does not compile a model in 4bit; take --quantization none"):
         build(adapted, "generate_static")
@@ -388,7 +389,7 @@ def test_llama_cpp_decodes_the_bases_own_file(llama):
     assert ids(results) == [[6, 7, 8, 9], [7, 8, 9, 10], [6, 7, 8, 9]]
     assert [(result.calls, result.finish_reason) for result in results] == [(4, "length")] * 3
     assert all(0 < result.prompt_seconds < result.seconds for result in results)
-    assert (method.extra_parameters(), method.extra_bytes(), method.training()) == (0, 4, {})
+    assert (method.extra_parameters, method.extra_bytes, method.training) == (0, 4, {})
 
 
 def test_llama_cpp_counts_like_the_others(llama):
@@ -418,4 +419,4 @@ def test_llama_cpp_says_what_it_lacks(llama, monkeypatch):
 
 
 def test_llama_cpp_is_a_yardstick():
-    assert (llama_cpp.KIND, llama_cpp.LOSSLESS) == ("yardstick", False)
+    assert (llama_cpp.Method.KIND, llama_cpp.Method.LOSSLESS) == ("yardstick", False)

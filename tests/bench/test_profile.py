@@ -4,9 +4,7 @@ import pytest
 from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench import profile as module
-from ssft.bench.profile import BELOW, CACHE, HEAD, MASKS, PARTS, PROMPT, STREAMS, TREE, Clock, instrumented, profile
-from ssft.decoding import engine
-from ssft.decoding.cache import TreeCache
+from ssft.bench.profile import LAYERS, MASKS, PARTS, PROMPT, STREAMS, Clock, instrumented, profile, profile_table
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
@@ -24,6 +22,9 @@ def test_parts_add_up_to_the_pass(batch_size):
     assert plain.parts[STREAMS].ms == 0
     assert streaming.passes < plain.passes
     assert all(streaming.parts[part].ms > 0 for part in PARTS)
+    table = profile_table(profiles)
+    assert [row[0] for row in table.texts()] == [*PARTS, "whole pass", "per token", "prompts' pass"]
+    assert [column.name for column in table.head] == ["ms per pass", "plain", "share", "streaming", "share"]
 
 
 def test_without_streams_there_is_only_the_plain_pass():
@@ -32,38 +33,39 @@ def test_without_streams_there_is_only_the_plain_pass():
 
 def test_every_timer_is_hit_and_all_are_gone_afterwards():
     adapted = fake_adapted()
-    decoder = adapted.decoder()
     layers = adapted.hooks.backbone.layers
-    before = (engine.grow_tree, engine.tree_masks, TreeCache.keep, [len(layer._forward_pre_hooks) for layer in layers])
-    clock = Clock()
-    with instrumented(decoder, clock):
-        results = decoder.generate(random_prompts(2), 10)
-    after = (engine.grow_tree, engine.tree_masks, TreeCache.keep, [len(layer._forward_pre_hooks) for layer in layers])
-    assert before == after
-    assert "_prompt_pass" not in vars(decoder)
-    assert "logits" not in vars(adapted.hooks.backbone)
-    assert all(clock.calls[part] for part in (PROMPT, BELOW, STREAMS, HEAD, TREE, MASKS, CACHE))
-    assert clock.calls[MASKS] == clock.calls[BELOW] == clock.calls[STREAMS] == max(r.calls for r in results) - 1
-    assert [r.token_ids for r in decoder.generate(random_prompts(2), 10)] == [r.token_ids for r in results]
+    hooks = [(len(layer._forward_pre_hooks), len(layer._forward_hooks)) for layer in layers]
+    timer, clock = adapted.step.timer, Clock()
+    with instrumented(adapted, clock, streaming=True):
+        results = adapted.complete(random_prompts(2), max_new_tokens=10, batch_size=2)
+    assert hooks == [(len(layer._forward_pre_hooks), len(layer._forward_hooks)) for layer in layers]
+    assert adapted.step.timer is timer
+    assert all(clock.calls[part] for part in (PROMPT, *PARTS[:-1]))
+    assert clock.calls[MASKS] == clock.calls[LAYERS] == clock.calls[STREAMS] == max(r.calls for r in results) - 1
+    again = adapted.complete(random_prompts(2), max_new_tokens=10, batch_size=2)
+    assert [r.token_ids for r in again] == [r.token_ids for r in results]
 
 
 def test_the_clock_charges_a_part_with_its_own_time_only(monkeypatch):
-    ticks = iter([0, 1, 4, 10, 20, 21, 23, 24])
+    ticks = iter([0, 1, 2, 3, 4, 10, 20, 21, 23, 24])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks))
     clock = Clock()
     clock.start("outer")  # 0
-    clock.wrap("inner", lambda: None)()  # 1 to 4
+    clock.start("inner")  # 1
+    with clock.part("innermost"):  # 2 to 3
+        pass
+    clock.stop()  # 4
     clock.stop()  # 10
-    clock.start(PROMPT)  # 20
-    clock.wrap("inner", lambda: None)()  # 21 to 23, inside a prompt's pass
-    clock.stop()  # 24
-    assert dict(clock.seconds) == {"inner": 3, "outer": 7, PROMPT: 4}
-    assert dict(clock.calls) == {"inner": 1, "outer": 1, PROMPT: 2}
+    with clock.part(PROMPT), clock.part("inner"):  # 20; 21 to 23, inside a prompt's pass
+        pass
+    # 24
+    assert dict(clock.seconds) == {"innermost": 1, "inner": 2, "outer": 7, PROMPT: 4}
+    assert dict(clock.calls) == {"innermost": 1, "inner": 1, "outer": 1, PROMPT: 2}
 
 
 def test_the_clock_stops_when_a_function_fails():
     clock = Clock()
-    with pytest.raises(ZeroDivisionError):
-        clock.wrap("part", lambda: 1 / 0)()
+    with pytest.raises(ZeroDivisionError), clock.part("part"):
+        raise ZeroDivisionError
     assert clock.calls["part"] == 1
     assert not clock._stack

@@ -10,7 +10,7 @@ from tiny_base import tiny_tokenizer
 
 from ssft.bench.measure import measure
 from ssft.bench.methods import Setting, build_methods
-from ssft.bench.spec_bench import MT_BENCH, MULTI_TURN, SINGLE_TASKS, spec_bench_rows, task_categories
+from ssft.bench.spec_bench import MT_BENCH, MULTI_TURN, SINGLE_TASKS, row_categories, spec_bench_rows
 from ssft.errors import ConfigError, DataError
 
 QUESTIONS = [
@@ -81,22 +81,23 @@ def test_limit_takes_the_first_questions_of_each_category(adapted, write):
         "Write code.",
         "Now in C.",
     ]
-    with pytest.raises(DataError, match=r"limit=0: at least one question"):
-        spec_bench_rows(write(*QUESTIONS), adapted, 2, limit=0)
 
 
 @pytest.mark.parametrize(
     ("question", "message"),
     [
         ("{broken", r"question\.jsonl, line 2: invalid JSON"),
-        ([1], "line 2: expected an object with `category` and `turns`, got list"),
-        ({"turns": ["a"]}, r"line 2: `category` must be a name, got None; is this Spec-Bench's question\.jsonl"),
-        ({"category": "qa"}, "line 2: `turns` must be a list of at least one text, got None$"),
-        ({"category": "qa", "messages": []}, "line 2: `turns` must be .*; rows with `messages` .* go with --data FILE"),
-        ({"category": "qa", "turns": []}, "line 2: `turns` must be a list of at least one text"),
-        ({"category": "qa", "turns": "a"}, "line 2: `turns` must be a list of at least one text, got 'a'"),
-        ({"category": "qa", "turns": ["a", " "]}, "line 2: turn 2 must be a text, got ' '; fill it"),
-        ({"category": "qa", "turns": ["a", 5]}, "line 2: turn 2 must be a text, got 5"),
+        ([1], "line 2: category is missing"),
+        ({"turns": ["a"]}, r"line 2: category is missing; give Spec-Bench's question\.jsonl"),
+        ({"category": " ", "turns": ["a"]}, "line 2: category=' ', expected a text"),
+        (
+            {"category": "qa", "messages": []},
+            "line 2: turns is missing; .*; rows with `messages` .* go with --data FILE",
+        ),
+        ({"category": "qa", "turns": []}, r"line 2: turns=\[\], expected a list of texts"),
+        ({"category": "qa", "turns": "a"}, "line 2: turns='a', expected a list of texts"),
+        ({"category": "qa", "turns": ["a", " "]}, "line 2: turns=.'a', ' '., expected a list of texts"),
+        ({"category": "qa", "turns": ["a", 5]}, "line 2: turns=.'a', 5., expected a list of texts"),
     ],
 )
 def test_a_bad_question_is_named(adapted, write, question, message):
@@ -114,7 +115,7 @@ def test_an_empty_or_missing_file_is_told(adapted, write, tmp_path):
 def test_a_prompt_longer_than_the_context_is_told(write):
     short = fake_adapted(tiny_llama, vocab_size=len(tiny_tokenizer()), max_position_embeddings=32)
     short.tokenizer = tiny_tokenizer()
-    with pytest.raises(DataError, match=r"line 1: the prompt of turn 2 has \d+ tokens; the base's context holds 32"):
+    with pytest.raises(DataError, match=r"line 1, turn 2: the prompt has \d+ tokens; .* context of 32"):
         spec_bench_rows(write({"category": "math", "turns": ["abc", "def"]}), short, 4)
 
 
@@ -123,8 +124,15 @@ def test_a_base_without_chat_template_is_told(write):
         spec_bench_rows(write(*QUESTIONS), fake_adapted(), 2)
 
 
-def test_mt_benchs_categories_are_one_beside_the_other_tasks():
-    assert task_categories([*MT_BENCH, "rag"]) == [*[MULTI_TURN] * 8, "rag"]
-    assert task_categories(list(MT_BENCH)) == list(MT_BENCH)
-    assert task_categories(["math", "rag", "my own"]) == ["math", "rag", "my own"]
-    assert task_categories([]) == []
+@pytest.mark.parametrize(
+    ("names", "grouped"),
+    [
+        ([*MT_BENCH, "rag"], [*[MULTI_TURN] * 8, "rag"]),
+        (MT_BENCH, list(MT_BENCH)),
+        (["math", "rag", "my own"], ["math", "rag", "my own"]),
+        (["a", None], ["a", "other"]),
+        ([None], None),
+    ],
+)
+def test_mt_benchs_categories_are_one_beside_the_other_tasks(names, grouped):
+    assert row_categories([{"category": name} for name in names]) == grouped

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import re
 import sys
 
 import pytest
@@ -294,7 +293,7 @@ def shelf(tmp_path_factory):
 @pytest.fixture
 def over_base(shelf):
     """Arguments of a quick run with both adapters; `--base` because a bundle names its base by an id, not by a path."""
-    small = ["--max-new-tokens", 3, "--rounds", 1, "--adapters", 4, "--account-rounds", 5]
+    small = ["--max-new-tokens", 3, "--rounds", 1, "--adapters", 4]
     base = ["--base", shelf / "base", "--dtype", "float32", "--device", "cpu"]
     return ["adapters", shelf / "deep", shelf / "projected", *base, *small]
 
@@ -315,42 +314,35 @@ def test_adapters_as_json_and_as_a_file(over_base, shelf, tmp_path):
     assert result.exit_code == 0, (result.output, result.exception)
     facts = json.loads(result.stdout)
     assert facts == json.loads(output.read_text())
-    keys = {"device", "precision", "threads", "adapters", "switch", "load", "memory", "account", "mixed", "batches"}
-    assert keys <= set(facts)
+    assert {"device", "precision", "threads", "adapters", "shelf", "comparisons", "differences"} <= set(facts)
     assert (facts["precision"], facts["max_new_tokens"], facts["rounds"], facts["seed"]) == ("float32", 3, 1, 4)
     assert {name: value["prompts"] for name, value in facts["adapters"].items()} == {"deep": 3, "projected": 5}
-    assert [entry["loaded"] for entry in facts["switch"]] == [2, 4]
-    assert facts["load"]["loads"] == facts["memory"]["growth"]["loads"] == 4
-    assert facts["account"]["end"]["round"] == 5
-    assert facts["account"]["tensor_growth"] == 0
-    assert facts["mixed"]["identical"] == facts["mixed"]["rows"] == 16
-    assert facts["mixed"]["routing"]["identical"] == 8
-    assert [entry["comparison"]["identical"] for entry in facts["batches"]] == [8] * 4
+    assert [entry["loaded"] for entry in facts["shelf"]] == [0, 2, 4, 0]
+    assert facts["shelf"][0]["tensors"] == facts["shelf"][-1]["tensors"]
+    assert facts["mixed_rows"] == 16
+    assert facts["differences"] == {"deep": [], "projected": []}
+    assert [entry["identical"] for entry in facts["comparisons"]] == [8, None, 8, 8, 8, 8]
 
 
 def test_adapters_as_tables_with_a_difference(over_base, shelf, monkeypatch):
     generate = MultiAdapterModel.generate
 
-    def wrong(self, prompts, adapter, **settings):
+    def wrong(self, prompts, adapter=None, **settings):
         results = generate(self, prompts, adapter, **settings)
-        if len(set(adapter)) > 1:
+        if len(set(adapter or ())) > 1:
             results[0]["token_ids"][1] = (results[0]["token_ids"][1] + 1) % 97
         return results
 
     monkeypatch.setattr(MultiAdapterModel, "generate", wrong)
-    skip = ["--skip", "load", "--skip", "account", "--skip", "batches"]
-    result = run(*over_base, *skip, "--data", shelf / "rows.jsonl", "--limit", 2)
+    result = run(*over_base, "--data", shelf / "rows.jsonl", "--limit", 2)
     assert result.exit_code == 0, (result.output, result.exception)
     text = result.stdout
     assert text.startswith(
         "deep (2 prompts), projected (2 prompts) over base: at most 3 tokens, 1 rounds, float32 on cpu"
     )
-    assert "Mixed batches: 14 of 16 rows are what the row gives alone" in text
-    assert "one adapter; four copies" in text
-    assert re.search(r"four copies.* 8 +7$", text, re.MULTILINE)
-    assert "Differences" in text
-    assert "Memory" in text
-    assert not any(word in text for word in ("Switching", "Loading", "Account", "Batches of"))
+    assert "mixed tasks: 14 of 16 rows are what the row gives alone" in text
+    assert "7/8" in text
+    assert all(title in text for title in ("Sizes", "Adapters loaded", "Batches, ", "Differences"))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +364,6 @@ def test_adapters_as_tables_with_a_difference(over_base, shelf, monkeypatch):
         ),
         (["deep", "--data", "long.jsonl", "--base", "base"], "prompts of deep: row 2: the prompt has 4100 tokens"),
         (["deep", "--data", "rows.jsonl", "--output", "."], "is a directory"),
-        (["deep", "--skip", "loads"], "Invalid value for '--skip'"),
         (["deep", "--adapters", "1"], "Invalid value for '--adapters'"),
         ([], "Missing argument 'ADAPTER...'"),
     ],

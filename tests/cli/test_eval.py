@@ -11,7 +11,7 @@ from tiny_base import save_rows, save_tiny_base
 
 from ssft.bench.metrics.rouge import TYPES as ROUGE_TYPES
 from ssft.bench.metrics.rouge import score as rouge
-from ssft.bench.quality import mean_interval
+from ssft.bench.statistics import mean_interval
 from ssft.bundle.read import read_bundle
 from ssft.cli.main import cli
 from ssft.runtime import loader

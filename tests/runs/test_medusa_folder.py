@@ -289,8 +289,8 @@ def test_the_method_gives_the_plain_text(tmp_path, architecture, merge, batch_si
     plain, found = (methods[name].run(prompts()) for name in ("plain", "medusa"))
     assert [r.token_ids for r in found] == [r.token_ids for r in plain]
     assert sum(r.calls for r in found) < sum(r.calls for r in plain)
-    assert methods["medusa"].extra_parameters() == heads.count()
-    assert methods["medusa"].extra_bytes() == (tmp_path / "peers" / "medusa" / WEIGHTS).stat().st_size
+    assert methods["medusa"].extra_parameters == heads.count()
+    assert methods["medusa"].extra_bytes == (tmp_path / "peers" / "medusa" / WEIGHTS).stat().st_size
 
 
 def test_the_method_drafts_from_states_with_the_lora(saved, tmp_path, monkeypatch):

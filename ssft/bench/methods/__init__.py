@@ -1,22 +1,15 @@
 """The decoding methods that `ssft bench` compares: every file here is one, found on disk.
 
-A method's module holds
-
-- `NAME`: its name on the command line and in results,
-- `DESCRIPTION`: one line,
-- `KIND`: "plain" (one token per pass), "speculative" (drafts and verifies), or "yardstick" (another program on another
-  build of the base: its tokens per second are shown, its text is compared with nothing),
-- `LOSSLESS`: whether it promises the tokens of plain greedy decoding,
-- `class Method`, a `DecodingMethod`.
-
+A method's name on the command line and in results is its file's. Its module holds `class Method`, a `DecodingMethod`.
 Files that start with `_` are helpers.
 """
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ssft.decoding.request import Generation
@@ -27,7 +20,8 @@ REFERENCE = "plain"
 
 ALL = "all"
 """In place of methods' names: every method that can run."""
-KINDS = ("plain", "speculative", "yardstick")
+YARDSTICK = "yardstick"
+KINDS = ("plain", "speculative", YARDSTICK)
 
 
 @dataclass(frozen=True)
@@ -46,17 +40,29 @@ class Setting:
 
 
 class DecodingMethod(ABC):
-    """What a method's `Method` class is; `__init__` raises an `SSFTError` where the method cannot serve."""
+    """What a method's `Method` class is; `__init__` raises an `SSFTError` where the method cannot serve.
 
-    single = False
-    """Whether the method decodes one prompt at a time only."""
+    DESCRIPTION: one line. KIND: "plain" (one token per pass), "speculative" (drafts and verifies), or "yardstick"
+    (another program on another build of the base: its tokens per second are shown, its text is compared with nothing).
+    LOSSLESS: whether it promises the tokens of plain greedy decoding. SINGLE: whether it decodes one prompt at a time
+    only. extra_parameters, extra_bytes: what it needs beside base and LoRA, in memory and on disk. training: what was
+    trained for it: `data` (name), `rows`, `steps`, `seconds`, `device` as its provenance has them.
+    """
+
+    DESCRIPTION: str
+    KIND: str
+    LOSSLESS = True
+    SINGLE = False
+    extra_parameters = 0
+    extra_bytes = 0
+    training: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, setting: Setting) -> None:
-        name = type(self).__module__.rpartition(".")[2]
-        if self.single and setting.batch_size != 1:
+        self.name = type(self).__module__.rpartition(".")[2]
+        if self.SINGLE and setting.batch_size != 1:
             raise ConfigError(
-                f"batch size {setting.batch_size}: {name} decodes one prompt at a time; take --batch-size 1, or leave "
-                f"{name} out of --methods"
+                f"batch size {setting.batch_size}: {self.name} decodes one prompt at a time; take --batch-size 1, or "
+                f"leave {self.name} out of --methods"
             )
         self.adapted = setting.adapted
         self.backbone = self.adapted.hooks.backbone
@@ -66,19 +72,6 @@ class DecodingMethod(ABC):
     @abstractmethod
     def run(self, prompts: list[list[int]]) -> list[Generation]:
         """Greedy continuation of each prompt (token ids), in order, `calls` being passes of the adapted model."""
-
-    def extra_parameters(self) -> int:
-        """Parameters that the method needs beside base and LoRA."""
-        return 0
-
-    def extra_bytes(self) -> int:
-        """Bytes on disk that the method needs beside base and LoRA."""
-        return 0
-
-    def training(self) -> dict[str, Any]:
-        """What was trained for the method: `data` (name), `rows`, `steps`, `seconds`, `device` as its provenance has
-        them; empty where nothing was, or nothing is known."""
-        return {}
 
     def budget(self, prompt: list[int]) -> int:
         """How many tokens may follow a prompt: `max_new_tokens`, or fewer where the model's context has no room for

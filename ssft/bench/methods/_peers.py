@@ -1,23 +1,14 @@
 """What was trained for a method: where it lies in the folder of peers, and what its training was."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from ssft.bench.methods import Setting
-from ssft.bundle.format import PROVENANCE
 from ssft.errors import ConfigError
+from ssft.runs.provenance import told_by
 
 ROOT = Path("outputs/peers")
-FACTS = {
-    "data": ("data", "train", "name"),
-    "rows": ("train_rows",),
-    "steps": ("steps",),
-    "seconds": ("train_seconds",),
-    "device": ("device",),
-}
-"""What is told of a training, and where a provenance has it."""
 
 
 def find_part(setting: Setting, method: str, part: str, marker: str, what: str) -> Path:
@@ -26,13 +17,14 @@ def find_part(setting: Setting, method: str, part: str, marker: str, what: str) 
     Raises:
         ConfigError: there is none; names the command that makes `what`.
     """
-    peers = ROOT / setting.adapted.active.name if setting.peers is None else setting.peers
+    name = setting.adapted.active.name
+    peers = setting.peers or ROOT / name
     folder = peers / part
     if setting.peers is None or not (folder / marker).is_file():
         where = "no folder of peers was given" if setting.peers is None else f"{folder} holds none"
         raise ConfigError(
-            f"{setting.adapted.active.name!r} has no {what} to draft with: {where}; leave {method} out of --methods or "
-            f"make one with {command(setting.adapted.active.name, method, folder)}, then give --peers {peers.parent}"
+            f"{name!r} has no {what} to draft with: {where}; leave {method} out of --methods or make one with "
+            f"{command(name, method, folder)}, then give --peers {peers.parent}"
         )
     return folder
 
@@ -40,28 +32,23 @@ def find_part(setting: Setting, method: str, part: str, marker: str, what: str) 
 def command(name: str, method: str, folder: Path) -> str:
     """The command that trains what `method` needs for the adapter `name` into `folder`; the shipped recipes are for
     SQL."""
+    recipe = f"baselines/medusa_sql adapter=<folder of {name}>" if method == "medusa" else "baselines/draft_sql"
     data = "" if name == "sql" else f"data.train=<rows that {name} was trained on> "
-    if method == "medusa":
-        return f"`ssft train baselines/medusa_sql adapter=<folder of {name}> {data}--output {folder}`"
-    return f"`ssft train baselines/draft_sql {data}--output {folder}`"
+    return f"`ssft train {recipe} {data}--output {folder}`"
 
 
-def read_training(folder: Path) -> dict[str, Any]:
-    """`training` of the folder's provenance; empty where that is missing or no JSON, since nothing depends on it."""
-    try:
-        return training(json.loads((folder / PROVENANCE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def training(provenance: Any) -> dict[str, Any]:
-    """What `DecodingMethod.training` tells of a provenance: those of `FACTS` that are there and of their kind."""
-    found = {}
-    for key, path in FACTS.items():
-        value = provenance
-        for part in path:
-            value = value.get(part) if isinstance(value, dict) else None
-        texts = key in ("data", "device")
-        if (type(value) is str and value) if texts else (type(value) in (int, float) and math.isfinite(value)):
-            found[key] = value
-    return found
+def training(folder: Path) -> dict[str, Any]:
+    """What `DecodingMethod.training` tells of the run that made a folder; empty where its provenance is none or cannot
+    be read, since nothing depends on it."""
+    told = told_by(folder)
+    source: Any = told.get("data")
+    source = source.get("train") if isinstance(source, dict) else None
+    facts: dict[str, Any] = {
+        "data": source.get("name") if isinstance(source, dict) else None,
+        "rows": told.get("train_rows"),
+        "steps": told.get("steps"),
+        "seconds": told.get("train_seconds"),
+        "device": told.get("device"),
+    }
+    # The file may come from a stranger: what is neither text nor finite number is not told.
+    return {k: v for k, v in facts.items() if isinstance(v, str) or (type(v) in (int, float) and math.isfinite(v))}

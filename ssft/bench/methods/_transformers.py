@@ -14,13 +14,6 @@ from ssft.decoding.request import Generation
 from ssft.runtime.batching import run_in_batches
 
 
-def truncate(ids: list[int], budget: int, eos: set[int]) -> tuple[list[int], str]:
-    """Ids up to and with the first EOS, at most `budget`; and the finish reason, "eos" or "length"."""
-    ids = ids[:budget]
-    stop = next((place for place, token in enumerate(ids) if token in eos), None)
-    return (ids, "length") if stop is None else (ids[: stop + 1], "eos")
-
-
 class Watch(StoppingCriteria):
     """Stops nothing; transformers asks it after every pass, and it notes when the first token was there.
 
@@ -60,12 +53,12 @@ class GenerateMethod(DecodingMethod):
         results: dict[int, Generation] = {}
         # Rows that may produce equally many tokens go together, so that none runs past its context.
         for budget, group in groups.items():
-            own = [prompts[row] for row in group]
 
-            def run(batch: list[int], own: list[list[int]] = own, budget: int = budget) -> list[Generation]:
-                return self._batch([own[place] for place in batch], budget)
+            def run(batch: list[int], group: list[int] = group, budget: int = budget) -> list[Generation]:
+                return self._batch([prompts[group[place]] for place in batch], budget)
 
-            results.update(zip(group, run_in_batches(list(map(len, own)), self.batch_size, run), strict=True))
+            lengths = [len(prompts[row]) for row in group]
+            results.update(zip(group, run_in_batches(lengths, self.batch_size, run), strict=True))
         return [results[index] for index in range(len(prompts))]
 
     # -- what subclasses change ---------------------------------------------------------------------------------
@@ -87,16 +80,14 @@ class GenerateMethod(DecodingMethod):
 
     def _batch(self, prompts: list[list[int]], budget: int) -> list[Generation]:
         """Plain search: every token of a row took one pass."""
-        rows, watch, seconds = self._search(prompts, budget)
-        results = []
-        for row in rows:
-            ids, reason = truncate(row, budget, self.adapted.eos_token_ids)
-            results.append(Generation(ids, len(ids), [], reason, seconds, watch.first))
+        results, _ = self._search(prompts, budget)
+        for result in results:
+            result.calls = len(result.token_ids)
         return results
 
     @torch.inference_mode()
-    def _search(self, prompts: list[list[int]], budget: int) -> tuple[list[list[int]], Watch, float]:
-        """Produced ids of each prompt, padding included; what was noted on the way; seconds in all."""
+    def _search(self, prompts: list[list[int]], budget: int) -> tuple[list[Generation], Watch]:
+        """What each prompt became, calls aside, and what was noted on the way."""
         watch = Watch()
         eos = sorted(self.adapted.eos_token_ids)
         pad = getattr(self.adapted.tokenizer, "pad_token_id", None)
@@ -126,29 +117,42 @@ class GenerateMethod(DecodingMethod):
             "stopping_criteria": StoppingCriteriaList([watch]),
             **self._arguments(),
         }
-        output = self._generate(len(prompts), arguments)
-        return output[:, width:].tolist(), watch, time.perf_counter() - watch.begin
+        rows = self._generate(len(prompts), arguments)[:, width:].tolist()
+        seconds = time.perf_counter() - watch.begin
+        results = []
+        for row in rows:
+            token_ids, reason = truncate(row, budget, self.adapted.eos_token_ids)
+            results.append(Generation(token_ids, finish_reason=reason, seconds=seconds, prompt_seconds=watch.first))
+        return results, watch
 
 
 class DraftingMethod(GenerateMethod):
     """transformers' assisted search: one chain of candidates per pass, which the adapted model verifies.
 
     The first pass already verifies a draft, beside the prompt; so prompt_seconds holds the making of that draft, and
-    prompt_tokens its accepted tokens, as far as they are in the text.
+    prompt_tokens its accepted tokens, as far as they are in the text. `accepted` holds the passes after the first by
+    how many tokens of their draft they kept.
     """
 
-    single = True
+    KIND = "speculative"
+    SINGLE = True
 
     def _batch(self, prompts: list[list[int]], budget: int) -> list[Generation]:
-        """The one prompt; `accepted` holds its passes after the first by how many tokens of their draft they kept."""
         calls: list[None] = []  # forwards of the adapted model; a draft model's are its own
         handle = self.backbone.decoder.register_forward_hook(lambda *_: calls.append(None))
         try:
-            (row,), watch, seconds = self._search(prompts, budget)
+            (result,), watch = self._search(prompts, budget)
         finally:
             handle.remove()
-        ids, reason = truncate(row, budget, self.adapted.eos_token_ids)
         depths = [after - before - 1 for before, after in pairwise(watch.lengths)]
-        accepted = [depths.count(depth) for depth in range(max(depths, default=-1) + 1)]
-        first = min(watch.lengths[0] - len(prompts[0]), len(ids))
-        return [Generation(ids, len(calls), accepted, reason, seconds, watch.first, first)]
+        result.calls = len(calls)
+        result.accepted = [depths.count(depth) for depth in range(max(depths, default=-1) + 1)]
+        result.prompt_tokens = min(watch.lengths[0] - len(prompts[0]), len(result.token_ids))
+        return [result]
+
+
+def truncate(ids: list[int], budget: int, eos: set[int]) -> tuple[list[int], str]:
+    """Ids up to and with the first EOS, at most `budget`; and the finish reason, "eos" or "length"."""
+    ids = ids[:budget]
+    stop = next((place for place, token in enumerate(ids) if token in eos), None)
+    return (ids, "length") if stop is None else (ids[: stop + 1], "eos")

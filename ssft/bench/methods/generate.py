@@ -2,11 +2,9 @@
 
 from ssft.bench.methods import _transformers
 
-NAME = "generate"
-DESCRIPTION = "model.generate of transformers, greedy, dynamic cache"
-KIND = "plain"
-LOSSLESS = True
-
 
 class Method(_transformers.GenerateMethod):
     """Greedy search over the same model, with the same low-rank products as the other methods; calls == tokens."""
+
+    DESCRIPTION = "model.generate of transformers, greedy, dynamic cache"
+    KIND = "plain"

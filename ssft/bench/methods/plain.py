@@ -5,20 +5,16 @@ from typing import Any
 from ssft.bench.methods import DecodingMethod
 from ssft.decoding.request import Generation
 
-NAME = "plain"
-DESCRIPTION = "greedy decoding, one token per pass, in the loop that also decodes with streams"
-KIND = "plain"
-LOSSLESS = True
-
 
 class Method(DecodingMethod):
     """One token per pass of the adapted model."""
 
+    DESCRIPTION = "greedy decoding, one token per pass, in the loop that also decodes with streams"
+    KIND = "plain"
     drafting: dict[str, Any] = {"speculate": False}  # noqa: RUF012 (never changed)
     """What `MultiAdapterModel.complete` is told of drafts."""
 
     def run(self, prompts: list[list[int]]) -> list[Generation]:
-        """Greedy continuation of each prompt, in order."""
         results: list[Generation] = self.adapted.complete(
             prompts, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, **self.drafting
         )

@@ -9,16 +9,13 @@ from typing import Any
 from ssft.bench.methods import _transformers
 from ssft.errors import GenerationError
 
-NAME = "prompt_lookup"
-DESCRIPTION = "prompt lookup of transformers: n-grams of the prompt and of the text so far as the draft"
-KIND = "speculative"
-LOSSLESS = True
-
 DRAFT_TOKENS = 10
 
 
 class Method(_transformers.DraftingMethod):
     """`generate(prompt_lookup_num_tokens=10)`."""
+
+    DESCRIPTION = "prompt lookup of transformers: n-grams of the prompt and of the text so far as the draft"
 
     def _settings(self, prompts: list[list[int]], budget: int) -> dict[str, Any]:
         return {"prompt_lookup_num_tokens": DRAFT_TOKENS}

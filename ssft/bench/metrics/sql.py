@@ -28,7 +28,7 @@ _TOKEN = re.compile(
 _ATOMS = {"quoted", "name", "number", "word"}
 _COMPARISONS = {"=", "==", "<>", "!=", "<", ">", "<=", ">=", "like"}
 _KEYWORDS = {"not": "N", "in": "I", "is": "S", "null": "0"}
-_KINDS = {"quoted": "q", "name": "q", "number": "n", "word": "w"}
+_KINDS = {"quoted": "q", "name": "q", "number": "n", "word": "w", "group": "g"}
 _SIGNS = {"+": "s", "-": "s", ".": "."}
 # A number, a parenthesis of any content, or a (qualified) column, string or call.
 _OPERAND = r"(?:s?n|g|[wq](?:\.[wq])*g?)"
@@ -85,7 +85,8 @@ def normalise_sql(text: str) -> str:
         return text.strip()
     while tokens and tokens[-1][1] == ";":
         tokens.pop()
-    return " ".join(value for _, value in _sort_conditions(tokens))
+    grouped = _grouped(tokens)
+    return " ".join(value for _, value in (tokens if grouped is None else _sort_conditions(grouped)))
 
 
 Token = tuple[str, str]
@@ -114,23 +115,35 @@ def _tokens(text: str) -> list[Token] | None:
     return tokens
 
 
+def _grouped(tokens: list[Token]) -> list[Token] | None:
+    """The tokens with each outermost parenthesis and its content as one of the kind "group"; None if parentheses do not
+    pair."""
+    found: list[Token] = []
+    depth = 0
+    for kind, value in tokens:
+        depth += kind == "operator" and value == "("
+        if depth == 0 or (depth == 1 and kind == "operator" and value == "("):
+            found.append(("group" if depth else kind, value))
+        else:
+            found[-1] = ("group", f"{found[-1][1]} {value}")
+        depth -= kind == "operator" and value == ")"
+        if depth < 0:
+            return None
+    return found if depth == 0 else None
+
+
 def _sort_conditions(tokens: list[Token]) -> list[Token]:
     """The tokens with the conditions of WHERE in sorted order, if `normalise_sql` may forget theirs."""
-    depths = _depths(tokens)
-    if depths is None:
-        return tokens
-    top = [i for i, depth in enumerate(depths) if depth == 0 and tokens[i][0] == "word"]
-    wheres = [i for i in top if tokens[i][1] == "where"]
+    words = [i for i, (kind, _) in enumerate(tokens) if kind == "word"]
+    wheres = [i for i in words if tokens[i][1] == "where"]
     if len(wheres) != 1:
         return tokens
     start = wheres[0] + 1
-    end = next((i for i in top if i >= start and _ends_clause(tokens, i)), len(tokens))
-    ands = [i for i in top if start <= i < end and tokens[i][1] == "and"]
-    edges = [start - 1, *ands, end]
-    spans = [range(left + 1, right) for left, right in pairwise(edges)]
-    if not all(_CONDITION.fullmatch(_shape(tokens, depths, span)) for span in spans):
+    end = next((i for i in words if i >= start and _ends_clause(tokens, i)), len(tokens))
+    ands = [i for i in words if start <= i < end and tokens[i][1] == "and"]
+    conditions = sorted(tokens[left + 1 : right] for left, right in pairwise([start - 1, *ands, end]))
+    if not all(_CONDITION.fullmatch("".join(map(_letter, condition))) for condition in conditions):
         return tokens
-    conditions = sorted([tokens[i] for i in span] for span in spans)
     clause = conditions[0] + [token for condition in conditions[1:] for token in [("word", "and"), *condition]]
     return tokens[:start] + clause + tokens[end:]
 
@@ -142,29 +155,11 @@ def _ends_clause(tokens: list[Token], index: int) -> bool:
     return word in _CLAUSE_ENDS and (word not in ("group", "order") or following == [("word", "by")])
 
 
-def _depths(tokens: list[Token]) -> list[int] | None:
-    """How many parentheses are open around each token, its own included; None if they do not pair."""
-    depths, depth = [], 0
-    for kind, value in tokens:
-        depth += kind == "operator" and value == "("
-        depths.append(depth)
-        depth -= kind == "operator" and value == ")"
-        if depth < 0:
-            return None
-    return depths if depth == 0 else None
-
-
-def _shape(tokens: list[Token], depths: list[int], span: range) -> str:
-    """One letter per token outside parentheses, for `_CONDITION`; a parenthesis with its content is `g`."""
-    shape = ""
-    for index in span:
-        kind, value = tokens[index]
-        if depths[index] > 0:
-            shape += "g" if depths[index] == 1 and (kind, value) == ("operator", "(") else ""
-        elif kind == "word" and value in _KEYWORDS:
-            shape += _KEYWORDS[value]
-        elif kind in ("word", "operator") and value in _COMPARISONS:
-            shape += "c"
-        else:
-            shape += _SIGNS.get(value, "?") if kind == "operator" else _KINDS[kind]
-    return shape
+def _letter(token: Token) -> str:
+    """What `_CONDITION` reads of a token."""
+    kind, value = token
+    if kind in ("word", "operator") and value in _COMPARISONS:
+        return "c"
+    if kind == "word" and value in _KEYWORDS:
+        return _KEYWORDS[value]
+    return _SIGNS.get(value, "?") if kind == "operator" else _KINDS[kind]

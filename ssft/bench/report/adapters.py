@@ -1,11 +1,7 @@
 """The result of `ssft bench adapters` as tables."""
 
-from typing import Any
-
-from ssft.bench.result import PASSES, AdaptersResult, Comparison
+from ssft.bench.result import AdaptersResult
 from ssft.tables import Column, Estimate, Table
-
-COMPARED = [Column("ratio (95 % interval)", ".3f"), Column("spread", ".3f"), Column("rows"), Column("same text")]
 
 
 def heading(result: AdaptersResult) -> str:
@@ -18,67 +14,40 @@ def heading(result: AdaptersResult) -> str:
 
 
 def tables(result: AdaptersResult) -> list[Table]:
-    """Every section that was measured."""
-    found = [*_times(result), _memory(result), *_account(result), *_mixed(result)]
-    speeds = [Column(f"{way}, tokens/s", ",.1f") for way in ("plain", "streaming")]
-    rows = [
-        [batch.batch_size, batch.tokens_per_call, *batch.comparison.values.values(), *_compared(batch.comparison)]
-        for batch in result.batches or ()
+    """The tables that the result has something for."""
+    sizes = [[name, facts["bytes"], facts["file_bytes"]] for name, facts in result.adapters.items()]
+    times = [Column("load, ms", ",.1f"), Column("switch, µs", ".2f")]
+    points = [
+        [at.loaded, at.load_ms, at.switch_us, at.process_bytes, at.allocated_bytes, at.tensors] for at in result.shelf
     ]
-    columns = ["batch", Column("tokens/call", ".2f"), *speeds, *COMPARED]
-    return [*found, *([Table(f"Batches of {next(iter(result.adapters))}", columns, rows)] if rows else [])]
-
-
-def _times(result: AdaptersResult) -> list[Table]:
-    found = []
-    if result.switch:
-        columns = ["loaded", Column("set_adapter, µs", ".2f"), Column("set_adapter and one token, ms", ".2f")]
-        rows: list[list[Any]] = [[time.loaded, time.microseconds, time.first_token_ms] for time in result.switch]
-        found.append(Table("Switching between resident adapters", columns, rows))
-    if load := result.load:
-        names = [f"2nd to {min(6, load.loads)}th", f"last five of {load.loads}", "all"]
-        rows = [list(row) for row in zip(names, (load.early_ms, load.late_ms, load.median_ms), strict=True)]
-        found.append(Table("Loading", ["adapters", Column("ms, median", ".1f")], rows))
-    return found
-
-
-def _memory(result: AdaptersResult) -> Table:
-    rows: list[list[Any]] = [["base", result.memory.base, None, None]]
-    rows += [[name, found.bytes, found.file_bytes, found.ratio] for name, found in result.memory.adapters.items()]
-    if growth := result.memory.growth:
-        by = f"by {growth.loads} adapters"
-        rows.append([f"process, {by}", growth.process_bytes, growth.file_bytes, growth.process_ratio])
-        rows.append([f"allocated, {by}", growth.allocated_bytes, growth.file_bytes, growth.allocated_ratio])
-    return Table("Memory", ["what", "bytes", "bytes of its files", Column("ratio", ".3f")], rows)
-
-
-def _account(result: AdaptersResult) -> list[Table]:
-    if (account := result.account) is None:
-        return []
-    points = (account.warm, account.middle, account.end)
-    rows: list[list[Any]] = [[f"{at.round:,}", at.process_bytes, at.allocated_bytes, at.tensors] for at in points]
-    rows.append(["growth", account.process_growth, account.allocated_growth, account.tensor_growth])
-    rows.append(["growth per round", account.process_growth_per_round, None, None])
-    title = f"Account of {account.rounds:,} rounds of load, set, generate, delete"
-    return [Table(title, ["after round", Column("process", ",.0f"), "allocated", "tensors"], rows)]
-
-
-def _mixed(result: AdaptersResult) -> list[Table]:
-    if (mixed := result.mixed) is None:
-        return []
-    rows = []
-    for found in filter(None, (mixed.routing, mixed.low_rank, mixed.tasks)):
-        values = [value * (1e3 if found.unit == PASSES else 1) for value in found.values.values()]
-        unit = "ms/pass" if found.unit == PASSES else found.unit
-        rows.append(["; ".join(found.values), unit, *values, *_compared(found)])
-    title = f"Mixed batches: {mixed.identical} of {mixed.rows} rows are what the row gives alone, without speculation"
-    columns = ["mixed batches of 8", "unit", Column("first", ",.1f"), Column("second", ",.1f"), *COMPARED]
-    parted = [[d.adapter, d.row, d.position, d.margin, d.expected, d.got] for d in mixed.differences]
-    names = ["adapter", "row", "position", "margin", "token alone", "token in the batch"]
-    near = Table("Differences; near-zero margins are ties that rounding decides", names, parted)
-    return [Table(title, columns, rows), *([near] if parted else [])]
-
-
-def _compared(found: Comparison) -> list[Any]:
-    """Cells of `COMPARED`."""
-    return [Estimate(found.ratio, found.interval), found.spread, found.rows, found.identical]
+    compared = [
+        [
+            found.title,
+            *(f"{name}, {value:,.1f} tokens/s" for name, value in found.tokens_per_second.items()),
+            found.tokens_per_call,
+            Estimate(found.ratio, found.interval),
+            None if found.identical is None else f"{found.identical}/{found.rows}",
+        ]
+        for found in result.comparisons
+    ]
+    ways = [Column("first", right=True), Column("second", right=True)]
+    numbers = [Column("tokens/call", ".2f"), Column("ratio (95 % interval)", ".3f"), Column("same text", right=True)]
+    parted = [
+        [name, d.row, d.position, d.margin, d.expected, d.got]
+        for name, found in result.differences.items()
+        for d in found
+    ]
+    same = f"{result.mixed_rows - len(parted)} of {result.mixed_rows}"
+    found = [
+        Table("Sizes", ["what", "bytes", "bytes of its files"], [["base", result.base_bytes, None], *sizes]),
+        Table("Adapters loaded", ["loaded", *times, "process, bytes", "GPU, bytes", "tensors"], points),
+        Table("Batches, the second way against the first", ["batches", *ways, *numbers], compared),
+        Table(
+            "Differences; near-zero margins are ties that rounding decides",
+            ["adapter", "row", "position", "margin", "token alone", "token in the batch"],
+            parted,
+        ),
+    ]
+    if result.mixed_rows:
+        found[2].notes.append(f"mixed tasks: {same} rows are what the row gives alone, without speculation")
+    return [table for table in found if table.rows]

@@ -73,7 +73,7 @@ def html_report(result: SuiteResult) -> str:
         # matplotlib has escaped the names in its drawings.
         plots=[(*_CAPTIONS[draw], Markup(plots.to_svg(draw, result))) for draw in plots.drawings(result)],
         tables=[(table.title, html(table)) for table in tables(result)],
-        descriptions={name: method_module(name).DESCRIPTION for name in named if name in method_names()},
+        descriptions={name: method_module(name).Method.DESCRIPTION for name in named if name in method_names()},
         each=lambda key: ", ".join(dict.fromkeys(str(getattr(bench, key)) for bench in tasks.values())) or "no",
         low_precision=", ".join(LOW_PRECISION),
         tie=f"{TIE:g}",
