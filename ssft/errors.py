@@ -44,7 +44,7 @@ class GenerationError(SSFTError, ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x' or 'y'?` with the known names that are spelt most like `name`; empty where none is near.
 
-    A name with sections or folders (`tree.max_nodes`, `baselines/medusa_sql`) is also compared by its last part: in
+    A name with sections or folders (`tree.max_nodes`, `peers/medusa_sql`) is also compared by its last part: in
     the wrong section, or in none, it is far from the right one in letters.
     """
     names = {full.lower(): full for full in known}

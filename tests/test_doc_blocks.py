@@ -60,8 +60,8 @@ SMALL = {
     "bench adapters": [*DECODE, "--rounds", "1", "--adapters", "3"],
     "bench train": ["--batches", "1", "--rounds", "1", *TRAIN],
     "train": TRAIN,
-    "train baselines/medusa_sql": [*PEER, "medusa.num_heads=2"],
-    "train baselines/draft_sql": [*PEER, "draft.num_layers=2"],
+    "train peers/medusa_sql": [*PEER, "medusa.num_heads=2"],
+    "train peers/draft_sql": [*PEER, "draft.num_layers=2"],
 }
 
 COMMANDS = [(block, command) for block in blocks("bash") for command in commands(block)]

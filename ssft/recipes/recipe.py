@@ -327,7 +327,7 @@ def _folder() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes; those in a folder are named with it (`baselines/medusa_sql`)."""
+    """Names of the shipped recipes; those in a folder are named with it (`peers/medusa_sql`)."""
     folder = _folder()
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 

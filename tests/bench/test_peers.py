@@ -233,7 +233,7 @@ def test_lookup_with_learned_positions_keeps_away_from_the_contexts_end():
 def test_a_missing_draft_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"'tiny' has no draft model.*ssft train baselines/draft_sql data.train=<rows that tiny .* --output "
+        match=r"'tiny' has no draft model.*ssft train peers/draft_sql data.train=<rows that tiny .* --output "
         r"outputs/peers/tiny/draft`, then give --peers outputs/peers$",
     ):
         build(fake_adapted(), "assisted")
@@ -241,14 +241,14 @@ def test_a_missing_draft_names_the_command_that_makes_it(tmp_path):
         build(fake_adapted(), "assisted", peers=tmp_path)
     adapted = fake_adapted()
     adapted.active.name = "sql"
-    with pytest.raises(ConfigError, match=r"`ssft train baselines/draft_sql --output \S+/draft`"):
+    with pytest.raises(ConfigError, match=r"`ssft train peers/draft_sql --output \S+/draft`"):
         build(adapted, "assisted", peers=tmp_path)
 
 
 def test_missing_heads_are_told_the_same_way():
     with pytest.raises(
         ConfigError,
-        match=r"'tiny' has no Medusa heads.*leave medusa out.*`ssft train baselines/medusa_sql adapter=<folder of "
+        match=r"'tiny' has no Medusa heads.*leave medusa out.*`ssft train peers/medusa_sql adapter=<folder of "
         r"tiny> data.train=\S+.* --output outputs/peers/tiny/medusa`, then give --peers outputs/peers$",
     ):
         build(fake_adapted(), "medusa")
@@ -263,7 +263,7 @@ def test_a_draft_of_another_base_or_a_damaged_one_is_refused(tmp_path, monkeypat
         build(fake_adapted(), "assisted", peers=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(FakeTokenizer, "get_vocab", lambda _self: {"a": 0})
-        with pytest.raises(ConfigError, match=r"draft's tokenizer is not the base's.*ssft train baselines/draft_sql"):
+        with pytest.raises(ConfigError, match=r"draft's tokenizer is not the base's.*ssft train peers/draft_sql"):
             build(fake_adapted(), "assisted", peers=tmp_path)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

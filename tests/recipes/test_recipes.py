@@ -44,7 +44,7 @@ def write(tmp_path):
 
 
 def test_there_are_shipped_recipes():
-    assert {"quickstart", "sql", "dialogsum", "e2e_nlg", "baselines/medusa_sql", "baselines/draft_sql"} <= set(SHIPPED)
+    assert {"quickstart", "sql", "dialogsum", "e2e_nlg", "peers/medusa_sql", "peers/draft_sql"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -74,7 +74,7 @@ def test_head_comment_has_launch_line_and_override(name):
     assert re.search(r"^Expected .*minutes", head, flags=re.M)
 
 
-@pytest.mark.parametrize("recipe", ["baselines/medusa_sql", "baselines/draft_sql", "sql_streams"])
+@pytest.mark.parametrize("recipe", ["peers/medusa_sql", "peers/draft_sql", "sql_streams"])
 def test_a_recipe_over_an_adapter_has_the_adapter_s_data(recipe):
     main, peer = (load_recipe(name).data for name in ("sql", recipe))
     for key in ("train", "revision", "prompt_template", "completion_template", "validation", "validation_fraction"):
@@ -293,9 +293,9 @@ def test_nothing_of_a_recipe_uploads_or_runs_foreign_code():
 
 
 def test_heads_go_to_the_peers_of_their_adapter():
-    recipe = load_recipe("baselines/medusa_sql", ["adapter=adapters/mine"])
+    recipe = load_recipe("peers/medusa_sql", ["adapter=adapters/mine"])
     assert str(default_output(recipe)) == "outputs/peers/mine/medusa"
-    assert str(default_output(load_recipe("baselines/medusa_sql", ["adapter=me/mine"]))) == "outputs/peers/mine/medusa"
+    assert str(default_output(load_recipe("peers/medusa_sql", ["adapter=me/mine"]))) == "outputs/peers/mine/medusa"
 
 
 def test_a_twin_goes_to_the_peers_of_the_adapter_whose_recipe_it_has(tmp_path, monkeypatch):
@@ -377,7 +377,7 @@ def test_settings_that_a_baseline_refuses(name, overrides, message):
 
 
 def test_a_near_name_in_a_folder_is_suggested():
-    with pytest.raises(ConfigError, match=r"'medusa_sql' is neither .* did you mean 'baselines/medusa_sql'\?"):
+    with pytest.raises(ConfigError, match=r"'medusa_sql' is neither .* did you mean 'peers/medusa_sql'\?"):
         load_recipe("medusa_sql")
 
 

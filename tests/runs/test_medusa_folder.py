@@ -313,6 +313,6 @@ def test_the_method_drafts_from_states_with_the_lora(saved, tmp_path, monkeypatc
 @pytest.mark.parametrize("peers", [None, Path("nowhere")])
 def test_an_adapter_without_heads_is_told_how_to_make_them(tmp_path, peers):
     adapted = load(tmp_path)
-    message = r"'sql' has no Medusa heads.*ssft train baselines/medusa_sql adapter=.*--output .*medusa"
+    message = r"'sql' has no Medusa heads.*ssft train peers/medusa_sql adapter=.*--output .*medusa"
     with pytest.raises(ConfigError, match=message):
         build_methods(["medusa"], Setting(adapted, 8, 1, peers))

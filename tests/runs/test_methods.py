@@ -62,8 +62,8 @@ def settings_for(shelf, method):
     """Recipe and overrides of one method over the tiny base."""
     return {
         "lora": ["quickstart", "method=lora", *STREAMS],
-        "medusa": ["baselines/medusa_sql", f"adapter={shelf / 'adapter'}", "medusa.num_heads=2"],
-        "draft": ["baselines/draft_sql", "draft.num_layers=2"],
+        "medusa": ["peers/medusa_sql", f"adapter={shelf / 'adapter'}", "medusa.num_heads=2"],
+        "draft": ["peers/draft_sql", "draft.num_layers=2"],
     }[method]
 
 
@@ -200,25 +200,25 @@ def test_an_output_that_is_something_else_is_left_alone(shelf, tmp_path, method)
 
 def test_heads_need_an_adapter_of_this_base_whose_streams_share_the_lora(shelf, tmp_path):
     with pytest.raises(BundleError, match="is no folder"):
-        train(shelf, "baselines/medusa_sql", f"adapter={tmp_path / 'gone'}")
+        train(shelf, "peers/medusa_sql", f"adapter={tmp_path / 'gone'}")
     save_tiny_base(tmp_path / "other", hidden_size=32)
     with pytest.raises(BundleError, match="made for base 'base'"):
-        train(shelf, "baselines/medusa_sql", f"adapter={shelf / 'adapter'}", f"base={tmp_path / 'other'}")
+        train(shelf, "peers/medusa_sql", f"adapter={shelf / 'adapter'}", f"base={tmp_path / 'other'}")
     lossless = tmp_path / "lossless"
     train(shelf, "quickstart", *STREAMS, "training.mode=lossless", "--output", lossless)
     with pytest.raises(ConfigError, match=r"adapter 'lossless' is lossless: its LoRA acts on its streams alone"):
-        train(shelf, "baselines/medusa_sql", f"adapter={lossless}")
+        train(shelf, "peers/medusa_sql", f"adapter={lossless}")
 
 
 def test_a_draft_as_deep_as_the_base_is_refused(shelf):
     with pytest.raises(ConfigError, match=r"draft.num_layers=4: the base has 4 layers"):
-        train(shelf, "baselines/draft_sql", "draft.num_layers=4")
+        train(shelf, "peers/draft_sql", "draft.num_layers=4")
 
 
 def test_a_recipe_in_a_folder_works_by_path(shelf):
-    by_name = load_recipe("baselines/medusa_sql")
+    by_name = load_recipe("peers/medusa_sql")
     assert load_recipe(Path("recipes") / "baselines" / "medusa_sql.yaml" if Path("recipes").is_dir()
-                       else recipe_path("baselines/medusa_sql")) == by_name  # fmt: skip
+                       else recipe_path("peers/medusa_sql")) == by_name  # fmt: skip
     assert str(default_output(by_name)) == "outputs/peers/sql/medusa"
 
 
@@ -240,7 +240,7 @@ def interrupted_heads(shelf, tmp_path, monkeypatch):
     """The words of a run of heads that was killed in its last moment, over an adapter of its own."""
     adapter = tmp_path / "mine"
     shutil.copytree(shelf / "adapter", adapter)
-    words = ["baselines/medusa_sql", f"adapter={adapter}", "medusa.num_heads=2", "training.save_steps=2"]
+    words = ["peers/medusa_sql", f"adapter={adapter}", "medusa.num_heads=2", "training.save_steps=2"]
     words += ["--output", tmp_path / "cut"]
 
     def stop(*_, **__):
@@ -277,7 +277,7 @@ def test_a_finished_run_does_not_need_the_adapter_s_files_again(shelf, tmp_path,
         return write(*words)
 
     monkeypatch.setattr("ssft.runs.train._write", remove_first)
-    train(shelf, "baselines/medusa_sql", f"adapter={adapter}", "medusa.num_heads=2", "--output", tmp_path / "heads")
+    train(shelf, "peers/medusa_sql", f"adapter={adapter}", "medusa.num_heads=2", "--output", tmp_path / "heads")
     kept = load_adapted(shelf / "adapter", str(shelf / "base"), dtype="float32", device="cpu")
     assert load_medusa(tmp_path / "heads", kept).config.num_heads == 2
 

@@ -86,7 +86,7 @@ class DecodingMethod(ABC):
 
 
 def method_names() -> list[str]:
-    """Names of all methods, the baseline first."""
+    """Names of all methods, the reference first."""
     names = {path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")}
     return [REFERENCE, *sorted(names - {REFERENCE})]
 

@@ -32,7 +32,7 @@ def find_part(setting: Setting, method: str, part: str, marker: str, what: str) 
 def command(name: str, method: str, folder: Path) -> str:
     """The command that trains what `method` needs for the adapter `name` into `folder`; the shipped recipes are for
     SQL."""
-    recipe = f"baselines/medusa_sql adapter=<folder of {name}>" if method == "medusa" else "baselines/draft_sql"
+    recipe = f"peers/medusa_sql adapter=<folder of {name}>" if method == "medusa" else "peers/draft_sql"
     data = "" if name == "sql" else f"data.train=<rows that {name} was trained on> "
     return f"`ssft train {recipe} {data}--output {folder}`"
 
