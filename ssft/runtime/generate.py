@@ -23,6 +23,7 @@ from ssft.decoding.request import Generation, Request
 from ssft.decoding.request import LogitsProcessor as Processor
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
+from ssft.decoding.turn import Turn
 from ssft.errors import GenerationError
 from ssft.runtime.foreign_model import check_lora, fingerprint_of, hooks_on, own_lora
 from ssft.streams.insertion import StreamHooks
@@ -71,14 +72,15 @@ class StreamGenerate:
     on with it where that was no EOS, until the last row ends).
 
     hooks: those on the model. drafter: None decodes plainly. adapter: what every row runs with (`Pass.adapters`). turn:
-    held during every pass. last: what became of each row of the latest call: passes, accepted drafts, seconds.
+    held during every pass; threads that share this object take turns by it. last: what became of each row of the
+    latest call: passes, accepted drafts, seconds.
     """
 
     hooks: StreamHooks
     drafter: Drafter | None
     tree: TreeConfig = field(default_factory=TreeConfig)
     adapter: Any = None
-    turn: AbstractContextManager[Any] | None = None
+    turn: AbstractContextManager[Any] = field(default_factory=Turn)
     last: list[Generation] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -137,7 +139,8 @@ class StreamGenerate:
         requests = self._requests(input_ids, mask, processors, stopping_criteria or [], config)
         if text_streamer is not None:
             text_streamer.put(input_ids.cpu())
-        shown, self.last = 0, []
+        # `last` is everybody's: another thread's call may change it while this one runs.
+        shown, results, self.last = 0, [], []
         for results in Scheduler(Step(self.hooks), self.turn).decode(requests):
             self.last = results
             if text_streamer is not None:
@@ -146,7 +149,7 @@ class StreamGenerate:
                 shown = len(results[0].token_ids)
         if text_streamer is not None:
             text_streamer.end()
-        answers = [input_ids.new_tensor(result.token_ids) for result in self.last]
+        answers = [input_ids.new_tensor(result.token_ids) for result in results]
         padded = pad_sequence(answers, batch_first=True, padding_value=_pad_token(config) or 0)
         sequences: Any = torch.cat((input_ids, padded), dim=1)
         return GenerateDecoderOnlyOutput(sequences=sequences) if config.return_dict_in_generate else sequences

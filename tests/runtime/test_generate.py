@@ -5,6 +5,8 @@ The reference is transformers' own greedy `generate` of a second PeftModel that 
 
 import functools
 import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -234,6 +236,33 @@ def test_text_streamer(llama, capsys):
     assert len(passes) == 1 + TOKENS
     assert passes[1:] == sorted(passes[1:])
     assert set(passes[1:]) == set(range(1, llama.generate.last[0].calls + 1))
+
+
+def test_threads_that_share_it_get_their_own_text(llama):
+    """One thread's call ends while the other still shows its text."""
+    reference = [llama.both([row])[0] for row in (0, 1)]
+    assert not torch.equal(reference[0], reference[1])
+    shown, other_done = threading.Event(), threading.Event()
+
+    class Slow:
+        def put(self, value):
+            pass
+
+        def end(self):
+            shown.set()
+            assert other_done.wait(60)
+
+    def call(row, **more):
+        settings = {"do_sample": False, "max_new_tokens": TOKENS, "custom_generate": llama.generate}
+        return llama.model.generate(**llama.inputs([row]), **settings, **more)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(call, 0, text_streamer=Slow())
+        assert shown.wait(60)
+        second = call(1)
+        other_done.set()
+        assert torch.equal(second, reference[1])
+        assert torch.equal(first.result(), reference[0])
 
 
 def test_streams_none_is_plain_decoding(llama):
