@@ -43,8 +43,13 @@ class Adapter:
     nbytes: int = 0
     pinned: bool = False
     host: LoraWeights | None = field(default=None, repr=False)
-    users: int = 0
+    holders: list[int] = field(default_factory=list, repr=False)  # threads whose calls run with it
     last_used: int = 0
+
+    @property
+    def users(self) -> int:
+        """Calls that run with it."""
+        return len(self.holders)
 
     @property
     def drafter(self) -> StreamDrafter | None:
@@ -156,13 +161,15 @@ class AdapterBank:
     @contextmanager
     def in_use(self, names: Sequence[str | None]) -> Iterator[dict[str | None, Adapter]]:
         """Hold these adapters on the device while a call runs; waits where other calls occupy the budget."""
+        # A generator may be closed by another thread than the one that began it.
+        holder = threading.get_ident()
         held = self._acquire(sorted({name for name in names if name is not None}))
         try:
             yield {None: self.bare, **{adapter.name: adapter for adapter in held}}
         finally:
             with self._changed:
                 for adapter in held:
-                    adapter.users -= 1
+                    adapter.holders.remove(holder)
                 self._departed = [adapter for adapter in self._departed if adapter.users]
                 self._changed.notify_all()
 
@@ -179,16 +186,34 @@ class AdapterBank:
                 missing = [adapter for adapter in adapters if adapter.lora is None]
                 if self._make_room(sum(a.nbytes for a in missing), keep=set(names)):
                     break
-                others = [a for a in [*self._adapters.values(), *self._departed] if a.name not in names]
-                # Waiting helps only where another call is to end.
-                self._check_budget(adapters, GenerationError, stuck=not any(a.users for a in others))
+                self._check_budget(adapters, GenerationError)
+                self._check_waiting_helps(adapters)
                 self._changed.wait()
             for adapter in missing:
                 adapter.lora, adapter.host = self._bring_back(adapter), None
             for adapter in adapters:
-                adapter.users += 1
+                adapter.holders.append(threading.get_ident())
                 adapter.last_used = next(self._clock)
             return adapters
+
+    def _check_waiting_helps(self, adapters: list[Adapter]) -> None:
+        """Raise `GenerationError` unless the call of another thread is to end, and with it room for `adapters`."""
+        others = [a for a in [*self._adapters.values(), *self._departed] if a not in adapters and a.lora is not None]
+        used = [a for a in others if a.users]
+        if any(holder != threading.get_ident() for a in used for holder in a.holders):
+            return
+        wanted = " and ".join(repr(a.name) for a in adapters)
+        if used:
+            names = " and ".join(repr(a.name) for a in used)
+            raise GenerationError(
+                f"there is no room for {wanted} beside {names}, which this very thread holds by a stream that has not "
+                "ended; read it to its end or close it first, or raise max_adapter_bytes"
+            )
+        kept = " and ".join(repr(a.name) for a in others if not a.pinned)
+        raise GenerationError(
+            f"there is no room for {wanted}: the folder of {kept} changed since it was loaded, so memory holds the "
+            "only copy; delete_adapter it and load it anew, or raise max_adapter_bytes"
+        )
 
     def _make_room(self, nbytes: int, keep: set[str]) -> bool:
         """Evict, least recently used first, until `nbytes` more fit; False, with nothing changed, if they cannot."""
@@ -226,11 +251,11 @@ class AdapterBank:
             )
         return LoraWeights.from_bundle(bundle, self.model)
 
-    def _check_budget(self, adapters: list[Adapter], error: type[SSFTError], stuck: bool = False) -> None:
+    def _check_budget(self, adapters: list[Adapter], error: type[SSFTError]) -> None:
         """Raise `error` if these adapters cannot be on the device together, be it for the pinned ones."""
         needed = sum(adapter.nbytes for adapter in adapters)
         pinned = sum(a.nbytes for a in self._adapters.values() if a.pinned and a not in adapters)
-        if self.max_bytes is not None and (stuck or needed + pinned > self.max_bytes):
+        if self.max_bytes is not None and needed + pinned > self.max_bytes:
             names = ", ".join(repr(adapter.name) for adapter in adapters)
             raise error(
                 f"holding {names} on the device takes {needed:,} bytes beside {pinned:,} of pinned adapters, but "

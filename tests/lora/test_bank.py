@@ -56,6 +56,51 @@ def fresh_with(shelf, names, **settings):
     return model
 
 
+def test_one_thread_that_would_wait_for_itself_is_told_so(shelf, sizes):
+    model = fresh_with(shelf, ["deep", "many"], max_adapter_bytes=max(sizes["deep"], sizes["many"]) + 1)
+    stream = model.stream(PROMPT, "deep", max_new_tokens=30, ignore_eos=True)
+    next(stream)
+    with pytest.raises(GenerationError, match="no room for 'many' beside 'deep', which this very thread holds"):
+        say(model, "many")
+    stream.close()
+    assert say(model, "many")
+
+
+def test_a_name_that_is_loaded_anew_waits_for_the_call_that_has_the_old_one(shelf, sizes):
+    model = fresh_with(shelf, ["deep"], max_adapter_bytes=int(1.3 * sizes["deep"]))
+    expected, started, go_on = say(model, "deep"), threading.Event(), threading.Event()
+
+    def long_call():
+        stream = model.stream(PROMPT, "deep", max_new_tokens=30, ignore_eos=True)
+        next(stream)
+        started.set()
+        go_on.wait(60)
+        stream.close()
+
+    caller = threading.Thread(target=long_call)
+    caller.start()
+    assert started.wait(60)
+    model.delete_adapter("deep")
+    model.load_adapter(shelf.paths["deep"], "deep")
+    threading.Timer(0.2, go_on.set).start()
+    assert say(model, "deep") == expected
+    caller.join()
+
+
+def test_an_adapter_that_is_the_only_copy_is_named_when_it_leaves_no_room(shelf, sizes, tmp_path):
+    folder = shutil.copytree(shelf.paths["deep"], tmp_path / "deep")
+    model = fresh(shelf, max_adapter_bytes=max(sizes["deep"], sizes["many"]) + 1)
+    model.load_adapter(folder, "deep")
+    model.load_adapter(shelf.paths["many"], "many")
+    say(model, "deep")
+    config = folder / "ssft_config.json"
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(GenerationError, match="no room for 'many': the folder of 'deep' changed since it was loaded"):
+        say(model, "many")
+    model.delete_adapter("deep")
+    assert say(model, "many")
+
+
 def test_without_a_budget_all_stay(shelf):
     assert set(tiers(fresh_with(shelf, NAMES)).values()) == {"device"}
 
