@@ -163,9 +163,10 @@ def test_choices_are_the_best_tokens_and_carry_no_gradient(head):
 
 
 @pytest.mark.parametrize("count", [0, 5])
-def test_all_ignored_is_a_finite_zero_with_zero_gradients(head, count):
+@pytest.mark.parametrize("supervision", ["reference", "main"])
+def test_all_ignored_is_a_finite_zero_with_zero_gradients(head, count, supervision):
     main, streams, targets = make_inputs(count, 2)
-    result = ngram_loss(main, streams, torch.full_like(targets, IGNORE), head, torch.ones(3))
+    result = ngram_loss(main, streams, torch.full_like(targets, IGNORE), head, torch.ones(3), supervision)
     assert result.total.item() == 0.0
     assert result.sums.tolist() == [0.0] * 3
     assert result.counts.tolist() == [0] * 3
