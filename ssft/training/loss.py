@@ -106,7 +106,7 @@ def ngram_loss(
         said, guesses = scores[: len(main)], scores[len(main) :].unflatten(0, (count, width - 1))  # [m, V], [m, γ, V]
         first, choice = token_losses(said[:count], targets[:, 0])
         losses, choices = token_losses(guesses, targets[:, 1:])
-        if supervision == "main" and count:
+        if supervision == "main":
             # Rows past the last source are never looked at: their targets are -100.
             ahead = torch.arange(count, device=main.device).unsqueeze(1) + torch.arange(1, width, device=main.device)
             p = said.detach().softmax(dim=-1)[ahead.clamp(max=len(main) - 1)]  # [m, γ, V]
