@@ -94,7 +94,7 @@ def _facts(adapter: Any, prompts: int) -> dict[str, Any]:
         "streams": None if streams is None else streams.stream_dict(),
         "tree": None if streams is None else adapter.tree.tree_dict(),
         "bytes": adapter.nbytes,
-        "file_bytes": adapter.file_bytes,
+        "file_bytes": adapter.bundle.weights_bytes,
         "prompts": prompts,
     }
 

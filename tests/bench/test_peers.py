@@ -312,7 +312,7 @@ def test_the_copy_that_is_compiled_shares_the_weights_and_leaves_the_hooks_alone
 
 def test_static_needs_a_model_that_transformers_compiles():
     adapted = fake_adapted()
-    adapted.model.config.quantization_config = {}
+    adapted.precision = "4bit"
     adapted.hooks.backbone.model.hf_quantizer = SimpleNamespace(is_compileable=False)
     with pytest.raises(ConfigError, match=r"does not compile a model in 4bit; take --quantization none"):
         build(adapted, "generate_static")

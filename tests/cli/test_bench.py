@@ -139,7 +139,7 @@ def test_a_broken_promise_fails_in_float32_only(adapted, data, monkeypatch):
     remark = "streaming does not keep its promise: its text differs from plain's on 4 of 4 prompts"
     assert remark in result.stdout
     assert run("any", *options, "--json").exit_code == 1
-    monkeypatch.setattr(MultiAdapterModel, "precision", "bfloat16")
+    adapted.precision = "bfloat16"
     result = run("any", *options)
     assert result.exit_code == 0, (result.output, result.exception)
     assert remark in result.stdout
