@@ -84,7 +84,7 @@ def test_a_recipe_over_an_adapter_has_the_adapter_s_data(recipe):
 @pytest.mark.parametrize("method", ["medusa", "draft"])
 @pytest.mark.parametrize("task", ["sql", "dialogsum", "e2e_nlg"])
 def test_heads_say_how_the_peers_of_every_task_are_made(method, task):
-    name = f"baselines/{method}_sql"
+    name = f"peers/{method}_sql"
     commands = re.findall(rf"^  ssft train {name} (.*)$", recipe_head(recipe_path(name)), flags=re.M)
     recipes = [
         load_recipe(name, command.split(" --output")[0].split() if "=" in command else []) for command in commands
@@ -371,9 +371,9 @@ def test_settings_that_the_method_does_not_read(overrides, message):
         ("medusa", ["adapter="], "method=medusa trains heads over an adapter, and none is named; set adapter=FOLDER"),
     ],
 )
-def test_settings_that_a_baseline_refuses(name, overrides, message):
+def test_settings_that_a_peer_refuses(name, overrides, message):
     with pytest.raises(ConfigError, match=message):
-        load_recipe(f"baselines/{name}_sql", overrides)
+        load_recipe(f"peers/{name}_sql", overrides)
 
 
 def test_a_near_name_in_a_folder_is_suggested():

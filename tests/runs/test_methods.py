@@ -217,7 +217,7 @@ def test_a_draft_as_deep_as_the_base_is_refused(shelf):
 
 def test_a_recipe_in_a_folder_works_by_path(shelf):
     by_name = load_recipe("peers/medusa_sql")
-    assert load_recipe(Path("recipes") / "baselines" / "medusa_sql.yaml" if Path("recipes").is_dir()
+    assert load_recipe(Path("recipes") / "peers" / "medusa_sql.yaml" if Path("recipes").is_dir()
                        else recipe_path("peers/medusa_sql")) == by_name  # fmt: skip
     assert str(default_output(by_name)) == "outputs/peers/sql/medusa"
 
