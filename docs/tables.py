@@ -41,8 +41,8 @@ def speed(adapters: list[Adapter]) -> str:
     """A line per adapter, fastest first: its own tree, one prompt at a time, against the fastest plain method there."""
     timed = {name: _timed(name, results) for name, _, results in adapters}
     settings = {
-        f"{row.rows} rows of {row.data}, at most {row.max_new_tokens} tokens each, one prompt at a time, {row.rounds} rounds, "
-        f"{row.precision}, {row.device}"
+        f"{row.rows} rows of {row.data}, at most {row.max_new_tokens} tokens each, one prompt at a time, "
+        f"{row.rounds} rounds, {row.precision}, {row.device}"
         for row in timed.values()
     }
     if len(settings) != 1:
