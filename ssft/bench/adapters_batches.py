@@ -55,7 +55,7 @@ def measure_batches(
     copies = {f"{first}#{number}": paths[first] for number in range(COPIES)}
     with loaded(model, {first: paths[first], **copies}):
         # Copies have tensors of their own: what is left is the cost of telling rows apart.
-        four = list(zip(cycle(copies), rows[first], strict=False))
+        four = list(zip(cycle(copies), rows[first], strict=False))  # the names never end
         comparison("mixed copies", {"one adapter": in_batches(own), "four copies": in_batches(four)})
     with loaded(model, paths):
         # The next prompt of the next adapter, and so on: the rows of the batches of one adapter, in another order.

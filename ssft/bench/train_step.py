@@ -7,6 +7,7 @@ import copy
 import tempfile
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def measure_recipe(
         trainers = build_trainers(recipe, batches, Path(scratch), device)
         loader = trainers[PLAIN].get_train_dataloader()
         # The data may hold fewer batches than were asked for.
-        data = [batch for batch, _ in zip(loader, range(batches), strict=False)]
+        data = list(islice(loader, batches))
         base, args = trainers[PLAIN].model, trainers[STREAMING].args
         cuda = base.device.type == "cuda"
         peaks: dict[str, int | None] = {}
