@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ssft.base.kernels.shapes import whole
+
 
 class TreeCache(Cache):
     """Keys and values of B rows in one buffer [N, 2, B, H_kv, T, D].
@@ -19,10 +21,14 @@ class TreeCache(Cache):
         keep path [n0, n2]:                                    x0 x1 x2 n0 n2 | (free)
     """
 
-    def __init__(self, num_layers: int, batch: int, heads: int, size: int, width: int, like: Tensor) -> None:
-        """`size` T is the number of slots; `like` gives dtype and device."""
+    def __init__(
+        self, num_layers: int, batch: int, heads: int, size: int, width: int, like: Tensor, block: int = 1
+    ) -> None:
+        """T is `size` slots, or a few more: slots come in blocks. `like` gives dtype and device."""
         super().__init__(layers=[])
-        self.store = torch.zeros(num_layers, 2, batch, heads, size, width, dtype=like.dtype, device=like.device)
+        self.block = block
+        shape = (num_layers, 2, batch, heads, whole(size, block), width)
+        self.store = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.lengths = [0] * batch
         self._slots: dict[int, Tensor] = {}  # by the number of rows; for these lengths
 
@@ -35,14 +41,18 @@ class TreeCache(Cache):
         """Tokens of the longest row."""
         return self.end
 
+    def span(self, rows: int) -> int:
+        """K, the keys that a pass of `rows` rows attends to: all up to its own, in whole blocks."""
+        return whole(self.end + rows, self.block)
+
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Keys that a pass of `query_length` rows returns, and the offset of the first."""
-        return self.end + query_length, 0
+        return self.span(query_length), 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write [B, H_kv, R, D] behind each row's length; return keys and values [B, H_kv, end + R, D]."""
+        """Write [B, H_kv, R, D] behind each row's length; return keys and values [B, H_kv, K, D]."""
         rows = key_states.shape[2]
         end = self.end + rows
         keys, values = self.store[layer_idx, 0], self.store[layer_idx, 1]
@@ -53,7 +63,8 @@ class TreeCache(Cache):
             index = self.slots(rows)[:, None, :, None].expand_as(key_states)
             keys.scatter_(2, index, key_states)
             values.scatter_(2, index, value_states)
-        return keys[:, :, :end], values[:, :, :end]
+        span = self.span(rows)
+        return keys[:, :, :span], values[:, :, :span]
 
     def slots(self, rows: int) -> Tensor:
         """[B, R] slots of the next R rows: those behind each row's own length."""
@@ -87,7 +98,7 @@ class TreeCache(Cache):
 
     def join(self, other: "TreeCache", size: int) -> None:
         """Take the rows of another cache of the same model behind one's own, with at least `size` slots for all."""
-        size = max(self.store.shape[4], other.store.shape[4], size)
+        size = max(self.store.shape[4], other.store.shape[4], whole(size, self.block))
         self.store = torch.cat((_widened(self.store, size), _widened(other.store, size)), dim=2)
         self.set_lengths(self.lengths + other.lengths)
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssft.base.kernels.shapes import Shapes, whole
 from ssft.decoding.tree import DraftTree, ancestor_mask
 
 
@@ -15,6 +16,7 @@ def tree_masks(
     num_streams: int,
     like: Tensor,
     window: int | None = None,
+    shapes: Shapes = Shapes(),  # noqa: B008 (frozen)
 ) -> tuple[Tensor, Tensor | None]:
     """Additive masks (0 or the dtype's minimum) over the cache's slots.
 
@@ -25,7 +27,7 @@ def tree_masks(
         1/1   1 1 | 1 1 | 1 0
         1/2   1 1 | 1 1 | 1 1
 
-    A row's slots start at its own length; rows that are padding see only themselves.
+    A row's slots start at its own length; rows that are padding see only themselves, or nothing.
 
     Args:
         trees: B draft trees.
@@ -35,13 +37,15 @@ def tree_masks(
         num_streams: g streams per source.
         like: gives dtype and device.
         window: tokens that a node sees of its past, itself included; its streams see what it sees. None: all.
+        shapes: what rows and slots are filled up to multiples of.
 
     Returns:
         lower [B, 1, n, end + n] for the layers without streams; upper [B, 1, n + m·g, end + n + m·g], or None if
         there are no sources.
     """
     end, extra = max(lengths), len(sources[0]) * num_streams
-    seen = np.zeros((len(trees), nodes + extra, end + nodes + extra), dtype=bool)
+    rows, slots = whole(nodes + extra, shapes.rows), whole(end + nodes + extra, shapes.keys)
+    seen = np.zeros((len(trees), rows, slots), dtype=bool)
     for row, (tree, length) in enumerate(zip(trees, lengths, strict=True)):
         size = len(tree)
         block = np.eye(nodes, dtype=bool)
@@ -54,12 +58,13 @@ def tree_masks(
         seen[row, :size, :length] = cached
         if extra:
             streams = slice(length + nodes, length + nodes + extra)
-            seen[row, nodes:, length : length + nodes] = block[sources[row]].repeat(num_streams, axis=0)
-            seen[row, nodes:, :length] = cached[sources[row]].repeat(num_streams, axis=0)
+            own = seen[row, nodes : nodes + extra]
+            own[:, length : length + nodes] = block[sources[row]].repeat(num_streams, axis=0)
+            own[:, :length] = cached[sources[row]].repeat(num_streams, axis=0)
             triangle = np.tril(np.ones((num_streams, num_streams), dtype=bool))
-            seen[row, nodes:, streams] = np.kron(np.eye(len(sources[row]), dtype=bool), triangle)
+            own[:, streams] = np.kron(np.eye(len(sources[row]), dtype=bool), triangle)
     mask = torch.zeros(seen.shape, dtype=like.dtype)
     mask.masked_fill_(torch.from_numpy(~seen), torch.finfo(like.dtype).min)
     mask = mask.unsqueeze(1).to(like.device)
-    lower = mask[:, :, :nodes, : end + nodes]
+    lower = mask[:, :, : whole(nodes, shapes.rows), : whole(end + nodes, shapes.keys)]
     return (lower.contiguous(), mask) if extra else (lower, None)

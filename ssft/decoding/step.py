@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssft.base.kernels.shapes import Shapes, whole
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.masks import tree_masks
 from ssft.decoding.row import Row
+from ssft.decoding.tree import DraftTree
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.mixed import streams_of_rows
 from ssft.streams.passes import Pass, announced
@@ -38,47 +40,39 @@ class Step:
         """`timer` measures the parts of a pass; without one nothing is measured."""
         self.hooks = hooks
         self.backbone = hooks.backbone
+        self.shapes = Shapes.of(self._like().dtype, self._like().device)
         self.timer: Timer = timer or (lambda _part: nullcontext())
 
     def prompts(self, rows: list[Row]) -> tuple[States, TreeCache]:
-        """All prompts at once, padded on the right, where causal rows do not see it; streams beside the last token.
+        """All prompts at once, padded on the right, where no row sees it; streams beside the last token.
 
         The cache is new and holds the prompts.
         """
         with self.timer(PROMPT):
             cache = self._new_cache(rows)
-            device = cache.store.device
-            lengths = torch.tensor([len(row.request.prompt) for row in rows], device=device)
-            ids = _padded([row.request.prompt for row in rows], device)
-            positions = torch.arange(ids.shape[1], device=device).expand(len(rows), -1)
-            last = (lengths - 1).unsqueeze(1)
-            plan = self._plan(rows, last)
-            hidden, streams = self._forward(Pass(plan, _adapters(rows), ids, positions), cache)
+            prompts = [row.request.prompt for row in rows]
+            lengths = [len(prompt) for prompt in prompts]
+            last = torch.tensor(lengths, device=cache.store.device).unsqueeze(1) - 1
+            if self.shapes.exact:
+                # As a tree that is a chain: with the mask and the shapes of every other pass.
+                chains = [
+                    DraftTree(prompt, [*range(-1, n - 1)], [*range(n)])
+                    for prompt, n in zip(prompts, lengths, strict=True)
+                ]
+                states = self._trees(rows, chains, [[n - 1] for n in lengths], cache)
+                hidden, streams = states.main, states.streams
+            else:
+                ids = _padded(prompts, cache.store.device)
+                positions = torch.arange(ids.shape[1], device=ids.device).expand(len(rows), -1)
+                hidden, streams = self._forward(Pass(self._plan(rows, last), _adapters(rows), ids, positions), cache)
             # The streams' slots and the padding lie behind the lengths set here: the next pass overwrites them.
-            cache.set_lengths(lengths.tolist())
+            cache.set_lengths(lengths)
             main = hidden.gather(1, last.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
             return States(main, streams, [[0]] * len(rows)), cache
 
     def trees(self, rows: list[Row], sources: list[list[int]], cache: TreeCache) -> States:
         """One forward over every row's tree: [B, n] nodes, then g streams beside the m nodes `sources` [B][m]."""
-        trees = [row.tree for row in rows]
-        device = cache.store.device
-        with self.timer(MASKS):
-            ids = _padded([tree.tokens for tree in trees], device)
-            nodes = ids.shape[1]
-            # A draft may point past the context's end; such nodes are never reached, but learned positions stop there.
-            limit = self.backbone.context_length - 1
-            places = zip(trees, cache.lengths, strict=True)
-            positions = _padded([[min(length + d, limit) for d in tree.depths] for tree, length in places], device)
-            depth = max(row.request.stream_depth for row in rows)
-            lower, upper = tree_masks(trees, cache.lengths, nodes, sources, depth, self._like(), self.backbone.window)
-        plan = None
-        if upper is not None:
-            plan = self._plan(rows, torch.tensor(sources, device=device))
-        if plan is not None:
-            plan.mask, plan.slots = upper, cache.slots(nodes + len(sources[0]) * depth)[:, nodes:]
-        hidden, streams = self._forward(Pass(plan, _adapters(rows), ids, positions, lower), cache)
-        return States(hidden, streams, sources)
+        return self._trees(rows, [row.tree for row in rows], sources, cache)
 
     def logits(self, rows: Sequence[Row], hidden: Tensor) -> Tensor:
         """Finished states [B, .., h] of these rows -> logits [B, .., V]; the head, too, may carry a LoRA."""
@@ -88,8 +82,31 @@ class Step:
     def slots_needed(self, rows: Sequence[Row]) -> int:
         """Room for the longest row to its end and, behind it, one pass of tree nodes and their streams."""
         longest = max(len(row.request.prompt) + row.budget for row in rows)
-        nodes = max(row.request.tree.max_nodes for row in rows)
+        nodes = whole(max(row.request.tree.max_nodes for row in rows), self.shapes.rows)
         return longest + nodes * (1 + max(row.request.stream_depth for row in rows))
+
+    def _trees(self, rows: list[Row], trees: list[DraftTree], sources: list[list[int]], cache: TreeCache) -> States:
+        """One forward over these trees of the rows."""
+        device = cache.store.device
+        with self.timer(MASKS):
+            nodes = whole(max(map(len, trees)), self.shapes.rows)
+            ids = _padded([tree.tokens for tree in trees], device, nodes)
+            # A draft may point past the context's end; such nodes are never reached, but learned positions stop there.
+            limit = self.backbone.context_length - 1
+            places = zip(trees, cache.lengths, strict=True)
+            depths = [[min(length + depth, limit) for depth in tree.depths] for tree, length in places]
+            positions = _padded(depths, device, nodes)
+            depth = max(row.request.stream_depth for row in rows)
+            lower, upper = tree_masks(
+                trees, cache.lengths, nodes, sources, depth, self._like(), self.backbone.window, self.shapes
+            )
+        plan = None
+        if upper is not None:
+            plan = self._plan(rows, torch.tensor(sources, device=device))
+        if plan is not None:
+            plan.mask, plan.slots = upper, cache.slots(nodes + len(sources[0]) * depth)[:, nodes:]
+        hidden, streams = self._forward(Pass(plan, _adapters(rows), ids, positions, lower), cache)
+        return States(hidden, streams, sources)
 
     def _forward(self, now: Pass, cache: TreeCache) -> tuple[Tensor, Tensor | None]:
         """The decoder on a pass: what the head reads of the main rows [B, R, h], and streams [B, m, g, h] raw."""
@@ -116,7 +133,8 @@ class Step:
         config = self.backbone.config
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        return TreeCache(self.backbone.num_layers, len(rows), heads, self.slots_needed(rows), width, self._like())
+        size, layers = self.slots_needed(rows), self.backbone.num_layers
+        return TreeCache(layers, len(rows), heads, size, width, self._like(), self.shapes.keys)
 
     def _like(self) -> Tensor:
         """A tensor of the dtype and device that keys, values and masks have."""
@@ -127,7 +145,7 @@ def _adapters(rows: Sequence[Row]) -> list[object]:
     return [row.request.adapter for row in rows]
 
 
-def _padded(lists: list[list[int]], device: torch.device) -> Tensor:
-    """[B][..] -> [B, longest], shorter ones filled with 0 on the right."""
-    width = max(map(len, lists))
+def _padded(lists: list[list[int]], device: torch.device, width: int = 0) -> Tensor:
+    """[B][..] -> [B, width, or what the longest needs], shorter ones filled with 0 on the right."""
+    width = max(width, *map(len, lists))
     return torch.tensor([values + [0] * (width - len(values)) for values in lists], device=device)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssft.base.kernels.linears import kernel_bytes
 from ssft.lora.bank import AdapterBank
 
 
@@ -37,13 +38,16 @@ def memory_account(model: Any, bank: AdapterBank) -> dict[str, Any]:
 
 
 def base_bytes(model: Any) -> int:
-    """Bytes of a model's parameters, buffers and quantisation state; storage that several of them share counts once."""
+    """Bytes of a model's parameters, buffers, packed weights and quantisation state; storage that several of them share
+    counts once."""
     seen: dict[int, int] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.device.type == "meta":  # packed, or offloaded
+            continue
         for part in [tensor, *_quantization_tensors(getattr(tensor, "quant_state", None))]:
             storage = part.untyped_storage()
             seen[storage.data_ptr()] = storage.nbytes()
-    return sum(seen.values())
+    return sum(seen.values()) + kernel_bytes(model)
 
 
 def process_bytes() -> int | None:

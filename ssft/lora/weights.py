@@ -3,16 +3,22 @@
     out += scaling · (x @ down.T) @ up.T        x [.., in], down = A [r, in], up = B [out, r]
 
 All tensors of an adapter that belong on one device are views of one flat buffer: moving an adapter is one copy, and
-dropping it gives one block back. What this sum cannot express is refused before anything is allocated.
+dropping it gives one block back. They have the type that products of few rows are fastest in: float32 on a CPU, the
+model's own elsewhere. What this sum cannot express is refused before anything is allocated.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import accumulate
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssft.base.kernels.linears import packed_device
+from ssft.base.kernels.shapes import ROWS
 from ssft.bundle.fit import linear_of, lora_pairs
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import Bundle, LoraPart
@@ -35,14 +41,50 @@ class LoraLayer:
         """scaling · (x Aᵀ) Bᵀ: x [.., in] -> [.., out], in the type of x."""
         return (x @ self.down.to(x.dtype).T @ self.up.to(x.dtype).T) * self.scaling
 
+
+class StackedLora:
+    """The LoRA of linear modules that are given the same input: one product with all A, then one with each B."""
+
+    def __init__(self, layers: list[tuple[tuple[int, int], LoraLayer]], width: int) -> None:
+        """`layers` with the columns (begin, end) that each adds to of a common output [.., width]."""
+        # In the order in which they lie in the adapter's buffer, where those of neighbours are one matrix already.
+        layers = sorted(layers, key=lambda entry: entry[1].down.storage_offset())
+        self.down_t = _stacked([layer.down for _, layer in layers]).T
+        ends = list(accumulate(len(layer.down) for _, layer in layers))
+        # Of each layer: its columns of the output, its columns of the product with all A, Bᵀ and its scaling.
+        self.ups = [
+            (columns, (end - len(layer.down), end), layer.up.T, layer.scaling)
+            for (columns, layer), end in zip(layers, ends, strict=True)
+        ]
+        self.everywhere = sum(end - begin for (begin, end), _ in layers) == width
+
     def add(self, x: Tensor, out: Tensor) -> None:
-        """out [B, R, out] += the product of x [B, R, in], in place; tensors are kept as narrow as the file has them."""
-        if out.is_contiguous():
-            down, up = self.down.to(x.dtype), self.up.to(x.dtype)
-            flat = x.reshape(-1, x.shape[-1]).mm(down.T)
-            out.view(-1, out.shape[-1]).addmm_(flat, up.T, alpha=self.scaling)
-        else:
-            out += self.product(x)
+        """out [n, out] += the products of x [n, in], in place."""
+        if x.dtype == self.down_t.dtype:
+            low = x.mm(self.down_t)
+            for (begin, end), (first, last), up_t, scaling in self.ups:
+                out[:, begin:end].addmm_(low[:, first:last], up_t, alpha=scaling)
+            return
+        # A CPU in bfloat16: sums in float32, in which the products of few rows take less time.
+        rows = len(x)
+        if rows % ROWS:
+            x = F.pad(x, (0, 0, 0, -rows % ROWS))
+        low = x.to(self.down_t.dtype).mm(self.down_t)
+        sums = (low.new_empty if self.everywhere else low.new_zeros)(len(low), out.shape[1])
+        for (begin, end), (first, last), up_t, scaling in self.ups:
+            part = sums[:, begin:end]
+            torch.addmm(part, low[:, first:last], up_t, beta=0, alpha=scaling, out=part)
+        out += sums[:rows].to(out.dtype)
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    """Contiguous matrices [r, in] one below the other: a view of their buffer where they are neighbours there."""
+    first, end = parts[0], parts[0].storage_offset()
+    for part in parts:
+        if part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() or part.storage_offset() != end:
+            return torch.cat(parts)
+        end += part.numel()
+    return first.as_strided((sum(map(len, parts)), first.shape[1]), (first.shape[1], 1), first.storage_offset())
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +93,7 @@ class LoraWeights:
 
     keyed: all layers. dtype: of all tensors. buffers: one flat tensor per device of the base, of which the layers are
     views; groups: the keys of the layers in each of them. layers: what every row runs with, by the module's name in the
-    base; stream_layers: what stream rows run with on top of that.
+    base; stream_layers: what stream rows run with on top of that. stacks: what `stacked` made of them.
     """
 
     keyed: dict[Key, LoraLayer]
@@ -60,10 +102,25 @@ class LoraWeights:
     groups: list[list[Key]]
     layers: dict[str, LoraLayer] = field(init=False)
     stream_layers: dict[str, LoraLayer] = field(init=False)
+    stacks: dict[tuple[tuple[str, ...], bool], StackedLora | None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.layers = {name: layer for (name, streams), layer in self.keyed.items() if not streams}
         self.stream_layers = {name: layer for (name, streams), layer in self.keyed.items() if streams}
+
+    def stacked(
+        self, names: tuple[str, ...], bounds: Sequence[tuple[int, int]], streams: bool = False
+    ) -> StackedLora | None:
+        """What the modules `names`, whose columns of a common output are `bounds`, add together; None: nothing.
+
+        `streams`: what stream rows add on top.
+        """
+        key = (names, streams)
+        if key not in self.stacks:
+            layers = self.stream_layers if streams else self.layers
+            found = [(place, layers[name]) for name, place in zip(names, bounds, strict=True) if name in layers]
+            self.stacks[key] = StackedLora(found, bounds[-1][1]) if found else None
+        return self.stacks[key]
 
     @property
     def nbytes(self) -> int:
@@ -74,8 +131,7 @@ class LoraWeights:
     def from_bundle(cls, bundle: Bundle, model: Any, merged: bool = False) -> "LoraWeights":
         """Copy the LoRA of a bundle next to the modules of `model` that it adapts; nothing of the bundle is kept.
 
-        `merged`: the weights of `model` hold the text's LoRA already, and only the streams' own is taken. The tensors
-        keep the file's type where it is narrower than the model's compute type, else they take that. Raises
+        `merged`: the weights of `model` hold the text's LoRA already, and only the streams' own is taken. Raises
         `BundleError` for what the low-rank sum cannot express, and for a LoRA on other modules than peft would adapt.
         """
         for part in bundle.loras:
@@ -85,12 +141,12 @@ class LoraWeights:
         types = {t.dtype for layer in layers.values() for t in (layer.down, layer.up)} or {model.dtype}
         held = reduce(torch.promote_types, types)
         # The dtype of 4-bit weights says nothing: model.dtype is that of the first floating-point parameter.
-        dtype = held if held.itemsize < model.dtype.itemsize else model.dtype
+        dtype = torch.float32 if model.device.type == "cpu" else model.dtype
         weights = _pack(layers, model, dtype)
-        if dtype != held and not all(map(all_finite, weights.buffers)):
+        if model.dtype != held and not all(all_finite(buffer.to(model.dtype)) for buffer in weights.buffers):
             raise BundleError(
-                f"{bundle.loras[0].weights_file}: holds values of {held} beyond the range of {dtype}, in which the "
-                "base computes; load the base with --dtype bfloat16 or float32"
+                f"{bundle.loras[0].weights_file}: holds values of {held} beyond the range of {model.dtype}, in which "
+                "the base computes; load the base with --dtype bfloat16 or float32"
             )
         return weights.to_devices(model)
 
@@ -133,7 +189,7 @@ def product_hook(layer: LoraLayer, dtype: torch.dtype) -> Any:
 def device_of(model: nn.Module, name: str) -> torch.device:
     """The device that module `name` computes on."""
     module: Any = linear_of(model, name)
-    device = module.weight.device
+    device = packed_device(module) or module.weight.device
     if device.type != "meta":
         return device
     # accelerate keeps offloaded weights on no device, and brings them to this one for every pass.
@@ -172,7 +228,8 @@ def _pack(layers: dict[Key, LoraLayer], model: Any, dtype: torch.dtype) -> LoraW
     packed = {key: LoraLayer(layer.down, layer.up, layer.scaling) for key, layer in layers.items()}
     buffers = []
     for keys in groups.values():
-        parts = [(key, side, getattr(layers[key], side)) for key in keys for side in ("down", "up")]
+        # All A before all B, in the order of the modules: those of q, k and v are then one matrix (`StackedLora`).
+        parts = [(key, side, getattr(layers[key], side)) for side in ("down", "up") for key in keys]
         # Tensors whose bytes fill no whole blocks of 16 go last: all others then start where GPU kernels load fastest.
         parts.sort(key=lambda part: part[2].numel() * dtype.itemsize % 16 != 0)
         buffer = torch.empty(sum(part[2].numel() for part in parts), dtype=dtype)

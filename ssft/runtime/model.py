@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ssft.base.fingerprint import base_fingerprint
+from ssft.base.kernels.linears import FastLinears
 from ssft.base.load import eos_token_ids, load_base
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Drafter
@@ -63,8 +64,9 @@ class MultiAdapterModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.bank = AdapterBank(model, base_fingerprint(model, tokenizer, name), max_adapter_bytes, evict_to)
+        self.linears = FastLinears(model)
         self.hooks = StreamHooks(model)
-        self.router = LoraRouter(model)
+        self.router = LoraRouter(model, self.linears.groups)
         self.step = Step(self.hooks)
         self.turn = Turn()
         self.eos_token_ids = eos_token_ids(model, tokenizer)
@@ -168,6 +170,7 @@ class MultiAdapterModel:
         """Take all hooks off and return the base as it was; this object decodes nothing afterwards."""
         self.router.remove()
         self.hooks.remove()
+        self.linears.remove()
         return self.model
 
     def memory(self) -> dict[str, Any]:

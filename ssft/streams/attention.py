@@ -41,10 +41,13 @@ def stream_attention(
         dense, value = stream_plan.mask, stream_plan.with_rotated_values(value)
     if dense is not None and not torch.is_grad_enabled():
         # Decoding. transformers' function would copy keys and values for every query head of a group.
+        rows = query.shape[2]
+        if dense.shape[2] > rows:  # see ssft/base/kernels/shapes.py
+            query = F.pad(query, (0, 0, 0, dense.shape[2] - rows))
         output = F.scaled_dot_product_attention(
             query, key, value, attn_mask=dense, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
         )
-        return output.transpose(1, 2), None
+        return output[:, :, :rows].transpose(1, 2), None
     if stream_plan is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

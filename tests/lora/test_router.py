@@ -4,10 +4,13 @@ import threading
 
 import pytest
 import torch
-from conftest import tiny_opt
+from adapter_folders import peft_folder
+from conftest import tiny_llama, tiny_opt
 from torch import nn
 
-from ssft.lora.router import LoraRouter
+from ssft.base.kernels.linears import FastLinears
+from ssft.bundle.read import read_bundle
+from ssft.lora.router import LoraRouter, router_on
 from ssft.lora.weights import LoraLayer, LoraWeights
 from ssft.streams.passes import Pass, announced
 
@@ -26,15 +29,16 @@ class Model(nn.Module):
         self.norm = nn.LayerNorm(IN)
 
 
-def lora(seed, rank, name="proj", dtype=torch.float32, scaling=0.5):
+def lora(seed, rank, *names, scalings=(0.5, 0.5, 0.5)):
     torch.manual_seed(seed)
-    layer = LoraLayer(torch.randn(rank, IN).to(dtype), torch.randn(OUT, rank).to(dtype), scaling)
-    return LoraWeights({(name, False): layer}, dtype, [], [[(name, False)]])
+    keys = [(name, False) for name in names or ("proj",)]
+    layers = [LoraLayer(torch.randn(rank, IN), torch.randn(OUT, rank), scaling) for scaling in scalings]
+    return LoraWeights(dict(zip(keys, layers, strict=False)), torch.float32, [], [keys])
 
 
-def product(weights, x):
-    (layer,) = weights.layers.values()
-    return layer.scaling * (x @ layer.down.float().T) @ layer.up.float().T
+def product(weights, x, name="proj"):
+    layer = weights.layers.get(name)
+    return 0 if layer is None else layer.scaling * (x @ layer.down.T) @ layer.up.T
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def model():
 @pytest.mark.parametrize("flat", [False, True], ids=["[B, R, in]", "[B·R, in]"])
 @torch.inference_mode()
 def test_each_row_gets_its_own_product(model, flat):
-    a, b = lora(1, 2), lora(2, 4, dtype=torch.bfloat16)
+    a, b = lora(1, 2), lora(2, 4)
     rows = [a, a, None, b, a]
     x = torch.randn(len(rows), 3, IN)
     given = x.view(-1, IN) if flat else x
@@ -61,6 +65,63 @@ def test_each_row_gets_its_own_product(model, flat):
         expected[row] += 0 if weights is None else product(weights, x[row])
     torch.testing.assert_close(found.view(len(rows), 3, OUT), expected)
     assert torch.equal(found.view(len(rows), 3, OUT)[2], base.view(len(rows), 3, OUT)[2])
+
+
+class Siblings(nn.Module):
+    """Three modules with one input, as q, k and v have it, and what `FastLinears` asks of a model."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        super().__init__()
+        self.proj, self.other, self.third = (nn.Linear(IN, OUT) for _ in range(3))
+        self.embed = nn.Embedding(5, IN)
+
+    def forward(self, input_ids, use_cache=None):
+        return self.run(self.embed(input_ids))
+
+    def run(self, x):
+        return torch.stack([self.proj(x), self.other(x), self.third(x)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("length", [1, 3, 4])
+@torch.inference_mode()
+def test_modules_with_one_input_get_each_their_own_product(dtype, length):
+    """One adapter on all three, one on two with a scaling each, one on a single module, and a bare row."""
+    torch.manual_seed(0)
+    model = Siblings().to(dtype)
+    names = ("proj", "other", "third")
+    a, b, c = lora(1, 2, *names), lora(2, 4, "proj", "third", scalings=(0.5, 2.0)), lora(3, 3, "other")
+    rows = [a, a, None, b, c]
+    x = torch.randn(len(rows), length, IN).to(dtype)
+    expected = model.run(x).float()
+    for place, name in enumerate(names):
+        for row, weights in enumerate(rows):
+            expected[place, row] += 0 if weights is None else product(weights, x[row].float(), name)
+    linears = FastLinears(model)
+    assert [group.names for group in linears.groups] == [names]
+    router = LoraRouter(model, linears.groups)
+    assert router_on(model) is router
+    bare = model.run(x)
+    with running(rows):
+        found = model.run(x)
+    assert torch.equal(found[:, 2], bare[:, 2])
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(found.float(), expected, **tolerance)
+    router.remove()
+    with running(rows):
+        assert torch.equal(model.run(x), bare)
+
+
+def test_the_a_of_neighbours_are_one_matrix_without_a_copy(tmp_path):
+    folder = peft_folder(tmp_path / "adapter", tiny_llama(), target_modules=["q_proj", "k_proj", "v_proj"])
+    weights = LoraWeights.from_bundle(read_bundle(folder), tiny_llama())
+    names = tuple(f"model.layers.0.self_attn.{kind}_proj" for kind in "qkv")
+    stack = weights.stacked(names, [(0, 64), (64, 96), (96, 128)])
+    assert stack.down_t.untyped_storage().data_ptr() == weights.buffers[0].data_ptr()
+    downs = sorted((weights.layers[name].down for name in names), key=lambda down: down.storage_offset())
+    assert torch.equal(stack.down_t.T, torch.cat(downs))
 
 
 @torch.inference_mode()

@@ -102,7 +102,7 @@ def test_all_tensors_of_a_device_share_one_buffer_of_their_own_size(tmp_path):
 
 
 def test_tensors_start_at_whole_blocks_wherever_they_can(tmp_path):
-    """bf16 at rank 3: A has 3·64·2 bytes, a multiple of 16; no odd size may stand before it."""
+    """At rank 3 and a width of 90, A or B has 3·90·4 bytes, no multiple of 16; none of those may stand first."""
     folder = peft_folder(
         tmp_path / "adapter",
         tiny_llama(intermediate_size=90),
@@ -113,7 +113,7 @@ def test_tensors_start_at_whole_blocks_wherever_they_can(tmp_path):
     weights = LoraWeights.from_bundle(read_bundle(folder), tiny_llama(intermediate_size=90).bfloat16())
     whole = [tensor for tensor in tensors_of(weights) if tensor.nbytes % 16 == 0]
     assert 0 < len(whole) < len(tensors_of(weights))
-    assert all(tensor.storage_offset() * 2 % 16 == 0 for tensor in whole)
+    assert all(tensor.storage_offset() * 4 % 16 == 0 for tensor in whole)
 
 
 def test_nothing_of_the_bundle_is_kept(folder):
@@ -131,17 +131,14 @@ def test_nothing_of_the_bundle_is_kept(folder):
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
-@pytest.mark.parametrize(
-    ("file", "base", "resident"),
-    [(BF16, FP32, BF16), (FP32, BF16, BF16), (FP32, FP32, FP32), (FP16, BF16, BF16), (BF16, BF16, BF16)],
-)
-def test_tensors_take_the_narrower_type(tmp_path, file, base, resident):
+@pytest.mark.parametrize(("file", "base"), [(BF16, FP32), (FP32, BF16), (FP32, FP32), (FP16, BF16), (BF16, BF16)])
+def test_a_cpu_holds_tensors_in_float32_which_it_multiplies_fastest(tmp_path, file, base):
     folder = peft_folder(tmp_path / "adapter", tiny_llama(), file, target_modules=["q_proj"])
     bundle = read_bundle(folder)
     weights = LoraWeights.from_bundle(bundle, tiny_llama().to(base))
-    assert {weights.dtype} == {tensor.dtype for tensor in tensors_of(weights)} == {resident}
-    assert weights.nbytes == bundle.loras[0].parameters * resident.itemsize
-    if file == resident:
+    assert {weights.dtype} == {tensor.dtype for tensor in tensors_of(weights)} == {FP32}
+    assert weights.nbytes == bundle.loras[0].parameters * 4
+    if file == FP32:
         assert weights.nbytes <= bundle.weights_bytes < weights.nbytes + 4096, "more than the file's header is missing"
 
 
@@ -166,7 +163,7 @@ def test_four_bit_weights_do_not_decide_the_type(tmp_path):
     model, _ = load_base(base, dtype="bfloat16", quantization="4bit", device="cpu")
     assert model.get_submodule(MODULE).weight.dtype == torch.uint8
     weights = LoraWeights.from_bundle(read_bundle(folder), model)
-    assert weights.dtype == BF16
+    assert weights.dtype == FP32
     assert weights.layers[MODULE].down.shape == (4, 64)
 
 

@@ -49,6 +49,7 @@ class Method(_transformers.GenerateMethod):
         self.bare: Any = copy.deepcopy(
             model, {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
         )
+        self.adapted.linears.restore(self.bare)  # packed weights are nothing that the compiler knows
         for module in self.bare.modules():
             module._forward_hooks.clear()
             module._forward_pre_hooks.clear()
