@@ -94,7 +94,7 @@ def _how_to_go_on(target: Path, command: list[str]) -> str:
     checkpoint = last_complete_checkpoint(run_folder(target))
     if checkpoint is None:
         return "\nNo checkpoint was written yet (training.save_steps says how often one is): the run has to begin anew."
-    return f"\nThe last whole checkpoint is {checkpoint}. Go on from it with\n\n  {shlex.join(command)}\n"
+    return f"\nThe last whole checkpoint is {checkpoint}. Go on from it with\n\n  {shlex.join(command)}"
 
 
 def _show(facts: dict) -> None:
