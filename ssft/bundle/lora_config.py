@@ -137,7 +137,7 @@ def no_low_rank_sum(lora: dict[str, Any]) -> tuple[str, str] | None:
     if lora.get("bias", "none") != "none":
         found["bias"] = "biases of the base are replaced"
     if lora.get("init_lora_weights", True) not in HARMLESS_STARTS:
-        found["init_lora_weights"] = "this start changes the base's weights, which all adapters share"
+        found["init_lora_weights"] = "the adapter is trained over a base whose weights it changed"
     return next(iter(found.items()), None)
 
 

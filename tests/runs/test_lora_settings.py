@@ -26,10 +26,10 @@ CANNOT_DECODE = {
     "target_parameters=[q_proj.weight]": "parameters are adapted that belong to no linear layer",
     "alora_invocation_tokens=[5]": "aLoRA acts only after",
     "use_qalora=true": "the input is pooled before A",
-    "init_lora_weights=pissa": "changes the base's weights",
-    "init_lora_weights=pissa_niter_4": "changes the base's weights",
-    "init_lora_weights=olora": "changes the base's weights",
-    "init_lora_weights=corda": "changes the base's weights",
+    "init_lora_weights=pissa": "over a base whose weights it changed",
+    "init_lora_weights=pissa_niter_4": "over a base whose weights it changed",
+    "init_lora_weights=olora": "over a base whose weights it changed",
+    "init_lora_weights=corda": "over a base whose weights it changed",
 }
 
 
