@@ -34,7 +34,7 @@ def main() -> None:
     rows = quickstart_rows(5, seed=7, part="validation")
     HELD_BACK.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     ssft("bases", "fetch", "smollm2-135m")
-    ssft("train", "quickstart", "--output", str(ADAPTER), "--resume")
+    ssft("train", "quickstart", "--output", str(ADAPTER), "--resume", "--force")
     # In float32, where the text is plain's on every machine; in bfloat16 a tie may fall either way.
     measured = (str(ADAPTER), "--data", str(HELD_BACK), "--dtype", "float32")
     ssft("bench", *measured, "--rounds", "2", "--max-new-tokens", "96")

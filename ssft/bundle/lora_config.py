@@ -127,21 +127,29 @@ def check_patterns(path: Path, lora: dict[str, Any], names: Sequence[str]) -> No
         ) from None
 
 
-def check_low_rank(path: Path, lora: dict[str, Any]) -> None:
-    """Raise `BundleError` if peft would compute anything but W·x + scaling·B·A·x from the config `lora` of `path`."""
+def no_low_rank_sum(lora: dict[str, Any]) -> tuple[str, str] | None:
+    """The first field of the config `lora` under which peft computes something else than W·x + scaling·B·A·x, and why.
+
+    The one rule for what decoding cannot hold: read adapters and settings of a training are judged by it alike.
+    """
     # Not truth: an empty object switches on what is configured by one.
     found = {key: reason for key, reason in NO_LOW_RANK_SUM.items() if lora.get(key) not in (None, False, [])}
     if lora.get("bias", "none") != "none":
         found["bias"] = "biases of the base are replaced"
     if lora.get("init_lora_weights", True) not in HARMLESS_STARTS:
-        found["init_lora_weights"] = (
-            "the adapter was trained over a base whose weights it changed. peft's "
-            "save_pretrained(path_initial_model_for_weight_conversion=...) writes it as a plain LoRA"
-        )
-    if found:
-        key, reason = next(iter(found.items()))
-        what = f"{key}={shown(lora[key])}"
-        raise BundleError(f"{path}: {what} cannot decode as a low-rank sum over a shared base: {reason}")
+        found["init_lora_weights"] = "the adapter is trained over a base whose weights it changed"
+    return next(iter(found.items()), None)
+
+
+def check_low_rank(path: Path, lora: dict[str, Any]) -> None:
+    """Raise `BundleError` if peft would compute anything but W·x + scaling·B·A·x from the config `lora` of `path`."""
+    if (found := no_low_rank_sum(lora)) is None:
+        return
+    key, reason = found
+    if key == "init_lora_weights":
+        reason += ". peft's save_pretrained(path_initial_model_for_weight_conversion=...) writes it as a plain LoRA"
+    what = f"{key}={shown(lora[key])}"
+    raise BundleError(f"{path}: {what} cannot decode as a low-rank sum over a shared base: {reason}")
 
 
 def lora_target(file: Path, key: str) -> tuple[str, str]:

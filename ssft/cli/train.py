@@ -1,5 +1,6 @@
 """Train from a recipe: an adapter with speculative streams, or what it is compared with."""
 
+import shlex
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -20,6 +21,11 @@ from ssft.cli._options import device_option, json_option, print_facts, print_jso
 )
 @click.option("--resume", is_flag=True, help="Go on from the last whole checkpoint of an interrupted run.")
 @click.option(
+    "--force",
+    is_flag=True,
+    help="Replace a finished result in the folder, and delete what was measured of it (results.json).",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Load and check everything, and show it with one example and an estimate of time and memory; train nothing.",
@@ -32,6 +38,7 @@ def command(
     overrides: tuple[str, ...],
     output: Path | None,
     resume: bool,
+    force: bool,
     dry_run: bool,
     device: str | None,
     threads: int | None,
@@ -47,16 +54,25 @@ def command(
     """
     from ssft.recipes.recipe import load_recipe, recipe_path
     from ssft.runs.prepare import default_output, describe, prepare
+    from ssft.runs.resume import check_may_begin
     from ssft.runs.train import leave_process_group, train
 
     set_threads(threads)
     resolved = load_recipe(recipe, list(overrides))
     target = output or default_output(resolved, recipe_path(recipe))
+    check_may_begin(resolved, target, resume, force)
     # The trainer prints its log; stdout is for the facts alone.
     with redirect_stdout(sys.stderr):
         run = prepare(resolved, target, device)
         facts = describe(run) if dry_run else {}
-        trained = None if dry_run else train(run, target, resume)
+        try:
+            trained = None if dry_run else train(run, target, resume, force)
+        except KeyboardInterrupt:
+            given = {"--output": output, "--device": device, "--threads": threads}
+            options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+            again = ["ssft", "train", recipe, *overrides, *options, *["--json"] * as_json, "--resume"]
+            click.echo(_how_to_go_on(target, again), err=True)
+            raise
     leave_process_group()
     if dry_run:
         (print_json if as_json else _show)(facts)
@@ -68,6 +84,17 @@ def command(
         return
     click.echo(f"{trained.product} {target}: {trained.size_bytes / 2**20:.1f} MiB, {seconds:.0f} s")
     print_facts(dict(sorted(metrics.items())))
+
+
+def _how_to_go_on(target: Path, command: list[str]) -> str:
+    """What the user of an interrupted run needs to know; `command` goes on with it."""
+    from ssft.runs.run import run_folder
+    from ssft.training.callbacks import last_complete_checkpoint
+
+    checkpoint = last_complete_checkpoint(run_folder(target))
+    if checkpoint is None:
+        return "\nNo checkpoint was written yet (training.save_steps says how often one is): the run has to begin anew."
+    return f"\nThe last whole checkpoint is {checkpoint}. Go on from it with\n\n  {shlex.join(command)}"
 
 
 def _show(facts: dict) -> None:

@@ -7,6 +7,7 @@ from ssft.base.backbone import Backbone
 from ssft.errors import ConfigError
 from ssft.recipes.data import check_lengths, load_dataset_pair
 from ssft.recipes.recipe import Recipe, dump_recipe
+from ssft.runs.lora_settings import check_settings
 from ssft.runs.methods import training_method
 from ssft.runs.run import PreparedRun, run_folder
 from ssft.runs.train import build_trainer
@@ -25,6 +26,7 @@ def prepare(recipe: Recipe, output: Path, device: str | None = None) -> Prepared
     Raises an `SSFTError` for anything that would stop the run later.
     """
     recipe.check()
+    check_settings(recipe.lora)
     # Taken before peft resolves "all-linear" in place.
     run_yaml = dump_recipe(recipe)
     args = recipe.build_training_args(run_folder(output), device)

@@ -10,13 +10,12 @@ from datasets import Dataset
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
-from ssft.bundle.format import RUN
-from ssft.errors import ConfigError
 from ssft.runs.methods import training_method
 from ssft.runs.provenance import provenance
+from ssft.runs.resume import check_may_begin, check_same_run, write_identity
 from ssft.runs.run import PreparedRun, Trained, run_folder
 from ssft.runs.start import begin_from
-from ssft.training.callbacks import MarkComplete, last_complete_checkpoint
+from ssft.training.callbacks import MarkComplete, OrderByEpoch, seconds_until
 
 
 def build_trainer(run: PreparedRun) -> Any:
@@ -29,29 +28,30 @@ def build_trainer(run: PreparedRun) -> Any:
     )
     if run.start is not None and not run.held:
         begin_from(trainer.model, run.start)
-    trainer.add_callback(MarkComplete())
+    trainer.add_callback(OrderByEpoch())
     return trainer
 
 
-def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | None:
+def train(run: PreparedRun, output: Path, resume: bool = False, force: bool = False) -> Trained | None:
     """Train and write the result to `output`; only the main process of several returns it.
 
+    `resume` goes on with an interrupted run, `force` lets the result take the place of an earlier one.
+
     Raises:
-        ConfigError: `output` holds something else, or an interrupted run that `resume` was not asked to go on with.
+        ConfigError: `output` holds something else, a finished result, or an interrupted run; or the run that `resume`
+            would go on with had other settings.
     """
-    folder = run_folder(output)
-    training_method(run.recipe.method).check_output(output)
-    checkpoint = last_complete_checkpoint(folder)
+    checkpoint = check_may_begin(run.recipe, output, resume, force)
     if checkpoint is not None:
-        _check_may_resume(run, checkpoint, resume)
+        check_same_run(run, output)
     trainer = build_trainer(run)
     if trainer.is_world_process_zero():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RUN).write_text(_identity(run), encoding="utf-8")
-    begin = time.time()
+        write_identity(run, output)
+    begin = time.monotonic() - (0 if checkpoint is None else seconds_until(checkpoint))
+    trainer.add_callback(MarkComplete(begin))
     if checkpoint is None or not _load_if_finished(trainer, checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    seconds = time.time() - begin
+    seconds = time.monotonic() - begin
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trained = _write(run, trainer, metrics, seconds, output) if trainer.is_world_process_zero() else None
     # A launcher ends all processes when one of them is gone: none leaves before the result is whole.
@@ -73,27 +73,6 @@ def _trl_columns(rows: Dataset) -> Dataset:
         lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]},
         remove_columns=rows.column_names,
     )
-
-
-def _identity(run: PreparedRun) -> str:
-    """What a run must have in common with the one that it goes on with: the settings, and the values it began over."""
-    return f"{run.run_yaml}# adapter: {run.adapter_sha256 or 'none'}\n"
-
-
-def _check_may_resume(run: PreparedRun, checkpoint: Path, asked: bool) -> None:
-    """A resumed run must be the same run: other settings, or another adapter, would silently change its losses."""
-    folder = checkpoint.parent
-    if not asked:
-        raise ConfigError(
-            f"{folder} holds the checkpoint {checkpoint.name} of an interrupted run; go on with it by --resume, or "
-            "remove that folder to start anew"
-        )
-    before = folder / RUN
-    if before.exists() and before.read_text(encoding="utf-8") != _identity(run):
-        raise ConfigError(
-            f"{before} differs from the settings given now, or the files of adapter={run.recipe.adapter!r} have "
-            f"changed; resume with the same recipe, overrides and adapter, or remove {folder} to start anew"
-        )
 
 
 def _load_if_finished(trainer: Any, checkpoint: Path) -> bool:

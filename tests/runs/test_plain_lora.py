@@ -110,9 +110,13 @@ def test_a_twin_never_replaces_an_adapter_with_streams(files):
     assert not (files / "adapter.run").exists()
 
 
-def test_a_twin_replaces_an_earlier_twin(files):
-    for seed in (1, 2):
-        train(prepared(files, "twin", "method=lora", f"training.seed={seed}"), files / "twin")
+def test_a_twin_replaces_an_earlier_twin_if_told_so(files):
+    train(prepared(files, "twin", "method=lora", "training.seed=1"), files / "twin")
+    run = prepared(files, "twin", "method=lora", "training.seed=2")
+    with pytest.raises(ConfigError, match=r"twin holds a finished adapter, .* or replace it with --force"):
+        train(run, files / "twin")
+    assert load_recipe(files / "twin" / "run.yaml").training["seed"] == 1
+    train(run, files / "twin", force=True)
     assert load_recipe(files / "twin" / "run.yaml").training["seed"] == 2
 
 

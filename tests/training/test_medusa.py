@@ -1,6 +1,7 @@
 """The trainer of Medusa heads on tiny models: what moves, what is logged, targets, accumulation, resume, 4-bit."""
 
 import shutil
+import time
 
 import pytest
 import torch
@@ -265,7 +266,7 @@ def test_a_merged_adapter_gives_the_same_losses(tmp_path):
 def test_checkpoints_hold_the_heads_alone_and_a_killed_run_goes_on_as_if_nothing_happened(tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     whole = make_trainer(tmp_path, **settings)
-    whole.add_callback(MarkComplete())
+    whole.add_callback(MarkComplete(time.monotonic()))
     whole.train()
     folder = tmp_path / "run"
     held = load_file(folder / "checkpoint-2" / "model.safetensors")

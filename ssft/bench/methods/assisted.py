@@ -46,7 +46,9 @@ class Method(_transformers.DraftingMethod):
 
     def _refuse(self, why: str) -> None:
         command = _peers.command(self.adapted.active.name, self.name, self.folder)
-        raise ConfigError(f"{self.folder}: {why}; train a draft from the adapter's own base: {command}")
+        raise ConfigError(
+            f"{self.folder}: {why}; train a draft from the adapter's own base in its place: {command} with --force"
+        )
 
     def _arguments(self) -> dict[str, Any]:
         # transformers reads the schedule from here and may leave a new state of it behind.

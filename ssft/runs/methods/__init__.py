@@ -11,6 +11,7 @@ from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
 from ssft.errors import ConfigError, UnsupportedArchitectureError
 from ssft.recipes.recipe import Recipe
+from ssft.runs.lora_settings import check_targets
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import read_start
 
@@ -29,8 +30,9 @@ class TrainingMethod(ABC):
         """Where a run of `recipe` writes to; `source` is the file that the recipe comes from."""
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
-        """Load and check what the run trains; by default the base itself, and the adapter to begin from if any."""
+        """Load and check what the run trains; by default a LoRA over the base, and the adapter to begin from if any."""
         loaded = load_checked(recipe, base_dtype(recipe, args), device)
+        check_targets(recipe.lora, loaded.model)
         if recipe.adapter:
             loaded.start = read_start(recipe.adapter, loaded.model, loaded.fingerprint)
             loaded.adapter_sha256 = loaded.start.weights_sha256
