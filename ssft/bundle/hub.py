@@ -41,7 +41,7 @@ class Pulled:
     @property
     def base(self) -> str | None:
         """The base that the adapter names."""
-        return self.bundle.base.get("id") or self.bundle.loras[0].config.get("base_model_name_or_path")
+        return self.bundle.base.get("id") or self.bundle.loras[0].config.get("base_model_name_or_path") or None
 
 
 def pull(repo: str, output: str | os.PathLike[str] | None = None, revision: str | None = None) -> Pulled:

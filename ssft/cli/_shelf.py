@@ -25,7 +25,7 @@ def shared_base(paths: dict[str, Path], base: str | None) -> str:
     """`base`, or the one that the first adapter names; every folder is read and checked, before anything is loaded."""
     from ssft.bundle.read import read_bundle
 
-    named = [read_bundle(path).base.get("id") for path in paths.values()]
+    named = [read_bundle(path).base_name for path in paths.values()]
     name = base or next((value for value in named if value is not None), None)
     if name is None:
         folders = ", ".join(map(str, paths.values()))

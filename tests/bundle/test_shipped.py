@@ -10,6 +10,7 @@ from loopback_hub import connected_hub
 from tiny_base import rows, save_rows
 
 from examples import switch_tasks
+from ssft.base.embedded import ALIASES
 from ssft.bundle import shipped
 from ssft.bundle.format import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
@@ -100,7 +101,9 @@ def test_it_is_small_and_whole(bundle):
     assert sum(files.values()) <= 6_000_000
     absent = {STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS} if len(bundle.loras) == 1 else set()
     assert set(files) == set(BUNDLE_FILES) - absent
-    assert bundle.base["id"] == BASE
+    assert bundle.base["id"] == bundle.base_name == BASE
+    # AutoPeftModel, vLLM and others ask the hub for this.
+    assert {part.config["base_model_name_or_path"] for part in bundle.loras} == {ALIASES[BASE].hub_id}
     assert bundle.stream_config is not None
 
 
