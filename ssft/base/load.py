@@ -81,7 +81,7 @@ def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | 
 
 
 def _local(name: str) -> Path:
-    """The path that a name is on this machine; "~" is the user's home, the home of a user who is unknown here nothing."""
+    """The path that a name is on this machine; "~" is the home of the user, if there is one of that name."""
     return Path(os.path.expanduser(name))
 
 

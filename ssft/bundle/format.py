@@ -7,8 +7,8 @@
     run.yaml, provenance.json                        what reproduces it
     README.md, results.json, training.png            the card, the measurements it shows, its picture (optional)
 
-`ssft_config.json` names the base as ssft knows it (an alias, a hub id, a folder's last part), the LoRA's config as others
-find it: by the hub's id, or where a folder lay. A folder's hash does not depend on the latter (`folder.py`).
+`ssft_config.json` names the base as ssft knows it (an alias, a hub id, a folder's last part), the LoRA's config as
+others find it: by the hub's id, or where a folder lay. The bundle's hash does not depend on the latter (`folder.py`).
 
 safetensors and JSON only: nothing in a bundle is ever executed. A bundle is read in two stages (`read.py`): its outline
 is what the configs and the headers say; whether that fits a base (`fit.py`) is known before any tensor takes memory.

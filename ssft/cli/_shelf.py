@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ssft.bundle.shipped import local_adapter
 from ssft.errors import ConfigError, nearest
 
 
 def adapter_names(adapters: tuple[str, ...]) -> dict[str, Path]:
     """Name (the folder's) -> folder, in the given order; raises `ConfigError` for two folders of one name."""
     folders: dict[str, list[Path]] = {}
-    for path in map(Path, adapters):
+    for path in (local_adapter(adapter) or Path(adapter) for adapter in adapters):
         folders.setdefault(path.resolve().name, []).append(path)
     for name, paths in folders.items():
         if len(paths) > 1:

@@ -123,6 +123,15 @@ def test_its_run_can_be_run_again_anywhere(name, bundle):
     assert recipe.adapter == (name if len(bundle.loras) > 1 else f"outputs/start/{recipe.name}")
 
 
+def test_its_card_shows_a_prompt_of_the_form_that_a_row_gets(name, bundle):
+    example = bundle.provenance["example"]
+    before, *columns, after = re.split(r"\{(\w+)\}", load_recipe(bundle.path / RUN).data.prompt_template)
+    assert example["prompt"].startswith(before)
+    assert example["prompt"].endswith(after)
+    assert re.search(rf"ssft generate {name} --row '\{{.*\"{columns[-1]}\": \"…\"", card_text(bundle))
+    assert f"```text\n{example['prompt']}" in card_text(bundle)
+
+
 def test_its_recipe_is_what_made_it(bundle):
     made, recipe = load_recipe(bundle.path / RUN), load_recipe(f"{bundle.path.name}_streams")
     assert recipe.adapter == f"outputs/start/{bundle.path.name}"
