@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # it then takes its own C++ kernel, so the warning calls for nothing.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
+_log = logging.getLogger(__name__)
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "4bit")
 
@@ -34,13 +36,38 @@ def hub_id(identity: str) -> str | None:
     return identity if is_hub_id(identity) else None
 
 
+def public_name(identity: str, place: str) -> str:
+    """The name by which others find a base: the hub's where it has one, else the folder `place` that it was loaded
+    from, written so that it is no hub id; `identity` is its fingerprint's `id`."""
+    if (known := hub_id(identity)) is not None or not place:
+        return known or identity
+    return f"./{place}" if is_hub_id(place) else place
+
+
+def find_base(identity: str, public: str) -> str:
+    """The base of an adapter, as `resolve_base` takes it: by ssft's own name of it, else by the one that others go by.
+
+    identity: empty for an adapter that ssft did not write. public: the name in `adapter_config.json`, which for such an
+    adapter means the embedded base if that has this hub id. Where neither name leads anywhere, the result is the one
+    that says most, for the message of `resolve_base`.
+    """
+    if hub_id(identity) is not None:
+        return identity
+    for alias in ALIASES.values():
+        if public == alias.hub_id:
+            _log.warning("base %s: taking %s, ssft's quantised copy; --base takes another", public, alias.name)
+            return alias.name
+    known = is_hub_id(public) or _local(public).is_dir()
+    return identity if identity and not known and _local(identity).is_dir() else public or identity
+
+
 def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | str:
     """What `from_pretrained` takes for a base's name: the folder of an alias (fetched if absent), a local folder (whose
     weights must be whole) or the hub id itself. Raises `BaseModelError` for anything else."""
     text = os.fspath(name)
     if text in ALIASES:
         return base_path(text) if is_fetched(text) else fetch(text, progress=progress)
-    folder = Path(text).expanduser()
+    folder = _local(text)
     if text and folder.is_dir():
         check_folder(folder)
         return folder
@@ -51,6 +78,11 @@ def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | 
         f"base {text!r} is neither an alias ({', '.join(sorted(ALIASES))}), nor an existing folder, "
         f"nor a hub id of the form owner/name; {hint}"
     )
+
+
+def _local(name: str) -> Path:
+    """The path that a name is on this machine; "~" is the home of the user, if there is one of that name."""
+    return Path(os.path.expanduser(name))
 
 
 def auto_dtype(device: str | torch.device | dict[str, Any] | None = None) -> torch.dtype:

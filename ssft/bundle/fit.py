@@ -40,7 +40,7 @@ def read_fitting(path: str | os.PathLike[str], model: Any, fingerprint: dict[str
 def check_fit(bundle: Bundle, model: Any, fingerprint: dict[str, str]) -> None:
     """Raise `BundleError` unless the adapter was made for `model` and its tensors have the names and shapes needed."""
     if bundle.base:
-        remedy = f"give --base {shlex.quote(bundle.base['id'])} or train an adapter for this base"
+        remedy = f"give --base {shlex.quote(bundle.base_name or '')} or train an adapter for this base"
         check_base(bundle.path, bundle.base, fingerprint, remedy)
     for part in bundle.loras:
         check_patterns(part.config_file, part.config, [name for name, _ in model.named_modules()])

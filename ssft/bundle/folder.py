@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ MAX_VALUES = 1_000_000
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _MAX_KEY = 1024
+_BASE_NAME = re.compile(rb'("base_model_name_or_path"\s*:\s*)"(?:[^"\\]|\\.){0,4096}"')
+"""As long as a name may be, were every character written as an escape."""
 
 
 class AdapterFiles:
@@ -44,6 +47,9 @@ class AdapterFiles:
         # What `stamp` said just before of every hashed file, and of every file whose header was read.
         self.stamps: dict[str, tuple[int, ...]] = {}
         self._headers: dict[str, tuple[int, ...]] = {}
+        self._unhashed: list[tuple[str, bytes]] = []  # configs that wait for `base_id`
+        self.base_id = ""
+        """ssft's own name of the base, known once `ssft_config.json` is read and before any weights are."""
 
     def continued(self) -> "AdapterFiles":
         """A second reading that goes on where this one stands; raises `BundleError` if a file was changed since."""
@@ -51,7 +57,7 @@ class AdapterFiles:
             if not self.exists(name) or stamp(self.path / name) != seen:
                 raise self._changed(name)
         other = copy.copy(self)
-        other._hash, other.stamps = self._hash.copy(), dict(self.stamps)
+        other._hash, other.stamps, other._unhashed = self._hash.copy(), dict(self.stamps), list(self._unhashed)
         return other
 
     def _changed(self, name: str) -> BundleError:
@@ -59,7 +65,9 @@ class AdapterFiles:
 
     @property
     def sha256(self) -> str:
-        """Hash over names, lengths and bytes of the hashed files read so far, in the order of reading."""
+        """Hash over names, lengths and bytes of the hashed files read so far, in the order of reading; the base's name
+        in a LoRA's config counts as `base_id`, if that is known."""
+        self._hash_all()
         return self._hash.hexdigest()
 
     def exists(self, name: str) -> bool:
@@ -70,10 +78,10 @@ class AdapterFiles:
         """The object in a JSON file of at most 16 MiB; a key that stands twice is an error, not the last one."""
         return self._object_of(name, self.read(name, MAX_JSON, hashed))
 
-    def text(self, name: str) -> str:
-        """A text of at most 16 MiB (card, recipe); not hashed."""
+    def text(self, name: str, max_bytes: int = MAX_JSON) -> str:
+        """A text (card, recipe); not hashed."""
         try:
-            return self.read(name, MAX_JSON, hashed=False).decode("utf-8")
+            return self.read(name, max_bytes, hashed=False).decode("utf-8")
         except UnicodeDecodeError as error:
             raise BundleError(f"{self.path / name}: not readable as text ({error}); the file is damaged") from error
 
@@ -139,9 +147,21 @@ class AdapterFiles:
         if len(data) > size:
             raise self._changed(name)
         if hashed:
+            self._unhashed.append((name, data))
+            if not name.endswith(".json"):
+                self._hash_all()
+        return data
+
+    def _hash_all(self) -> None:
+        """Hash what was read. In a LoRA's config the base counts under ssft's own name: another name for others, or
+        another place of the same base, makes no other adapter, so that what was measured with it holds."""
+        own = json.dumps(self.base_id, ensure_ascii=False).encode()
+        for name, data in self._unhashed:
+            if self.base_id and name.endswith(".json"):
+                data = _BASE_NAME.sub(lambda found: found[1] + own, data, count=1)
             self._hash.update(f"{name} {len(data)}\n".encode())
             self._hash.update(data)
-        return data
+        self._unhashed = []
 
     @contextmanager
     def _safetensors(self, name: str) -> Iterator[None]:

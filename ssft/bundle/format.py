@@ -1,11 +1,14 @@
 """The adapter bundle: one folder that plain peft loads as a LoRA and ssft as a LoRA with streams.
 
-    adapter_config.json, adapter_model.safetensors   exactly what peft writes
+    adapter_config.json, adapter_model.safetensors   what peft writes
     ssft_config.json                                 format version, streams, tree, fingerprint of the base
     streams.safetensors                              P_j (and f_η where used)
     stream_lora_config.json, stream_lora.safetensors the streams' own LoRA, as peft writes one (format 2 only)
     run.yaml, provenance.json                        what reproduces it
     README.md, results.json, training.png            the card, the measurements it shows, its picture (optional)
+
+`ssft_config.json` names the base as ssft knows it (an alias, a hub id, a folder's last part), the LoRA's config as
+others find it: by the hub's id, or where a folder lay. The bundle's hash does not depend on the latter (`folder.py`).
 
 safetensors and JSON only: nothing in a bundle is ever executed. A bundle is read in two stages (`read.py`): its outline
 is what the configs and the headers say; whether that fits a base (`fit.py`) is known before any tensor takes memory.
@@ -17,6 +20,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ssft.base.load import find_base
 from ssft.bundle.folder import AdapterFiles, stamp
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
@@ -98,6 +102,12 @@ class Bundle:
         return next((part for part in self.loras if part.rows == "streams"), None)
 
     @property
+    def base_name(self) -> str | None:
+        """The base to load, as `resolve_base` takes it; None where the folder does not say which one."""
+        own, public = self.base.get("id", ""), self.loras[0].config.get("base_model_name_or_path") or ""
+        return find_base(own, public) or None
+
+    @property
     def extra_parameters(self) -> int:
         """How many parameters stand beside the LoRA that plain peft loads."""
         return self.stream_parameters + sum(part.parameters for part in self.loras[1:])
@@ -124,6 +134,7 @@ class Bundle:
             if {name: stamp(self.path / name) for name in HASHED if (self.path / name).exists()} == self.files.stamps:
                 return True
             files = AdapterFiles(self.path)
+            files.base_id = self.files.base_id
             for name in filter(files.exists, HASHED):
                 files.read(name)
         except (BundleError, OSError):

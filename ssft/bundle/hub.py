@@ -18,7 +18,7 @@ from ssft.bundle.folder import MAX_JSON, MAX_WEIGHTS, AdapterFiles
 from ssft.bundle.format import BUNDLE_FILES, LORA_CONFIG, LORA_WEIGHTS, WEIGHTS, Bundle
 from ssft.bundle.hub_errors import explained, patiently
 from ssft.bundle.read import read_bundle
-from ssft.bundle.shipped import local_adapter, shipped_adapters
+from ssft.bundle.shipped import check_adapter_name, local_adapter
 from ssft.bundle.write import check_replaceable
 from ssft.errors import BundleError, ConfigError, HubError
 from ssft.files import whole_folder
@@ -41,7 +41,7 @@ class Pulled:
     @property
     def base(self) -> str | None:
         """The base that the adapter names."""
-        return self.bundle.base.get("id") or self.bundle.loras[0].config.get("base_model_name_or_path")
+        return self.bundle.base.get("id") or self.bundle.loras[0].config.get("base_model_name_or_path") or None
 
 
 def pull(repo: str, output: str | os.PathLike[str] | None = None, revision: str | None = None) -> Pulled:
@@ -88,11 +88,7 @@ def resolve_adapter(path_or_repo: str | os.PathLike[str]) -> Path:
     text = os.fspath(path_or_repo)
     if (folder := local_adapter(text)) is not None:
         return folder
-    if not is_hub_id(text):
-        raise BundleError(
-            f"adapter {text!r} is no folder; give the folder that `ssft train --output` wrote, one that comes with "
-            f"ssft ({', '.join(shipped_adapters()) or 'none here'}), or a repository of the hub as owner/name"
-        )
+    check_adapter_name(text)
     try:
         return _download(text, None)
     except HubError as error:

@@ -87,6 +87,7 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
         raise BundleError(f"{where}: 'base' must hold the strings {', '.join(keys)}")
     for key in keys:
         _check_name(where, f"base.{key}", base[key])
+    files.base_id = base["id"]
     rank = streams.projection_rank
     # P [γ, h] and f_η [2, η, h] in float64 at the widest, and a header.
     limit = (streams.num_streams + 2 * min(rank, MAX_HIDDEN)) * MAX_HIDDEN * 8 + 2**20

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ssft.base.load import public_name
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import (
     BUNDLE_FILES,
@@ -70,13 +71,13 @@ def write_bundle(
         finally:
             peft_model.base_model.add_module(CONTAINER, container)
         trained = json.loads((folder / LORA_CONFIG).read_text()), load_file(folder / LORA_WEIGHTS)
+        named = public_name(base["id"], trained[0]["base_model_name_or_path"] or "")
         version, places = FORMAT_VERSION, {(LORA_CONFIG, LORA_WEIGHTS): trained}
         if text_lora is not None:
             version, places[LORA_CONFIG, LORA_WEIGHTS] = OWN_LORA_VERSION, (text_lora.config, text_lora.weights)
             places[STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS] = trained
         for (name, file), (config, tensors) in places.items():
-            # peft stores where the base lay on this machine.
-            write_sorted_json(folder / name, {**config, "base_model_name_or_path": base["id"]})
+            write_sorted_json(folder / name, {**config, "base_model_name_or_path": named})
             save_lora(folder / file, tensors, save_dtype)
         settings = {"format_version": version, "streams": modules.config.stream_dict()}
         write_sorted_json(folder / SSFT_CONFIG, {**settings, "tree": tree.tree_dict(), "base": base})

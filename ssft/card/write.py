@@ -16,6 +16,7 @@ from ssft.bundle.shipped import shipped_adapters
 from ssft.card.front_matter import datasets_of, front_matter
 from ssft.card.notes import KEPT, read_notes
 from ssft.card.picture import draw_curve, has_curve
+from ssft.card.prompt_form import prompt_form
 from ssft.card.results import Results, read_results
 from ssft.card.tables import commands, data_files, quality_table, speed_tables, training_table
 from ssft.errors import BundleError, ConfigError
@@ -94,6 +95,7 @@ def card_text(bundle: Bundle, results: Results | None = None, repo: str = "") ->
         curve=has_curve(bundle.provenance.get("history", [])),
         run_again=_run_again(bundle, repo, shipped or str(bundle.path)),
         data=data_files(bundle),
+        form=prompt_form(bundle),
         datasets=datasets_of(bundle, results),
     )
     # A name that holds the mark would make the rest of the card the user's.

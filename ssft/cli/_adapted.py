@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ssft.bundle.shipped import check_adapter_name, local_adapter
 from ssft.cli import _options as shared
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, DataError
@@ -41,6 +42,16 @@ class Decoding:
     device: str | None
     threads: int | None
     merge: bool
+
+    def check(self, adapter: str | None) -> None:
+        """Raise an `SSFTError` for what is wrong with the options or the adapter's folder, without a model."""
+        override_tree(TreeConfig(), self.tree)
+        if adapter is not None:
+            check_adapter_name(adapter)
+            if (folder := local_adapter(adapter)) is not None:
+                from ssft.bundle.read import read_outline
+
+                read_outline(folder)
 
     def open(self, adapter: str | None, base: str | None = None) -> MultiAdapterModel:
         """The adapter over its base, with the overridden tree as its own; `base` stands in for one that the user did
@@ -118,8 +129,9 @@ def own_rows(adapter: str) -> list[dict[str, Any]]:
     from ssft.recipes.data import load_row_pair
     from ssft.recipes.recipe import load_recipe
 
-    run = Path(adapter) / RUN
-    if not run.is_file() or not AdapterFiles(adapter).text(RUN).strip():
+    folder = local_adapter(adapter) or Path(adapter)
+    run = folder / RUN
+    if not run.is_file() or not AdapterFiles(folder).text(RUN).strip():
         raise ConfigError(f"{adapter} does not say on which data it was made; give prompts with --data FILE")
     try:
         recipe = load_recipe(run)

@@ -122,5 +122,4 @@ def _peers(name: str, path: Path, root: Path | None, decoding: Decoding) -> tupl
             f"quality: {', '.join(unlike)}",
             err=True,
         )
-    # A plain LoRA does not say which base it was made for; its adapter does.
-    return folder, partial(decoding.open, str(twin), base=bundle.base.get("id")), unlike
+    return folder, partial(decoding.open, str(twin), base=bundle.base_name), unlike

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ssft.bundle.shipped import local_adapter
 from ssft.errors import ConfigError, nearest
 
 
 def adapter_names(adapters: tuple[str, ...]) -> dict[str, Path]:
     """Name (the folder's) -> folder, in the given order; raises `ConfigError` for two folders of one name."""
     folders: dict[str, list[Path]] = {}
-    for path in map(Path, adapters):
+    for path in (local_adapter(adapter) or Path(adapter) for adapter in adapters):
         folders.setdefault(path.resolve().name, []).append(path)
     for name, paths in folders.items():
         if len(paths) > 1:
@@ -25,7 +26,7 @@ def shared_base(paths: dict[str, Path], base: str | None) -> str:
     """`base`, or the one that the first adapter names; every folder is read and checked, before anything is loaded."""
     from ssft.bundle.read import read_bundle
 
-    named = [read_bundle(path).base.get("id") for path in paths.values()]
+    named = [read_bundle(path).base_name for path in paths.values()]
     name = base or next((value for value in named if value is not None), None)
     if name is None:
         folders = ", ".join(map(str, paths.values()))

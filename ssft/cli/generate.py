@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssft.cli._adapted import Decoding, decoding_options
 from ssft.cli._options import data_option, json_option, limit_option, print_json
 from ssft.cli._result import file_option, jsonl
+from ssft.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ssft.runtime.model import MultiAdapterModel
 
 
 @click.command()
 @click.argument("adapter", required=False)
 @click.option("--prompt", metavar="TEXT", help="One prompt, whose completion goes to stdout.")
+@click.option(
+    "--row",
+    metavar="JSON",
+    help='One row of the columns that ADAPTER was trained with, such as \'{"question": "..."}\': the prompt is made of '
+    "it by the template in ADAPTER's run.yaml.",
+)
+@click.option(
+    "--chat",
+    is_flag=True,
+    help="Put every prompt through the chat template of the base, as one message of the user's. Without it a prompt "
+    "is raw text.",
+)
 @data_option(help="JSONL or .jsonl.gz file with `prompt` or `messages` in every row.")
 @limit_option()
 @file_option(help="Write one line of JSON per prompt to FILE instead of stdout. The file appears when all is done.")
@@ -31,6 +48,8 @@ from ssft.cli._result import file_option, jsonl
 def command(
     adapter: str | None,
     prompt: str | None,
+    row: str | None,
+    chat: bool,
     data: Path | None,
     limit: int | None,
     output: Path | None,
@@ -40,34 +59,44 @@ def command(
     decoding: Decoding,
     as_json: bool,
 ) -> None:
-    """Generate greedily with ADAPTER, for one --prompt, whose text is shown while it comes, or for a --data file.
+    """Generate greedily with ADAPTER, for one --prompt or --row, whose text is shown while it comes, or for a --data
+    file.
 
     Without ADAPTER, --base alone decodes the bare base. A file becomes JSONL in its own order, with the keys prompt,
     completion, adapter, tokens, calls, seconds and finish_reason.
     """
+    one = prompt is not None or row is not None
     for wrong, message in (
-        (prompt is None and data is None, "no prompt: give --prompt TEXT for one, or --data FILE for a file of them"),
+        (not one and data is None, "no prompt: give --prompt TEXT or --row JSON for one, or --data FILE for many"),
         (prompt is not None and data is not None, "--prompt and --data exclude each other; give one of them"),
+        (row is not None and (prompt, data) != (None, None), "--row takes the place of --prompt and --data; give one"),
+        (row is not None and adapter is None, "--row is put into form by an adapter's run.yaml; name the adapter"),
         (prompt == "", "--prompt is empty; give some text"),
-        (data is None and limit is not None, "--limit counts rows of a --data file; leave it out with --prompt"),
+        (data is None and limit is not None, "--limit counts rows of a --data file; leave it out with one prompt"),
         (data is None and for_training, "--for-training makes a file of training rows out of a --data file; give one"),
+        (chat and for_training, "--for-training writes raw prompts; leave --chat out"),
         (data is not None and as_json, "--data gives JSONL already; leave --json out"),
     ):
         if wrong:
             raise click.UsageError(message)
+    # All that can be wrong is said before the libraries are imported, which takes seconds, and the base is loaded.
+    decoding.check(adapter)
+    rows = _rows(adapter, prompt, row, data, limit)
+    if for_training:
+        rows = _each_prompt_once(rows)
     from ssft.base.chat import render_prompt
     from ssft.bench.answers import encode_rows
     from ssft.files import write_text
-    from ssft.recipes.data import load_rows
 
-    rows: list[dict[str, Any]] = [{"prompt": prompt}] if data is None else load_rows(data, limit, need_completion=False)
-    if for_training:
-        rows = _each_prompt_once(rows)
     adapted = decoding.open(adapter)
+    if chat:
+        rows = [_as_chat(row, adapted.tokenizer) for row in rows]
+    elif prompt is not None:
+        _warn_of_raw_text(adapted)
     prompts = encode_rows(adapted, rows)
     most = decoding.max_new_tokens
     settings: dict[str, Any] = {"max_new_tokens": most, "stop": list(stop) or None, "speculate": not plain}
-    if prompt is not None and output is None and not as_json:
+    if one and output is None and not as_json:
         stream = adapted.stream(prompts[0], **settings)
         for piece in stream:
             click.echo(piece, nl=False)
@@ -98,9 +127,54 @@ def command(
         write_text(output, jsonl(records))
     if as_json:
         print_json(records[0])
-    elif output is None and prompt is None:
+    elif output is None and not one:
         click.echo(jsonl(records), nl=False)
     click.echo(said, err=True)
+
+
+def _rows(
+    adapter: str | None, prompt: str | None, row: str | None, data: Path | None, limit: int | None
+) -> list[dict[str, Any]]:
+    """What is to be answered, one dict with `prompt` or `messages` for each."""
+    if prompt is not None:
+        return [{"prompt": prompt}]
+    if data is not None:
+        from ssft.recipes.data import load_rows
+
+        return load_rows(data, limit, need_completion=False)
+    assert row is not None
+    assert adapter is not None
+    try:
+        columns = json.loads(row)
+    except ValueError as error:
+        raise click.UsageError(f'--row is no JSON ({error}); write it as \'{{"column": "text"}}\'') from error
+    if not isinstance(columns, dict):
+        raise click.UsageError(f'--row is {row[:60]!r}; give one object, \'{{"column": "text"}}\'')
+    from ssft.bundle.hub import resolve_adapter
+    from ssft.recipes.data import prompt_of
+    from ssft.recipes.run_data import data_of_run
+
+    try:
+        return [prompt_of(columns, data_of_run(resolve_adapter(adapter)))]
+    except DataError as error:
+        raise DataError(f"--row for {adapter}: {error}") from error
+
+
+def _as_chat(row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """A row's prompt as a chat of one message; a chat stays what it is."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("--chat: the tokenizer of the base has no chat template; leave --chat out")
+    return row if "messages" in row else {"messages": [{"role": "user", "content": row["prompt"]}]}
+
+
+def _warn_of_raw_text(adapted: MultiAdapterModel) -> None:
+    """Say so if the adapter knows chats only and is given none."""
+    bundle = adapted.active.bundle
+    trained_on_chats = bundle is not None and bundle.provenance.get("form") == "messages"
+    if trained_on_chats and getattr(adapted.tokenizer, "chat_template", None):
+        click.echo(
+            f"{adapted.active.name} was trained on chats, and --prompt is raw text; --chat makes it one", err=True
+        )
 
 
 def _each_prompt_once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

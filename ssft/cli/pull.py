@@ -38,6 +38,7 @@ def command(repo: str, revision: str | None, output: Path | None, as_json: bool)
     click.echo(f"pulled {pulled.repo} ({pulled.revision}, commit {pulled.commit[:12]}) to {pulled.path}")
     click.echo(f"{len(pulled.files)} files, {total:,} bytes; base {pulled.base or 'not named'}")
     if streams is None:
-        click.echo("It has no streams: a plain LoRA, decoded one token per pass. Name its base with --base.")
+        needed = "" if pulled.base else " Name its base with --base."
+        click.echo(f"It has no streams: a plain LoRA, decoded one token per pass.{needed}")
     else:
         click.echo(f"{streams.num_streams} streams in the top {streams.num_msa_layers} layers")

@@ -233,6 +233,26 @@ def _hub_rows(source: str, split: str, config: DataConfig, part: str) -> list[di
     return rows
 
 
+def named_columns(data: DataConfig, need_completion: bool = True) -> dict[str, str]:
+    """The columns that `data` asks for, each with the setting; those of the answer only where it is needed."""
+    keys = ("prompt", "completion")[: 1 + need_completion]
+    settings = {f"data.{key}_template": getattr(data, f"{key}_template") for key in keys}
+    return {name: setting for setting, text in settings.items() for name in _check_template(setting, text)}
+
+
+def prompt_of(record: dict[str, Any], data: DataConfig) -> dict[str, Any]:
+    """One row, as `data` puts it into form, without its completion: it has `prompt` or `messages`, and
+    `ssft.base.chat.render_prompt` makes a text of it. Raises `DataError`."""
+    columns = named_columns(data, need_completion=False)
+    if columns and "prompt" not in record and "messages" not in record:
+        missing = [name for name in columns if record.get(name) is None]
+        if missing:
+            what = f"no {', '.join(map(repr, missing))}, which {columns[missing[0]]} names"
+            raise DataError(f"the row has {what}; it has: {', '.join(record) or 'nothing'}")
+        record = {"prompt": data.prompt_template.format_map(record)}
+    return _check_row(record, "the row", need_completion=False)
+
+
 def _check_template(key: str, template: str) -> list[str]:
     """The columns a template names. Plain names only: format strings could otherwise reach into attributes."""
     try:

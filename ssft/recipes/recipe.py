@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from ssft.bundle.shipped import shipped_adapters
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, SSFTError, nearest
 from ssft.recipes.data import DataConfig
-from ssft.recipes.yaml import Dumper, Loader
+from ssft.recipes.yaml import MAX_BYTES, Dumper, Loader
 from ssft.schema import read, setting, type_name
 from ssft.streams.config import StreamConfig
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ssft.decoding.draft.medusa_heads import MedusaConfig
     from ssft.training.draft import DraftConfig
 
-MAX_BYTES = 2**20  # of a recipe file, which may come with a foreign adapter
 TOP = ""  # the section of the keys that stand at the top of the file
 SECTIONS = ("data", "lora", "training", "tree", "medusa", "draft")
 # the sections that a method reads beside data and training; the twin's recipe is the one of its adapter, tree and all
@@ -333,11 +333,16 @@ def recipe_names() -> list[str]:
 
 
 def recipe_path(name: str | Path) -> Path:
-    """The file of a shipped recipe or of a path; raises `ConfigError` with the nearest name if there is none."""
+    """The file of a shipped recipe, of a path, or in a shipped adapter (`adapters/sql/run.yaml`); raises `ConfigError`
+    with the nearest name if there is none."""
     if str(name) in recipe_names():
         return _folder() / f"{name}.yaml"
-    if Path(name).is_file():
-        return Path(name)
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_adapters().get(path.parent.as_posix())
+    if shipped is not None and (shipped / path.name).is_file():
+        return shipped / path.name
     hint = nearest(str(name).removesuffix(".yaml"), recipe_names()) or f"shipped are {', '.join(recipe_names())}"
     raise ConfigError(f"{str(name)!r} is neither a shipped recipe nor a YAML file; {hint}")
 

@@ -4,12 +4,18 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.format import PROVENANCE
 from ssft.environment import describe_device, versions
 from ssft.errors import BundleError
-from ssft.files import file_identity
+from ssft.files import file_identity, json_text
+from ssft.recipes.data import DataConfig
 from ssft.recipes.recipe import Recipe
+
+LONGEST_EXAMPLE = 4_000
+"""Characters of a row that a card shows."""
 
 
 def provenance(
@@ -32,6 +38,21 @@ def provenance(
         "metrics": {key: value for key, value in metrics.items() if isinstance(value, int | float)},
         "history": [{k: v for k, v in entry.items() if k != "total_flos"} for entry in trainer.state.log_history],
     }
+
+
+def about_rows(data: DataConfig, train: Dataset, validation: Dataset) -> dict[str, Any]:
+    """What the card tells of the rows: `form` is "messages" or "prompt", `example` a row of them.
+
+    The example was held back, where rows were. It is told of data that all can have, not of the user's own files, and
+    only if it is short enough to be read.
+    """
+    told: dict[str, Any] = {"form": "messages" if "messages" in train.column_names else "prompt"}
+    if not any(source and Path(source).exists() for source in (data.train, data.validation)):
+        rows = validation if len(validation) else train
+        short = (row for row in rows if len(json_text(row)) <= LONGEST_EXAMPLE)
+        if (example := next(short, None)) is not None:
+            told["example"] = example
+    return told
 
 
 def told_by(path: Path) -> dict[str, Any]:

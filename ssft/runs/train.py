@@ -11,7 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from ssft.runs.methods import training_method
-from ssft.runs.provenance import provenance
+from ssft.runs.provenance import about_rows, provenance
 from ssft.runs.resume import check_may_begin, check_same_run, write_identity
 from ssft.runs.run import PreparedRun, Trained, run_folder
 from ssft.runs.start import begin_from
@@ -89,6 +89,7 @@ def _write(run: PreparedRun, trainer: Any, metrics: dict[str, float], seconds: f
     """Write the result, then remove the checkpoints."""
     rows = {"train": len(run.train), "validation": len(run.validation)}
     facts = provenance(run.recipe, trainer, metrics, seconds, rows)
+    facts |= about_rows(run.recipe.data, run.train, run.validation)
     adapter = run.start if run.adapted is None else run.adapted.active.bundle
     if adapter is not None:
         facts["adapter"] = {"name": adapter.path.name, "weights_sha256": adapter.weights_sha256}

@@ -43,7 +43,7 @@ def load_adapted(
     bundle = None if folder is None else read_outline(folder)
     if merge and bundle is not None:
         _check_mergeable(bundle)
-    name = base or (bundle.base.get("id") if bundle is not None else None)
+    name = base or (bundle.base_name if bundle is not None else None)
     if name is None:
         raise ConfigError(
             f"adapter {str(adapter)!r} does not say which base it was made for; name it with --base"

@@ -207,7 +207,8 @@ def test_the_old_bundle_comes_back_when_the_last_rename_fails(written, monkeypat
 def test_a_base_is_quoted_for_the_shell(written, tmp_path):
     base, folder = written
     held = json.loads((folder / "ssft_config.json").read_text())["base"]
-    change_json(folder, "ssft_config.json", base={**held, "id": "x; rm -r ~", "config_sha256": "0" * 64})
+    change_json(folder, "ssft_config.json", base={**held, "config_sha256": "0" * 64})
+    change_json(folder, "adapter_config.json", base_model_name_or_path="x; rm -r ~")
     with pytest.raises(BundleError, match=r"give --base 'x; rm -r ~' or train"):
         load_adapted(folder, str(base))
 

@@ -10,6 +10,7 @@ from loopback_hub import connected_hub
 from tiny_base import rows, save_rows
 
 from examples import switch_tasks
+from ssft.base.embedded import ALIASES
 from ssft.bundle import shipped
 from ssft.bundle.format import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
@@ -100,7 +101,9 @@ def test_it_is_small_and_whole(bundle):
     assert sum(files.values()) <= 6_000_000
     absent = {STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS} if len(bundle.loras) == 1 else set()
     assert set(files) == set(BUNDLE_FILES) - absent
-    assert bundle.base["id"] == BASE
+    assert bundle.base["id"] == bundle.base_name == BASE
+    # AutoPeftModel, vLLM and others ask the hub for this.
+    assert {part.config["base_model_name_or_path"] for part in bundle.loras} == {ALIASES[BASE].hub_id}
     assert bundle.stream_config is not None
 
 
@@ -118,6 +121,15 @@ def test_its_run_can_be_run_again_anywhere(name, bundle):
     assert re.fullmatch(r"[0-9a-f]{40}", bundle.provenance["commit"])
     assert re.fullmatch(r"[0-9a-f]{64}", bundle.provenance["adapter"]["weights_sha256"])
     assert recipe.adapter == (name if len(bundle.loras) > 1 else f"outputs/start/{recipe.name}")
+
+
+def test_its_card_shows_a_prompt_of_the_form_that_a_row_gets(name, bundle):
+    example = bundle.provenance["example"]
+    before, *columns, after = re.split(r"\{(\w+)\}", load_recipe(bundle.path / RUN).data.prompt_template)
+    assert example["prompt"].startswith(before)
+    assert example["prompt"].endswith(after)
+    assert re.search(rf"ssft generate {name} --row '\{{.*\"{columns[-1]}\": \"…\"", card_text(bundle))
+    assert f"```text\n{example['prompt']}" in card_text(bundle)
 
 
 def test_its_recipe_is_what_made_it(bundle):

@@ -52,8 +52,7 @@ OUTCOMES = {
     "README.md": {"link": OUTSIDE, "terabyte": LARGE, "pickle": "not readable as text", "pipe": SPECIAL},
     "results.json": {"link": OUTSIDE, "terabyte": LARGE, "pickle": "not readable as JSON", "pipe": SPECIAL},
     "provenance.json": {"link": OUTSIDE, "terabyte": LARGE, "pickle": "not readable as JSON", "pipe": SPECIAL},
-    # The card names the recipe and does not read it.
-    "run.yaml": dict.fromkeys(("link", "terabyte", "pickle", "pipe"), WRITTEN),
+    "run.yaml": {"link": OUTSIDE, "terabyte": LARGE, "pickle": "not readable as text", "pipe": SPECIAL},
     # It is drawn anew.
     "training.png": dict.fromkeys(("link", "terabyte", "pickle", "pipe"), WRITTEN),
 }

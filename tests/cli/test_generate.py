@@ -2,6 +2,10 @@
 
 import gzip
 import json
+import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -124,34 +128,34 @@ def test_output_limit_messages_and_gzip(adapter, base, tmp_path):
     assert [path.name for path in output.parent.iterdir()] == ["out.jsonl"]
 
 
-def test_rows_for_training_have_every_prompt_once_and_whole_answers_only(tmp_path, monkeypatch):
+def test_rows_for_training_have_every_prompt_once_and_whole_answers_only(adapter, tmp_path, monkeypatch):
     adapted = fake_adapted()
     monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: adapted)
     prompts = ["5 6", "7 8 9", "5 6", "10 11"]
     data = save_rows(tmp_path / "rows.jsonl", [{"prompt": prompt, "completion": "no"} for prompt in prompts])
-    answers = {row["prompt"]: row["completion"].split() for row in read(run("any", "--data", data).stdout)}
+    answers = {row["prompt"]: row["completion"].split() for row in read(run(adapter, "--data", data).stdout)}
     # A token of one answer that no other answer has becomes the end of text: that answer alone is whole.
     others = {token for prompt in ("5 6", "10 11") for token in answers[prompt]}
     end = next(token for token in answers["7 8 9"] if token not in others)
     adapted.eos_token_ids = {int(end)}
     output = tmp_path / "own.jsonl"
-    result = run("any", "--data", data, "--for-training", "--output", output)
+    result = run(adapter, "--data", data, "--for-training", "--output", output)
     assert result.exit_code == 0, result.output
     assert [row["prompt"] for row in read(output.read_text())] == ["7 8 9"]
     assert "3 prompts" in result.stderr
     assert "2 that reached --max-new-tokens 12 are left out" in result.stderr
     assert len(load_rows(output)) == 1
     adapted.eos_token_ids = set()
-    result = run("any", "--data", data, "--for-training", "--output", output)
+    result = run(adapter, "--data", data, "--for-training", "--output", output)
     assert result.exit_code == 2
     assert "all 3 answers reached --max-new-tokens 12" in result.stderr
     assert len(read(output.read_text())) == 1
 
 
-def test_chats_make_no_rows_for_training(tmp_path, monkeypatch):
+def test_chats_make_no_rows_for_training(adapter, tmp_path, monkeypatch):
     monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: fake_adapted())
     data = save_rows(tmp_path / "chat.jsonl", [{"messages": [{"role": "user", "content": "5 6"}]}])
-    result = run("any", "--data", data, "--for-training")
+    result = run(adapter, "--data", data, "--for-training")
     assert result.exit_code == 2
     assert "whose template training would apply again" in " ".join(result.stderr.split())
 
@@ -162,7 +166,7 @@ def test_a_failure_leaves_the_old_output(adapter, base, tmp_path, monkeypatch):
     adapted = fake_adapted()
     monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: adapted)
     monkeypatch.setattr(adapted.tokenizer, "decode", lambda *_, **__: 1 / 0, raising=False)
-    result = run("any", "--prompt", "5 6", "--output", output)
+    result = run(adapter, "--prompt", "5 6", "--output", output)
     assert isinstance(result.exception, ZeroDivisionError)
     assert output.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
@@ -172,13 +176,18 @@ def test_a_failure_leaves_the_old_output(adapter, base, tmp_path, monkeypatch):
     ("args", "message"),
     [
         (["--prompt", "x"], "neither an adapter nor a base was given; name an adapter folder or --base"),
-        (["a"], "no prompt: give --prompt TEXT"),
+        (["a"], "no prompt: give --prompt TEXT or --row JSON"),
         (["a", "--prompt", "x", "--data", "FILE"], "--prompt and --data exclude each other"),
         (["a", "--prompt", ""], "--prompt is empty"),
         (["a", "--prompt", "x", "--for-training"], "--for-training makes a file of training rows"),
         (["a", "--prompt", "x", "--limit", "2"], "--limit counts rows of a --data file"),
         (["a", "--data", "FILE", "--json"], "--data gives JSONL already"),
         (["a", "--prompt", "x", "--tree", "max_node=3"], "did you mean 'max_nodes'?"),
+        (["a", "--row", "{}", "--prompt", "x"], "--row takes the place of --prompt and --data"),
+        (["--base", "b", "--row", "{}"], "--row is put into form by an adapter's run.yaml; name the adapter"),
+        (["a", "--row", "{"], "--row is no JSON (Expecting property name"),
+        (["a", "--row", "[1]"], "--row is '[1]'; give one object"),
+        (["a", "--data", "FILE", "--for-training", "--chat"], "--for-training writes raw prompts; leave --chat out"),
         (["a", "--data", "nowhere.jsonl"], "does not exist"),
         (["nowhere", "--prompt", "x"], "adapter 'nowhere' is no folder"),
     ],
@@ -190,10 +199,93 @@ def test_wrong_usage_exits_2_and_says_what_to_do(args, message, adapter, tmp_pat
     assert message in " ".join(result.stderr.split())
 
 
-def test_a_prompt_longer_than_the_context_is_named_by_its_row(monkeypatch, tmp_path):
+@pytest.fixture
+def of_columns(adapter, tmp_path):
+    """The adapter as if it had been trained with a template over two columns."""
+    folder = shutil.copytree(adapter, tmp_path / "of_columns")
+    (folder / "run.yaml").write_text("base: base\ndata:\n  prompt_template: '{table}; say {number}:'\nlora:\n  r: 3\n")
+    return folder
+
+
+def test_a_row_becomes_the_prompt_that_the_adapter_was_trained_with(of_columns, base):
+    row = json.dumps({"number": 1, "table": "{x}", "more": None})
+    made = json.loads(run(of_columns, "--base", base, "--row", row, "--json").stdout)
+    given = json.loads(run(of_columns, "--base", base, "--prompt", "{x}; say 1:", "--json").stdout)
+    assert made["prompt"] == "{x}; say 1:"
+    assert made["completion"] == given["completion"]
+    assert run(of_columns, "--base", base, "--row", row).stdout == made["completion"] + "\n"
+
+
+def test_columns_that_a_row_lacks_are_named(of_columns):
+    result = run(of_columns, "--row", '{"number": 1}')
+    assert result.exit_code == 2
+    assert re.search(
+        "--row for .*of_columns: the row has no 'table', which data.prompt_template names; it has: number",
+        result.stderr,
+    )
+
+
+def test_a_row_of_an_adapter_without_a_template_is_a_prompt(adapter, base):
+    made = json.loads(run(adapter, "--base", base, "--row", '{"prompt": "say 1:"}', "--json").stdout)
+    assert made["prompt"] == "say 1:"
+    result = run(adapter, "--row", '{"number": 1}')
+    assert result.exit_code == 2
+    assert "no `prompt`" in result.stderr
+
+
+def test_a_damaged_run_yaml_is_named(of_columns):
+    (of_columns / "run.yaml").write_text("data:\n  prompt_template: '{a.b}'\n")
+    result = run(of_columns, "--row", "{}")
+    assert result.exit_code == 2
+    assert "run.yaml: data.prompt_template='{a.b}'" in result.stderr
+
+
+def test_a_chat_is_one_message_in_the_template_of_the_base(adapter, base, tmp_path):
+    chat = json.loads(run(adapter, "--base", base, "--prompt", "hello", "--chat", "--json").stdout)
+    assert chat["prompt"] == "user: hello\nassistant: "
+    data = save_rows(
+        tmp_path / "rows.jsonl", [{"messages": [{"role": "user", "content": "hello"}]}, {"prompt": "hello"}]
+    )
+    records = read(run(adapter, "--base", base, "--data", data, "--chat").stdout)
+    assert [record["completion"] for record in records] == [chat["completion"]] * 2
+
+
+def test_raw_text_for_an_adapter_of_chats_is_said(adapter, base, tmp_path):
+    note = "was trained on chats, and --prompt is raw text; --chat makes it one"
+    folder = shutil.copytree(adapter, tmp_path / "chats")
+    (folder / "provenance.json").write_text('{"form": "messages"}')
+    assert note in run(folder, "--base", base, "--prompt", "hello").stderr
+    assert note not in run(folder, "--base", base, "--prompt", "hello", "--chat").stderr
+    assert note not in run(adapter, "--base", base, "--prompt", "hello").stderr
+
+
+def test_a_base_without_a_chat_template_takes_no_chats(adapter, monkeypatch):
+    monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: fake_adapted())
+    result = run(adapter, "--prompt", "5 6", "--chat")
+    assert result.exit_code == 2
+    assert "--chat: the tokenizer of the base has no chat template; leave --chat out" in result.stderr
+
+
+WRONG = [["nowhere", "--prompt", "x"], ["a", "--prompt", "x", "--tree", "kind=star"], ["a", "--data", "DAMAGED"]]
+
+
+@pytest.mark.parametrize("args", WRONG)
+def test_what_is_wrong_is_said_before_the_libraries_are_imported(args, adapter, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{")
+    words = ["generate", *({"DAMAGED": tmp_path / "rows.jsonl", "a": adapter}.get(arg, arg) for arg in args)]
+    code = (
+        "import sys, atexit\nfrom ssft.cli.main import main\n"
+        "atexit.register(lambda: print(*{'peft', 'transformers', 'datasets'} & set(sys.modules)))\nmain(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "\n"), done.stderr
+    assert done.stderr.startswith("error: ")
+
+
+def test_a_prompt_longer_than_the_context_is_named_by_its_row(adapter, monkeypatch, tmp_path):
     adapted = fake_adapted(max_position_embeddings=8)
     monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: adapted)
     data = save_rows(tmp_path / "rows.jsonl", [{"prompt": "5 6"}, {"prompt": " ".join(["5"] * 8)}])
-    result = run("any", "--data", data)
+    result = run(adapter, "--data", data)
     assert result.exit_code == 2
     assert "row 2: the prompt has 8 tokens" in result.stderr

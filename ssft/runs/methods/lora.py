@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
+from ssft.base.load import public_name
 from ssft.bundle.format import CARD, LORA_CONFIG, LORA_WEIGHTS
 from ssft.bundle.read import read_bundle
 from ssft.bundle.write import save_lora
@@ -41,9 +42,9 @@ class Method(Peer):
 
     def fill(self, folder: Path, run: PreparedRun, trainer: Any) -> None:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder, save_embedding_layers=False)
-        # peft stores where the base lay on this machine.
         config = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
-        write_sorted_json(folder / LORA_CONFIG, {**config, "base_model_name_or_path": run.fingerprint["id"]})
+        named = public_name(run.fingerprint["id"], config["base_model_name_or_path"] or "")
+        write_sorted_json(folder / LORA_CONFIG, {**config, "base_model_name_or_path": named})
         save_lora(folder / LORA_WEIGHTS, load_file(folder / LORA_WEIGHTS), run.recipe.torch_save_dtype())
         # peft's card is a form that nobody filled in.
         (folder / CARD).unlink(missing_ok=True)
