@@ -146,7 +146,7 @@ def test_a_damaged_bundle_is_not_pushed(hub, adapter):
 
 def test_the_card_is_written_anew_before_it_travels_and_stays_as_it_was_pulled(hub, adapter):
     (adapter / "README.md").unlink()
-    results = Results(read_bundle(adapter).weights_sha256, About("mit"))
+    results = Results(About("mit"))
     write_results(read_bundle(adapter), results)
     pushed = push(adapter, REPO)
     assert {"README.md", "results.json"} <= set(pushed.files)

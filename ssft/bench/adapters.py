@@ -17,10 +17,10 @@ import torch
 from tqdm import tqdm
 
 from ssft.bench.adapters_batches import filled, loaded, measure_batches
-from ssft.bench.result import AdaptersResult, ShelfPoint
 from ssft.environment import versions
 from ssft.errors import ConfigError
 from ssft.lora.memory import process_bytes
+from ssft.results.schema import AdaptersResult, ShelfPoint
 
 SWITCHES = 100  # per timed block: one switch is hardly longer than a look at the clock
 BLOCKS = 100

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from ssft.bench.result import Part, Profile
 from ssft.bench.rounds import Way, timed_rounds
 from ssft.decoding.scheduler import CACHE, DRAFT
 from ssft.decoding.step import HEAD, LAYERS, MASKS, PROMPT
+from ssft.results.schema import Part, Profile
 from ssft.runtime.batching import length_batches
 from ssft.tables import Column, Table
 

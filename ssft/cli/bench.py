@@ -21,7 +21,7 @@ from ssft.cli._bench import (
 from ssft.cli._bench_adapters import adapters_command
 from ssft.cli._bench_compare import compare_command
 from ssft.cli._bench_tasks import tasks_command
-from ssft.cli._result import command_line, deliver, file_option, result_facts
+from ssft.cli._result import command_line, deliver, describe_data, file_option, result_facts
 
 LIMIT = 20
 """Prompts of a comparison without `--limit` and without Spec-Bench."""
@@ -75,7 +75,6 @@ def measure_command(
     """Compare decoding methods with ADAPTER on the same prompts, as the help of `ssft bench` says."""
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
-    from ssft.bench.card_rows import describe_data
     from ssft.bench.peers import peers_folder
     from ssft.bench.spec_bench import spec_bench_rows
 
