@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from embedded_base import BASE, needs_base
-from loopback_hub import connected_hub
 from tiny_base import rows, save_rows
 
 from examples import switch_tasks
@@ -165,12 +164,9 @@ def test_its_run_begins_from_the_lora_that_it_kept(bundle, tmp_path, monkeypatch
     assert kept or f"adapter 'outputs/start/{bundle.path.name}' is no folder" in result.output
 
 
-# huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.
-@pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
-def test_it_travels_to_a_hub_and_back_byte_by_byte(bundle, tmp_path, monkeypatch):
-    with connected_hub(monkeypatch, tmp_path):
-        push(bundle.path, "alice/shipped")
-        pulled = pull("alice/shipped")
+def test_it_travels_to_a_hub_and_back_byte_by_byte(bundle, hub):
+    push(bundle.path, "alice/shipped")
+    pulled = pull("alice/shipped")
     own, back = ({path.name: path.read_bytes() for path in place.iterdir()} for place in (bundle.path, pulled.path))
     # The card on the hub names the repository.
     assert back == own | card_files(bundle, "alice/shipped")
