@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ssft.cli._adapted import Decoding, decoding_options, prompt_rows
-from ssft.cli._bench import exit_code, measuring_options, print_tables, suite_settings
+from ssft.cli._bench import exit_code, measuring_options, print_comparison, suite_settings
 from ssft.cli._options import data_option, json_option, limit_option
 from ssft.cli._result import command_line, deliver, describe_data
 from ssft.cli._shelf import adapter_names, data_files
@@ -91,7 +91,7 @@ def tasks_command(
     result = run_suite(tasks, settings, command_line(), lambda suite: write_report(suite, output))
 
     def show() -> None:
-        print_tables(result)
+        print_comparison(result)
         click.echo(f"\nreport: {output / 'report.html'}")
 
     deliver(result, None, as_json, show)

@@ -14,7 +14,7 @@ from ssft.cli._bench import (
     MeasureByDefault,
     exit_code,
     measuring_options,
-    print_tables,
+    print_comparison,
     rounds_option,
     suite_settings,
 )
@@ -88,7 +88,7 @@ def measure_command(
         rows = prompt_rows(adapter, data, settings.limit or LIMIT)
     result = settings.measure(adapted, rows, ready)
     result.data, result.command = describe_data(spec_bench or data), command_line()
-    deliver(result, output, as_json, lambda: print_tables(result))
+    deliver(result, output, as_json, lambda: print_comparison(result))
     ctx.exit(exit_code(result))
 
 
