@@ -14,24 +14,28 @@ from pathlib import Path
 
 from ssft.bundle.format import Bundle
 from ssft.bundle.read import read_bundle
-from ssft.card.results import QualityRow, Results, SpeedRow, read_results
+from ssft.card.results import read_results
+from ssft.card.rows import QualityRow, Rows, SpeedRow, rows_of
+from ssft.results.schema import Interval
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "adapters/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 PLACE = re.compile(r"^(<!-- ssft:table (\w+) -->\n).*?^(<!-- /ssft:table -->)$", re.MULTILINE | re.DOTALL)
 
 COMPILED = "generate_static"
-Adapter = tuple[str, Bundle, Results]
+Adapter = tuple[str, Bundle, Rows]
 
 
 def shipped() -> Iterator[Adapter]:
-    """Name, bundle and results of every folder in `adapters/`; raises `ValueError` for results of other weights."""
+    """Name, bundle and rows of every folder in `adapters/`; raises `ValueError` for results of other weights."""
     for path in sorted((ROOT / "adapters").glob("*/adapter_config.json")):
         bundle = read_bundle(path.parent)
         results = read_results(bundle)
         if results.stale:
-            raise ValueError(f"{path.parent}: results.json is of other weights; measure again and run `ssft card`")
-        yield path.parent.name, bundle, results
+            raise ValueError(
+                f"{path.parent}: results {results.stale} are in results.json; measure again, run `ssft card`"
+            )
+        yield path.parent.name, bundle, rows_of(results, bundle)
 
 
 # -- the tables -------------------------------------------------------------------------------------------------
@@ -39,7 +43,7 @@ def shipped() -> Iterator[Adapter]:
 
 def speed(adapters: list[Adapter]) -> str:
     """A line per adapter, fastest first: its own tree, one prompt at a time, against the fastest plain method there."""
-    timed = {name: _timed(name, results) for name, _, results in adapters}
+    timed = {name: _timed(name, rows) for name, _, rows in adapters}
     settings = {
         f"{row.rows} rows of {row.data}, at most {row.max_new_tokens} tokens each, one prompt at a time, "
         f"{row.rounds} rounds, {row.precision}, {row.device}"
@@ -53,7 +57,7 @@ def speed(adapters: list[Adapter]) -> str:
         extra = f"{bundle.stream_parameters:,}" + (f", and a LoRA of their own: {own:,}" if own else "")
         lines.append([_link(name), _per_pass(row), f"{_times(row)} {_said(row.baseline)}", extra])
     titles = ["adapter", "tokens per pass", "speed-up over the fastest plain method", "extra parameters"]
-    rows = [row for _, _, results in adapters for row in results.speed]
+    rows = [row for _, _, found in adapters for row in found.speed]
     plain = {row.method for row in rows if row.rounds and row.calls == row.tokens}
     missing = "" if COMPILED in plain else f"; none of these runs timed a compiled `generate` (`{COMPILED}`)"
     checked = [row for row in rows if row.source == "verify" and row.precision == "float32"]
@@ -78,8 +82,8 @@ def runs(adapters: list[Adapter]) -> str:
             row.tree,
             f"`ssft {row.source}`, {row.rows} rows, batch {row.batch_size}, {row.precision}, {row.device}",
         ]
-        for name, _, results in adapters
-        for row in results.speed
+        for name, _, rows in adapters
+        for row in rows.speed
     ]
     titles = ["adapter", "method", "tokens per pass", "speed-up", "over", "plain's text", "tree", "measured by"]
     return _table(titles, lines)
@@ -88,9 +92,9 @@ def runs(adapters: list[Adapter]) -> str:
 def quality(adapters: list[Adapter]) -> str:
     """Every metric beside the plain LoRA's."""
     lines = [
-        [_link(name), row.metric, _interval(row.value, row.low, row.high), *_beside(row), str(row.rows)]
-        for name, _, results in adapters
-        for row in results.quality
+        [_link(name), row.metric, _estimate(row.value, row.interval), *_beside(row), str(row.rows)]
+        for name, _, rows in adapters
+        for row in rows.quality
     ]
     return _table(["adapter", "metric, in percent", "with streams", "plain LoRA", "paired difference", "rows"], lines)
 
@@ -119,15 +123,15 @@ TABLES: dict[str, Callable[[list[Adapter]], str]] = {"speed": speed, "runs": run
 # -- their cells ------------------------------------------------------------------------------------------------
 
 
-def _timed(name: str, results: Results) -> SpeedRow:
+def _timed(name: str, found: Rows) -> SpeedRow:
     """The one timed run of an adapter that the README speaks of: one with a compiled `generate`, if there is any."""
     rows = [
         row
-        for row in results.speed
+        for row in found.speed
         if row.method == "streaming" and row.speedup is not None and row.batch_size == 1 and row.precision == "float32"
     ]
-    compiled = {row.key for row in results.speed if row.method == COMPILED}
-    rows = [row for row in rows if row.key in compiled] or rows
+    compiled = {(row.command, row.device) for row in found.speed if row.method == COMPILED}
+    rows = [row for row in rows if (row.command, row.device) in compiled] or rows
     if len(rows) != 1:
         raise ValueError(f"adapters/{name}: {len(rows)} timed runs of one prompt at a time in float32, expected one")
     return rows[0]
@@ -149,18 +153,17 @@ def _said(method: str) -> str:
 def _times(row: SpeedRow) -> str:
     if row.method == row.baseline:
         return "1"
-    return f"{row.speedup:.2f} × ({row.speedup_low:.2f} – {row.speedup_high:.2f})"
+    span = "" if row.speedup_interval is None else " ({:.2f} – {:.2f})".format(*row.speedup_interval)
+    return f"{row.speedup:.2f} ×{span}"
 
 
-def _interval(value: float | None, low: float | None, high: float | None) -> str:
-    return "" if value is None else f"{value:.1f} ({low:.1f} – {high:.1f})".replace("-", "−")
+def _estimate(value: float | None, interval: Interval | None) -> str:
+    span = "" if interval is None else " ({:.1f} – {:.1f})".format(*interval)
+    return "" if value is None else f"{value:.1f}{span}".replace("-", "−")
 
 
 def _beside(row: QualityRow) -> list[str]:
-    return [
-        _interval(row.twin, row.twin_low, row.twin_high),
-        _interval(row.difference, row.difference_low, row.difference_high),
-    ]
+    return [_estimate(row.twin, row.twin_interval), _estimate(row.difference, row.difference_interval)]
 
 
 def _table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 from embedded_base import check_base
+from loopback_hub import connected_hub
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM
 
@@ -101,6 +102,13 @@ def with_adapter(model, stream_config=None, seed=1, rank=4, scale=0.2):
 def embedded_base():
     """Skips, or is an error, where the embedded base is not fetched."""
     check_base()
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on loopback, whose home is an empty folder; it is the only one that is there."""
+    with connected_hub(monkeypatch, tmp_path) as hub:
+        yield hub
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from ssft.bench.result import (
+from ssft.results.schema import (
     BenchResult,
     CategoryResult,
     Difference,

@@ -23,8 +23,8 @@ REAL_BASES = ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct")
 BASE = "base"  # a folder beside what the documents name: a tiny one
 
 ELSEWHERE = {
-    "ssft push outputs/sql owner/sql": "needs the hub; tests/test_hub.py pushes to one on loopback",
-    "ssft pull owner/sql --revision main": "needs the hub; tests/test_hub.py pulls from one on loopback",
+    "ssft push outputs/sql owner/sql": "needs the hub; tests/hub/test_hub.py pushes to one on loopback",
+    "ssft pull owner/sql --revision main": "needs the hub; tests/hub/test_hub.py pulls from one on loopback",
     "ssft bases fetch smollm2-135m": "needs a download; tests/base/test_bases.py fetches from files",
     "make demo": "trains over the real base, for minutes",
     "make test": "runs this",

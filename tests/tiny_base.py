@@ -45,3 +45,19 @@ def save_rows(path: Path, values: list[dict]) -> Path:
     """Write rows as JSONL."""
     path.write_text("".join(json.dumps(value) + "\n" for value in values))
     return path
+
+
+def two_steps(output):
+    """Settings of a short training on the CPU: two steps of two rows, every one logged and none saved."""
+    return {
+        "output_dir": str(output),
+        "use_cpu": True,
+        "bf16": False,
+        "per_device_train_batch_size": 2,
+        "max_steps": 2,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }

@@ -17,10 +17,11 @@ import torch
 from tqdm import tqdm
 
 from ssft.bench.adapters_batches import filled, loaded, measure_batches
-from ssft.bench.result import AdaptersResult, ShelfPoint
+from ssft.bench.rounds import now
 from ssft.environment import versions
 from ssft.errors import ConfigError
 from ssft.lora.memory import process_bytes
+from ssft.results.schema import AdaptersResult, ShelfPoint
 
 SWITCHES = 100  # per timed block: one switch is hardly longer than a look at the clock
 BLOCKS = 100
@@ -113,9 +114,9 @@ def measure_shelf(model: Any, paths: Mapping[str, Path], loads: int, progress: b
     points = [_point(model, names, seconds)]
     with tqdm(total=loads, unit="adapter", delay=2, disable=None if progress else True, leave=False) as bar:
         for number, (name, path) in enumerate(islice(cycle(paths.items()), loads), start=1):
-            begin = _now(model)
+            begin = now(model.model.device)
             names.append(model.load_adapter(path, f"{name}#{number}"))
-            seconds.append(_now(model) - begin)
+            seconds.append(now(model.model.device) - begin)
             bar.update()
             if number in {2, loads}:
                 points.append(_point(model, names, seconds))
@@ -146,10 +147,3 @@ def _point(model: Any, names: list[str], seconds: list[float]) -> ShelfPoint:
         # By type: isinstance() would ask proxies and lazy modules, which may then do something.
         tensors=sum(issubclass(type(value), torch.Tensor) for value in gc.get_objects()),
     )
-
-
-def _now(model: Any) -> float:
-    """Seconds, once the device has done what was asked of it."""
-    if model.model.device.type == "cuda":
-        torch.cuda.synchronize(model.model.device)
-    return time.perf_counter()

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ssft.bench.identity import add_margins, compare_outputs
-from ssft.bench.result import AdaptersResult, Comparison
 from ssft.bench.rounds import Timed, Way, timed_rounds
 from ssft.bench.statistics import bootstrap_interval, speedup
+from ssft.results.schema import AdaptersResult, Comparison
 from ssft.runtime.batching import length_batches
 
 ROWS = 8

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ssft.bench.result import Difference
+from ssft.results.schema import Difference
 
 
 def compare_outputs(expected: Sequence[Sequence[int]], got: Sequence[Sequence[int]]) -> list[Difference]:

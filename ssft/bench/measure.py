@@ -15,11 +15,11 @@ from ssft.bench.answers import weights_sha256
 from ssft.bench.identity import add_margins
 from ssft.bench.methods import REFERENCE, YARDSTICK
 from ssft.bench.peak_memory import peak_bytes
-from ssft.bench.result import BenchResult
 from ssft.bench.rounds import Way, timed_rounds
 from ssft.bench.summary import Record, summarise
 from ssft.environment import versions
 from ssft.errors import ConfigError, GenerationError, SSFTError
+from ssft.results.schema import BenchResult
 from ssft.runtime.batching import length_batches
 
 WARM_UP_ERRORS = (SSFTError, RuntimeError, ValueError, torch.OutOfMemoryError)

@@ -4,7 +4,6 @@ Timers nest, and each part is charged with its own time only, so the parts add u
 a part of their own and not in the milliseconds per pass.
 """
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ssft.bench.result import Part, Profile
-from ssft.bench.rounds import Way, timed_rounds
+from ssft.bench.rounds import Way, now, timed_rounds
 from ssft.decoding.scheduler import CACHE, DRAFT
 from ssft.decoding.step import HEAD, LAYERS, MASKS, PROMPT
+from ssft.results.schema import Part, Profile
 from ssft.runtime.batching import length_batches
 from ssft.tables import Column, Table
 
@@ -26,28 +25,23 @@ PARTS = (LAYERS, STREAMS, HEAD, DRAFT, MASKS, CACHE, REST)
 class Clock:
     """Nested timers. A part's time excludes what was timed inside it, except inside the prompts' passes."""
 
-    def __init__(self, cuda: bool = False) -> None:
-        """`cuda`: wait for the GPU, which works asynchronously."""
+    def __init__(self, device: torch.device) -> None:
+        """`device`: what it waits for, since a GPU works asynchronously."""
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
-        self._cuda = cuda
+        self._device = device
         self._stack: list[tuple[str, float]] = []  # part, begin less the seconds timed inside
-
-    def _now(self) -> float:
-        if self._cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
     def start(self, part: str) -> None:
         """Enter a part; whatever happens inside a prompt's pass belongs to it."""
         if any(outer == PROMPT for outer, _ in self._stack):
             part = PROMPT
-        self._stack.append((part, self._now()))
+        self._stack.append((part, now(self._device)))
 
     def stop(self) -> None:
         """Leave the part that was entered last."""
         part, begin = self._stack.pop()
-        spent = self._now() - begin
+        spent = now(self._device) - begin
         self.seconds[part] += spent
         self.calls[part] += 1
         for place, (outer, outer_begin) in enumerate(self._stack):
@@ -91,7 +85,7 @@ def profile(
     """
     batches = [[prompts[index] for index in batch] for batch in length_batches([len(p) for p in prompts], batch_size)]
     names = ["plain", "streaming"] if adapted.active.streams is not None else ["plain"]
-    clocks = {name: Clock(adapted.model.device.type == "cuda") for name in names}
+    clocks = {name: Clock(adapted.model.device) for name in names}
 
     def way(name: str) -> Way:
         streaming = name == "streaming"

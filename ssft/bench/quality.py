@@ -8,6 +8,7 @@ difference between adapter and twin then holds that too.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,12 @@ from tqdm import tqdm
 
 from ssft.bench.answers import encode_rows
 from ssft.bench.metrics import AUTO, choose_metric, metric_module
-from ssft.bench.result import QualityResult
 from ssft.bench.statistics import mean_interval
-from ssft.errors import DataError
+from ssft.bundle.format import Bundle
+from ssft.errors import ConfigError, DataError
+from ssft.results.reading import Kept, read_result
+from ssft.results.schema import EvalResult, QualityResult
+from ssft.runs.twin import differences
 
 BATCH_SIZE = 8
 """Answers for quality are not timed, so they are decoded in batches."""
@@ -78,6 +82,55 @@ def quality_result(
             columns = ([row[name] for row in rows] for rows in (adapter, twin))
             result.differences[name], result.difference_intervals[name] = paired_difference(*columns)
     return result
+
+
+def put_twin_beside(path: Path, results: Sequence[Kept], bundle: Bundle) -> None:
+    """Put the twin's metrics from its `ssft eval` beside those of the adapter's, where all else is the same.
+
+    Raises:
+        ConfigError: the file is none of `ssft eval`, measures no plain LoRA that method=lora trained, or there is no
+            measurement of the adapter that it compares to.
+    """
+    twin = read_result(path)
+    if not isinstance(twin, EvalResult):
+        raise ConfigError(f"{path}: no result of `ssft eval --facts`; the twin's quality is measured by that")
+    if twin.method != "lora" or twin.streaming or twin.adapter is None:
+        found = "the bare base" if twin.adapter is None else f"an adapter of method {twin.method[:60]!r}"
+        raise ConfigError(
+            f"{path}: measured with {found}{', streaming' if twin.streaming else ''}; the twin is the same training "
+            "without streams: `ssft train <the adapter's run.yaml> method=lora` makes it, `ssft eval --facts` measures "
+            "it"
+        )
+    alike = [run for run in results if isinstance(run, EvalResult) and _conditions(run) == _conditions(twin)]
+    if not alike:
+        raise ConfigError(
+            f"{path}: there is no `ssft eval` of {bundle.path} with the same data, rows, metric, --max-new-tokens, "
+            "precision and device; measure both alike and give the adapter's result too"
+        )
+    for run in alike:
+        run.quality = QualityResult(
+            *(run.rows, run.metric, run.metrics, run.intervals, twin.metrics, twin.intervals),
+            twin_unlike=differences(bundle, twin.trained_on, twin.adapter_sha256),
+            twin_command=twin.command,
+        )
+        for name in run.metrics:
+            pair = _scores(run, name), _scores(twin, name)
+            if all(pair):
+                run.quality.differences[name], run.quality.difference_intervals[name] = paired_difference(*pair)
+
+
+def _conditions(run: EvalResult) -> tuple[Any, ...]:
+    """Where these are the same, the scores of an adapter and of its twin can stand side by side."""
+    data = (run.data or {}).get("sha256")
+    return data, sorted(run.metrics), run.rows, run.precision, run.device, run.max_new_tokens
+
+
+def _scores(run: EvalResult, metric: str) -> list[float]:
+    """One score per row; empty where the result does not tell them."""
+    scores = run.scores.get(metric, [])
+    if scores and len(scores) != run.rows:
+        raise ConfigError(f"{run.command}: scores.{metric} has {len(scores)} values for {run.rows} rows")
+    return scores
 
 
 def own_references(row: Mapping[str, Any]) -> list[str]:

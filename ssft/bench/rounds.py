@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 
@@ -32,6 +33,13 @@ class Timed:
 
     seconds: list[list[float]] = field(default_factory=list)
     outputs: list[list[Any]] = field(default_factory=list)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once a GPU has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def timed_rounds(

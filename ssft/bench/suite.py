@@ -20,9 +20,9 @@ from ssft.bench.measure import measure
 from ssft.bench.methods import Setting
 from ssft.bench.peers import Ready, ready_methods
 from ssft.bench.quality import quality_result, questions_of, score_answers
-from ssft.bench.result import BenchResult, SuiteResult, TaskResult
 from ssft.bench.spec_bench import row_categories
 from ssft.errors import ConfigError
+from ssft.results.schema import BenchResult, SuiteResult, TaskResult
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 
 from ssft.bench.identity import compare_outputs
 from ssft.bench.methods import REFERENCE, YARDSTICK
-from ssft.bench.result import CategoryResult, Difference, MethodResult
 from ssft.bench.rounds import Timed
 from ssft.bench.statistics import bootstrap_interval, speedup
 from ssft.decoding.request import Generation
+from ssft.results.schema import CategoryResult, Difference, MethodResult
 
 
 class Record:

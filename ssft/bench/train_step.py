@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from trl import SFTTrainer
 
-from ssft.bench.result import StepResult
 from ssft.bench.rounds import Way, timed_rounds
 from ssft.bench.statistics import bootstrap_interval, speedup
 from ssft.environment import describe_device, versions
 from ssft.errors import DataError
+from ssft.results.schema import StepResult
 from ssft.runs.prepare import prepare
 from ssft.runs.train import build_trainer
 from ssft.tables import BYTES, Column, Estimate, Table

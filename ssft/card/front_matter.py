@@ -4,7 +4,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ssft.base.load import hub_id
 from ssft.bundle.format import Bundle
-from ssft.card.results import OWN_ROWS, Results
+from ssft.card.results import Results
+from ssft.card.rows import OWN_ROWS, rows_of
 from ssft.card.tables import data_files
 
 _TAGS = ["lora", "ssft", "speculative-streaming", "speculative-decoding"]
@@ -38,8 +39,8 @@ def datasets_of(bundle: Bundle, results: Results) -> list[str]:
 
 def _evaluations(bundle: Bundle, results: Results) -> list[EvalResult]:
     """The streams' measurements and the quality."""
-    found = []
-    for row in results.speed:
+    found, rows = [], rows_of(results, bundle)
+    for row in rows.speed:
         if row.method != "streaming":
             continue
         setting = f"{row.precision}, batch {row.batch_size}, {row.device}"
@@ -51,7 +52,7 @@ def _evaluations(bundle: Bundle, results: Results) -> list[EvalResult]:
         if row.identical is not None and row.rows:
             share = round(100 * row.identical / row.rows, 2)
             found.append((row.data, "identical_outputs", f"Outputs equal to {row.reference}'s, % ({setting})", share))
-    for quality in results.quality:
+    for quality in rows.quality:
         kind = "rouge" if quality.metric.startswith("rouge") else quality.metric
         label = quality.metric.replace("rouge", "ROUGE-").replace("_", " ")
         found.append((quality.data, kind, f"{label}, % ({quality.rows} rows)", round(quality.value, 2)))

@@ -44,5 +44,5 @@ def carried_over(target: Path) -> dict[str, bytes]:
         if len(files[CARD]) > MAX_JSON:
             raise BundleError(f"{target / CARD}: its text is too long to be kept, at most {MAX_JSON:,} bytes; cut it")
     if (stored := stored_results(target)) is not None and stored.about != About():
-        files[RESULTS] = results_text(Results("", stored.about)).encode()
+        files[RESULTS] = results_text(Results(stored.about)).encode()
     return files

@@ -5,7 +5,7 @@ from typing import Any
 
 from ssft.bundle.folder import finite
 from ssft.bundle.format import PROVENANCE, Bundle
-from ssft.card.results import Results
+from ssft.card.rows import Rows
 from ssft.errors import BundleError
 from ssft.tables import Column, Table, estimate
 
@@ -13,25 +13,25 @@ _METRIC = re.compile(r"eval_(acceptance_\d{1,2}|chain_tokens_per_call)")
 _SHOWN = ("ssft", "torch", "transformers", "peft", "trl")
 
 
-def commands(results: Results) -> dict[str, int]:
+def commands(rows: Rows) -> dict[str, int]:
     """Every command that made a row -> its number, from 1 on."""
-    found = [row.command for row in results.speed]
-    for row in results.quality:
+    found = [row.command for row in rows.speed]
+    for row in rows.quality:
         found += [row.command, row.twin_command]
     return {command: number for number, command in enumerate(dict.fromkeys(filter(None, found)), start=1)}
 
 
-def speed_tables(results: Results) -> dict[str, Table]:
+def speed_tables(found: Rows) -> dict[str, Table]:
     """Device -> the table of what was measured there."""
-    numbers = commands(results)
+    numbers = commands(found)
     columns = ["method", Column("tokens per call", ".2f"), Column("speed-up (95 % interval)", ".2f", "×"), "over"]
     columns += ["same text", "precision, batch, tree", "data", "by"]
     rows: dict[str, list[list[Any]]] = {}
-    for row in results.speed:
+    for row in found.speed:
         cells = [
             row.method,
             row.tokens / row.calls if row.calls else None,
-            estimate(row.speedup, (row.speedup_low, row.speedup_high)),
+            estimate(row.speedup, row.speedup_interval),
             None if row.speedup is None else f"{row.baseline}, {row.rounds} rounds",
             None if row.identical is None else f"{row.identical} of {row.rows} ({row.reference})",
             ", ".join(filter(None, (row.precision, str(row.batch_size), row.tree))),
@@ -42,22 +42,22 @@ def speed_tables(results: Results) -> dict[str, Table]:
     return {device: Table("", columns, cells) for device, cells in rows.items()}
 
 
-def quality_table(results: Results) -> Table | None:
+def quality_table(found: Rows) -> Table | None:
     """The metrics beside those of the twin; the notes say in what the twin is unlike."""
-    numbers = commands(results)
+    numbers = commands(found)
     cells = [
         [
             row.metric,
-            estimate(row.value, (row.low, row.high)),
-            estimate(row.twin, (row.twin_low, row.twin_high)),
-            estimate(row.difference, (row.difference_low, row.difference_high)),
+            estimate(row.value, row.interval),
+            estimate(row.twin, row.twin_interval),
+            estimate(row.difference, row.difference_interval),
             f"{row.data}: {row.rows} rows, {row.precision}",
             ", ".join(f"({numbers[command]})" for command in (row.command, row.twin_command) if command),
         ]
-        for row in results.quality
+        for row in found.quality
     ]
     numbered = [Column(name, ".2f", right=True) for name in ("adapter", "twin", "difference")]
-    notes = [f"The twin: {text}." for text in dict.fromkeys(row.twin_unlike for row in results.quality) if text]
+    notes = [f"The twin: {text}." for text in dict.fromkeys(row.twin_unlike for row in found.quality) if text]
     return Table("", ["metric", *numbered, "data, precision", "by"], cells, notes) if cells else None
 
 

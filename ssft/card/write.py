@@ -18,6 +18,7 @@ from ssft.card.notes import KEPT, read_notes
 from ssft.card.picture import draw_curve, has_curve
 from ssft.card.prompt_form import prompt_form
 from ssft.card.results import Results, read_results
+from ssft.card.rows import rows_of
 from ssft.card.tables import commands, data_files, quality_table, speed_tables, training_table
 from ssft.errors import BundleError, ConfigError
 from ssft.files import check_target, write_bytes
@@ -75,6 +76,7 @@ def check_card(bundle: Bundle) -> str:
 def card_text(bundle: Bundle, results: Results | None = None, repo: str = "") -> str:
     """The card as Markdown with the hub's front matter; `results` default to those in the folder, `repo` as above."""
     results = results or read_results(bundle)
+    rows = rows_of(results, bundle)
     folder = bundle.path.resolve()
     shipped = next((name for name, place in shipped_adapters().items() if place.resolve() == folder), "")
     name, base = repo.rpartition("/")[2] or folder.name, bundle.base["id"]
@@ -88,9 +90,9 @@ def card_text(bundle: Bundle, results: Results | None = None, repo: str = "") ->
         alias=ALIASES.get(base),
         front_matter=front_matter(bundle, results, name),
         results=results,
-        commands=commands(results),
-        speed=speed_tables(results),
-        quality=quality_table(results),
+        commands=commands(rows),
+        speed=speed_tables(rows),
+        quality=quality_table(rows),
         training=training_table(bundle),
         curve=has_curve(bundle.provenance.get("history", [])),
         run_again=_run_again(bundle, repo, shipped or str(bundle.path)),

@@ -12,6 +12,7 @@ from ssft.cli._options import POSITIVE, Decorator, print_table, seed_option, tog
 if TYPE_CHECKING:
     from ssft.bench.suite import SuiteSettings
     from ssft.cli._adapted import Decoding
+    from ssft.tables import Table
 
 MEASURE = "measure"
 COMPARE = "compare"
@@ -91,16 +92,23 @@ def exit_code(result: Any) -> int:
     return int(any(bench.precision == "float32" and broken(bench) for bench in benches(result).values()))
 
 
-def print_tables(result: Any) -> None:
+def print_tables(heading: str, tables: list[Table]) -> None:
+    """A line that says what was measured, and the tables of it."""
+    from ssft.tables import terminal_text
+
+    click.echo(terminal_text(heading))
+    for table in tables:
+        click.echo()
+        print_table(table)
+
+
+def print_comparison(result: Any) -> None:
     """A `BenchResult` or `SuiteResult`: what was measured, its tables, what follows from them."""
     from ssft.bench.report.findings import benches, find
     from ssft.bench.report.tables import heading, tables
     from ssft.tables import terminal_text
 
-    click.echo(terminal_text(heading(result)))
-    for table in tables(result):
-        click.echo()
-        print_table(table)
+    print_tables(heading(result), tables(result))
     click.echo()
     for name, bench in benches(result).items():
         finding = find(bench)

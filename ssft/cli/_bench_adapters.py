@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ssft.cli._adapted import prompt_rows
-from ssft.cli._bench import rounds_option
+from ssft.cli._bench import print_tables, rounds_option
 from ssft.cli._options import (
     base_option,
     data_option,
@@ -17,7 +17,6 @@ from ssft.cli._options import (
     json_option,
     limit_option,
     max_new_tokens_option,
-    print_table,
     quantization_option,
     seed_option,
     set_threads,
@@ -80,7 +79,6 @@ def adapters_command(
     from ssft.bench.answers import encode_rows
     from ssft.bench.report.adapters import heading, tables
     from ssft.runtime.model import MultiAdapterModel
-    from ssft.tables import terminal_text
 
     name = shared_base(paths, base)
     files = data_files(list(paths), data)
@@ -93,11 +91,4 @@ def adapters_command(
         {name: encode_rows(model, own, f"prompts of {name}: ") for name, own in rows.items()},
         **settings,  # the options that are left, by their names
     )
-
-    def show() -> None:
-        click.echo(terminal_text(heading(result)))
-        for table in tables(result):
-            click.echo()
-            print_table(table)
-
-    deliver(result, output, as_json, show)
+    deliver(result, output, as_json, lambda: print_tables(heading(result), tables(result)))

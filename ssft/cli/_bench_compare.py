@@ -25,8 +25,8 @@ def compare_command(ctx: click.Context, first: Path, second: Path, as_json: bool
     size differ, speed-ups are not compared. Exit 0: plain's texts are the same or were not comparable, which is told,
     1: they differ somewhere.
     """
-    from ssft.bench.reading import read_comparison
     from ssft.bench.report.difference import compare_results, difference_table
+    from ssft.results.reading import read_comparison
 
     found = compare_results(read_comparison(first), read_comparison(second))
     differ = any(found.texts.values())

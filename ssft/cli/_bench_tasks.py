@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from ssft.cli._adapted import Decoding, decoding_options, prompt_rows
-from ssft.cli._bench import exit_code, measuring_options, print_tables, suite_settings
+from ssft.cli._bench import exit_code, measuring_options, print_comparison, suite_settings
 from ssft.cli._options import data_option, json_option, limit_option
-from ssft.cli._result import command_line, deliver
+from ssft.cli._result import command_line, deliver, describe_data
 from ssft.cli._shelf import adapter_names, data_files
 from ssft.errors import ConfigError
 from ssft.files import check_target
@@ -76,7 +76,6 @@ def tasks_command(
         raise ConfigError(f"no adapter was named, and {ADAPTERS}/ here holds none; name the adapters' folders")
     paths = adapter_names(adapters or tuple(found))
     files = data_files(list(paths), data)
-    from ssft.bench.card_rows import describe_data
     from ssft.bench.report.page import write_report
     from ssft.bench.suite import Task, run_suite
 
@@ -92,7 +91,7 @@ def tasks_command(
     result = run_suite(tasks, settings, command_line(), lambda suite: write_report(suite, output))
 
     def show() -> None:
-        print_tables(result)
+        print_comparison(result)
         click.echo(f"\nreport: {output / 'report.html'}")
 
     deliver(result, None, as_json, show)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssft.cli._options import Decorator, print_json
-from ssft.files import check_target, write_json
+from ssft.files import check_target, file_identity, write_json
 
 if TYPE_CHECKING:
     from ssft.cli._adapted import Decoding
@@ -60,16 +60,20 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
     return shlex.join(["ssft", *map(without_folders, sys.argv[1:] if arguments is None else arguments)])
 
 
+def describe_data(path: Path | None) -> dict[str, str] | None:
+    """A data file's name and hash, as results keep it; None stands for the adapter's own validation rows."""
+    return None if path is None else file_identity(path)
+
+
 def result_facts(
     kind: str, adapted: MultiAdapterModel, data: Path | None, rows: int, decoding: Decoding
 ) -> dict[str, Any]:
-    """What made a result of `kind`, on what, and how.
+    """The fields of an `Answered` of `kind` that say whose it is, on what, and how it was made.
 
     `method` and `trained_on` say how the adapter was trained as far as its folder tells, and are empty for the bare
     base; `data` is None where the prompts are the adapter's own validation rows.
     """
     from ssft.bench.answers import weights_sha256
-    from ssft.bench.card_rows import describe_data
     from ssft.runs.provenance import method_of, told_by
     from ssft.runs.twin import training_of
 
@@ -85,7 +89,7 @@ def result_facts(
         "data": describe_data(data),
         "device": adapted.device,
         "precision": adapted.precision,
-        "tree": adapted.active.tree,
+        "tree": adapted.active.tree.tree_dict(),
         "rows": rows,
         "batch_size": decoding.batch_size,
         "max_new_tokens": decoding.max_new_tokens,

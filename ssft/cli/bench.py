@@ -14,14 +14,14 @@ from ssft.cli._bench import (
     MeasureByDefault,
     exit_code,
     measuring_options,
-    print_tables,
+    print_comparison,
     rounds_option,
     suite_settings,
 )
 from ssft.cli._bench_adapters import adapters_command
 from ssft.cli._bench_compare import compare_command
 from ssft.cli._bench_tasks import tasks_command
-from ssft.cli._result import command_line, deliver, file_option, result_facts
+from ssft.cli._result import command_line, deliver, describe_data, file_option, result_facts
 
 LIMIT = 20
 """Prompts of a comparison without `--limit` and without Spec-Bench."""
@@ -75,7 +75,6 @@ def measure_command(
     """Compare decoding methods with ADAPTER on the same prompts, as the help of `ssft bench` says."""
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
-    from ssft.bench.card_rows import describe_data
     from ssft.bench.peers import peers_folder
     from ssft.bench.spec_bench import spec_bench_rows
 
@@ -89,7 +88,7 @@ def measure_command(
         rows = prompt_rows(adapter, data, settings.limit or LIMIT)
     result = settings.measure(adapted, rows, ready)
     result.data, result.command = describe_data(spec_bench or data), command_line()
-    deliver(result, output, as_json, lambda: print_tables(result))
+    deliver(result, output, as_json, lambda: print_comparison(result))
     ctx.exit(exit_code(result))
 
 

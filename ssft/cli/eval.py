@@ -58,6 +58,7 @@ def command(
     from ssft.bench.metrics import choose_metric
     from ssft.bench.quality import row_references, score_texts, summarise
     from ssft.recipes.data import load_rows
+    from ssft.results.schema import EvalResult
 
     rows = load_rows(data, limit, need_completion=False)
     references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
@@ -89,19 +90,19 @@ def command(
     metrics, intervals = summarise(scores)
     tokens, calls = (sum(record[key] for record in records) for key in ("tokens", "calls"))
     cut_off = sum(record["finish_reason"] == "length" for record in records)
-    found: dict[str, Any] = {
-        **result_facts("eval", adapted, data, len(rows), decoding),
-        "adapter": adapted.active.name if adapter is not None else None,
-        "metric": chosen,
-        "metrics": metrics,
-        "intervals": intervals,
-        "scores": {name: [record["metrics"][name] for record in records] for name in metrics},
-        "tokens": tokens,
-        "calls": calls,
-        "tokens_per_call": tokens / calls,
-        "cut_off": cut_off,
-        "streaming": not plain and adapted.active.streams is not None,
-    }
+    whose = result_facts("eval", adapted, data, len(rows), decoding)
+    found = EvalResult(
+        **{**whose, "adapter": adapted.active.name if adapter is not None else None},
+        metric=chosen,
+        metrics=metrics,
+        intervals=intervals,
+        scores={name: [record["metrics"][name] for record in records] for name in metrics},
+        tokens=tokens,
+        calls=calls,
+        tokens_per_call=tokens / calls,
+        cut_off=cut_off,
+        streaming=not plain and adapted.active.streams is not None,
+    )
 
     def show() -> None:
         why = f" (auto: the references are {REASONS[chosen]})" if metric == AUTO else ""

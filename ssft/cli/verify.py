@@ -49,6 +49,7 @@ def command(
     """
     from ssft.bench.identity import add_margins, compare_outputs
     from ssft.bench.methods import Setting, build_methods
+    from ssft.results.schema import VerifyResult
     from ssft.runtime.batching import run_in_batches
 
     adapted = decoding.open(adapter)
@@ -70,14 +71,14 @@ def command(
     differences = compare_outputs(expected, got)
     add_margins(adapted, prompts, expected, differences)
     identical, tokens, calls = len(prompts) - len(differences), sum(map(len, got)), sum(r.calls for r in streamed)
-    facts = {
+    found = VerifyResult(
         **result_facts("verify", adapted, data, len(prompts), decoding),
-        "identical": identical,
-        "differences": differences,
-        "against": against,
-        "tokens": tokens,
-        "calls": calls,
-    }
+        identical=identical,
+        differences=differences,
+        against=against,
+        tokens=tokens,
+        calls=calls,
+    )
 
     def show() -> None:
         click.echo(
@@ -88,6 +89,6 @@ def command(
             rows = [[d.row, d.position, d.margin, d.expected, d.got] for d in differences]
             table(rows, ["row", "position", "margin", f"{against}'s token", "streams' token"])
 
-    deliver(facts, output, as_json, show)
+    deliver(found, output, as_json, show)
     if differences:
         ctx.exit(1)

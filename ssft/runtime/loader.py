@@ -7,7 +7,7 @@ from peft import PeftModel
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
-from ssft.bundle.fit import read_fitting
+from ssft.bundle.fit import check_fit
 from ssft.bundle.format import Bundle
 from ssft.bundle.hub import resolve_adapter
 from ssft.bundle.lora_config import check_low_rank
@@ -28,7 +28,8 @@ def load_adapted(
     """Load a base and put one adapter over it, which is then the active one; `adapter` None decodes the bare base.
 
     `adapter` is a folder, or else a repository of the hub as owner/name, fetched into the hub's cache. The bundle's
-    configs and headers are checked before the base is loaded, its weights are read once they are known to fit. `base`
+    configs and headers are checked before the base is loaded, its weights are read once they are known to fit (with
+    `merge` by peft first, which merges them). `base`
     defaults to the one the bundle was made for.
     `merge` adds the LoRA into the base's weights: main stream and streams share it (paper §3.2.4, shared mode), so the
     streams stay right, and no pass pays for the low-rank products; a LoRA of the streams' own stays beside them. The
@@ -51,9 +52,9 @@ def load_adapted(
             else "neither an adapter nor a base was given; name an adapter folder or --base"
         )
     model, tokenizer = load_base(name, dtype=dtype, quantization=quantization, device=device)
-    if merge and folder is not None:
-        read_fitting(folder, model, base_fingerprint(model, tokenizer, name)).release()
-        model = _merged(model, folder)
+    if merge and bundle is not None:
+        check_fit(bundle, model, base_fingerprint(model, tokenizer, name))
+        model = _merged(model, bundle.path)
     adapted = MultiAdapterModel(model, tokenizer, name)
     if adapter is not None and folder is not None:
         own = Path(adapter).resolve().name

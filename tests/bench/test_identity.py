@@ -6,7 +6,7 @@ from fake_adapted import fake_adapted, random_prompts
 
 from ssft.bench.identity import add_margins, compare_outputs, top_margin
 from ssft.bench.methods import Setting, method_module
-from ssft.bench.result import Difference
+from ssft.results.schema import Difference
 
 
 def differences_with_margins(adapted, prompts, expected, got):

@@ -10,12 +10,12 @@ from ssft.bench import measure as measure_module
 from ssft.bench.identity import top_margin
 from ssft.bench.measure import category_batches, measure
 from ssft.bench.methods import Setting, build_methods
-from ssft.bench.result import Difference, MethodResult
 from ssft.bench.rounds import Timed
 from ssft.bench.summary import Record, summarise
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError, GenerationError
 from ssft.files import write_json
+from ssft.results.schema import Difference, MethodResult
 
 METHODS = ["plain", "generate", "streaming"]
 DESIGN_KEYS = {

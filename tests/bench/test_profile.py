@@ -1,10 +1,14 @@
 """The profile: parts add up, nothing stays on the model, and its own clock counts right."""
 
+import time
+
 import pytest
+import torch
 from fake_adapted import fake_adapted, random_prompts
 
-from ssft.bench import profile as module
 from ssft.bench.profile import LAYERS, MASKS, PARTS, PROMPT, STREAMS, Clock, instrumented, profile, profile_table
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
@@ -35,7 +39,7 @@ def test_every_timer_is_hit_and_all_are_gone_afterwards():
     adapted = fake_adapted()
     layers = adapted.hooks.backbone.layers
     hooks = [(len(layer._forward_pre_hooks), len(layer._forward_hooks)) for layer in layers]
-    timer, clock = adapted.step.timer, Clock()
+    timer, clock = adapted.step.timer, Clock(CPU)
     with instrumented(adapted, clock, streaming=True):
         results = adapted.complete(random_prompts(2), max_new_tokens=10, batch_size=2)
     assert hooks == [(len(layer._forward_pre_hooks), len(layer._forward_hooks)) for layer in layers]
@@ -48,8 +52,8 @@ def test_every_timer_is_hit_and_all_are_gone_afterwards():
 
 def test_the_clock_charges_a_part_with_its_own_time_only(monkeypatch):
     ticks = iter([0, 1, 2, 3, 4, 10, 20, 21, 23, 24])
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks))
-    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+    clock = Clock(CPU)
     clock.start("outer")  # 0
     clock.start("inner")  # 1
     with clock.part("innermost"):  # 2 to 3
@@ -64,7 +68,7 @@ def test_the_clock_charges_a_part_with_its_own_time_only(monkeypatch):
 
 
 def test_the_clock_stops_when_a_function_fails():
-    clock = Clock()
+    clock = Clock(CPU)
     with pytest.raises(ZeroDivisionError), clock.part("part"):
         raise ZeroDivisionError
     assert clock.calls["part"] == 1

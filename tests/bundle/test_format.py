@@ -31,6 +31,7 @@ from ssft.decoding.config import TreeConfig
 from ssft.environment import LIBRARIES
 from ssft.errors import BundleError
 from ssft.recipes.recipe import Recipe, load_recipe
+from ssft.results import schema
 from ssft.runs.provenance import provenance
 from ssft.runtime.loader import load_adapted
 from ssft.runtime.model import MultiAdapterModel
@@ -91,22 +92,38 @@ PROVENANCE = {
     "history": list,
 }
 
-MEASUREMENT = [
-    *("source", "command", "device", "precision", "data", "data_sha256", "rows", "batch_size", "max_new_tokens"),
-    "tree",
+MEASURED = [
+    *("adapter", "adapter_sha256", "device", "precision", "rows", "batch_size", "max_new_tokens", "tree", "data"),
+    *("command", "format"),
 ]
+ANSWERED = [*MEASURED, "kind", "tokens", "calls", "method", "trained_on"]
 RESULTS = {
-    "Results": ["adapter_sha256", "about", "speed", "quality"],
-    "About": ["license", "datasets", "data_license"],
-    "SpeedRow": [
-        *MEASUREMENT,
-        *("method", "tokens", "calls", "rounds", "baseline", "speedup", "speedup_low", "speedup_high"),
-        *("reference", "identical"),
+    results.Results: ["about", "results"],
+    results.About: ["license", "datasets", "data_license"],
+    schema.BenchResult: [
+        *MEASURED,
+        *("threads", "rounds", "interrupted", "seed", "versions", "methods", "baseline", "left_out", "outputs"),
+        "prompts_sha256",
     ],
-    "QualityRow": [
-        *MEASUREMENT,
-        *("metric", "value", "low", "high", "twin", "twin_low", "twin_high", "twin_command", "twin_unlike"),
-        *("difference", "difference_low", "difference_high"),
+    schema.MethodResult: [
+        *("kind", "lossless", "tokens", "calls", "passes", "tokens_per_call", "seconds", "prompt_seconds"),
+        *("prompt_tokens", "decode_seconds", "seconds_per_round", "tokens_per_second", "speedup", "speedup_interval"),
+        *("decode_speedup", "identical", "extra_parameters", "extra_bytes", "peak_bytes", "accepted", "differences"),
+        *("categories", "training"),
+    ],
+    schema.CategoryResult: [
+        *("rows", "tokens", "calls", "tokens_per_call", "seconds", "baseline", "speedup", "speedup_interval"),
+    ],
+    schema.Difference: ["row", "position", "expected", "got", "margin"],
+    schema.VerifyResult: [*ANSWERED, "against", "identical", "differences"],
+    schema.EvalResult: [
+        *ANSWERED,
+        *("metric", "metrics", "intervals", "scores", "tokens_per_call", "cut_off", "streaming", "quality"),
+    ],
+    schema.TaskResult: ["bench", "quality"],
+    schema.QualityResult: [
+        *("rows", "metric", "adapter", "adapter_intervals", "twin", "twin_intervals", "differences"),
+        *("difference_intervals", "twin_unlike", "twin_command"),
     ],
 }
 """Keys of results.json, which has a format number of its own."""
@@ -211,8 +228,8 @@ def test_the_provenance(tmp_path):
 
 
 def test_the_results():
-    same(results.FORMAT, 1, "the format of results.json")
-    found = {name: [f.name for f in fields(getattr(results, name))] for name in RESULTS}
+    same((results.FORMAT, schema.FORMAT), (2, 2), "the format of results.json and of a result")
+    found = {kind: [f.name for f in fields(kind)] for kind in RESULTS}
     same(found, RESULTS, "results.json")
 
 

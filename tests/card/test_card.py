@@ -12,15 +12,16 @@ from conftest import tiny_llama
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from result_files import eval_facts, save, verify_facts
+from sample_results import sample_bench
 
 from ssft.base.load import hub_id
-from ssft.bench.card_rows import measured
 from ssft.bundle.format import CARD, CURVE, PROVENANCE
 from ssft.bundle.read import read_bundle
 from ssft.card.picture import draw_curve, loss_series
-from ssft.card.results import About, Results, write_results
+from ssft.card.results import About, Results, measured, write_results
 from ssft.card.write import KEPT, card_text, write_card
 from ssft.errors import BundleError, ConfigError
+from ssft.results.schema import QualityResult
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HISTORY = [
@@ -50,9 +51,9 @@ def bundle(written):
 
 
 def results_of(bundle, tmp_path, about=None):
-    results = Results(bundle.weights_sha256, about or About())
-    results.add(*measured(save(tmp_path / "v.json", verify_facts(bundle)), bundle))
-    results.add(*measured(save(tmp_path / "e.json", eval_facts(bundle)), bundle))
+    results = Results(about or About())
+    results.add(measured(save(tmp_path / "v.json", verify_facts(bundle)), bundle))
+    results.add(measured(save(tmp_path / "e.json", eval_facts(bundle)), bundle))
     return results
 
 
@@ -136,10 +137,21 @@ def test_rows_of_the_tables_carry_numbers_and_commands(bundle, tmp_path):
 
 def test_speed_up_and_twin(bundle, tmp_path):
     results = results_of(bundle, tmp_path)
-    timed = {"speedup": 1.83, "speedup_low": 1.6, "speedup_high": 2.04, "baseline": "plain", "rounds": 3}
-    results.speed = [replace(results.speed[0], **timed), replace(results.speed[0], method="plain", **timed)]
-    twin = {"twin": 61, "twin_low": 46, "twin_high": 76, "difference": 1.5, "difference_low": -2, "difference_high": 5}
-    results.quality = [replace(results.quality[0], **twin, twin_command="ssft eval twin", twin_unlike="trained on b")]
+    bench = sample_bench(adapter_sha256=bundle.weights_sha256, command="ssft bench a")
+    for name in ("streaming", "plain"):
+        bench.methods[name].speedup, bench.methods[name].speedup_interval = 1.83, (1.6, 2.04)
+    own = results.results[1]
+    own.streaming = False
+    own.quality = QualityResult(
+        *(own.rows, own.metric, own.metrics, own.intervals),
+        twin={"exact_match": 61},
+        twin_intervals={"exact_match": (46, 76)},
+        differences={"exact_match": 1.5},
+        difference_intervals={"exact_match": (-2, 5)},
+        twin_unlike=["trained on b"],
+        twin_command="ssft eval twin",
+    )
+    results.results = [bench, own]
     rows = tables(card_text(bundle, results))
     assert "The twin: trained on b." in card_text(bundle, results)
     assert rows["streaming"][1:3] == ["1.83× (1.60 – 2.04)", "plain, 3 rounds"]
@@ -174,7 +186,8 @@ def test_a_bundle_without_provenance_has_a_card(written):
 
 def test_results_of_other_weights_are_not_shown(bundle, tmp_path):
     results = results_of(bundle, tmp_path)
-    results.adapter_sha256 = "1" * 64
+    for result in results.results:
+        result.adapter_sha256 = "1" * 64
     write_results(bundle, results)
     text = card_text(bundle)
     assert "Results of an earlier state of this adapter's weights or settings are not shown" in text
@@ -268,9 +281,12 @@ def test_a_plain_lora_has_no_card_of_ours(tmp_path):
 
 def test_text_of_strangers_stays_text(bundle, tmp_path):
     results = results_of(bundle, tmp_path, About("mit", [], HOSTILE))
-    hostile = {"command": HOSTILE, "device": HOSTILE, "data": HOSTILE, "tree": HOSTILE, "precision": HOSTILE}
-    results.speed = [replace(results.speed[0], **hostile, method=HOSTILE, reference=HOSTILE)]
-    results.quality = [replace(results.quality[0], **hostile, metric=HOSTILE)]
+    hostile = {"command": HOSTILE, "device": HOSTILE, "precision": HOSTILE}
+    hostile |= {"data": {"name": HOSTILE}, "tree": {"kind": HOSTILE, "max_nodes": HOSTILE}}
+    verified, scored = (replace(result, **hostile) for result in results.results)
+    scored.metrics, scored.intervals, scored.streaming = {HOSTILE: 1.0}, {HOSTILE: (0.0, 2.0)}, False
+    verified.against = HOSTILE
+    results.results = [verified, scored]
     bundle.provenance |= {"device": HOSTILE, "ssft": HOSTILE, "data": {"train": {"name": HOSTILE, "sha256": HOSTILE}}}
     bundle.base = {**bundle.base, "id": HOSTILE}
     bundle.loras[0].config["target_modules"] = [HOSTILE]

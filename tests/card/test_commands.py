@@ -19,9 +19,6 @@ from ssft.cli.main import cli
 from ssft.hub import push
 from ssft.recipes.recipe import load_recipe
 
-# huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
-
 REPO = "alice/deep-one"
 SETTINGS = [
     "dtype=float32", "lora.r=4", "lora.lora_alpha=8", "training.num_streams=2", "training.num_msa_layers=1",

@@ -109,16 +109,14 @@ def test_an_integer_beyond_any_float_in_the_provenance(folder, content, message)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"format": 2}', "results.json: its format is 2, this ssft reads 1"),
-        ('{"format": 1, "format": 1}', "'format' stands twice"),
+        ('{"format": 3}', "results.json: its format is 3, this ssft reads 2"),
+        ('{"format": 2, "format": 2}', "'format' stands twice"),
         ("[]", "holds a list, expected an object"),
-        ('{"format": 1, "about": {}, "speed": [], "quality": []}', "adapter_sha256 is missing"),
-        ('{"format": 1, "adapter_sha256": "x"}', "about is missing"),
-        ('{"format": 1, "adapter_sha256": "x", "about": {"run": "rm"}}', r"about\.run is unknown"),
-        (
-            '{"format": 1, "adapter_sha256": "x", "about": {}, "speed": {}, "quality": []}',
-            r"speed=\{\}, expected list",
-        ),
+        ('{"format": 2, "about": []}', "'about' is missing or no object"),
+        ('{"format": 2, "about": {"run": "rm"}}', r"about\.run is unknown"),
+        ('{"format": 2, "results": {}}', "results is no list"),
+        ('{"format": 2, "results": [{"kind": "run"}]}', r"results\[0\] is no result of one adapter"),
+        ('{"format": 1, "about": {"license": "MIT; see below"}}', "license 'MIT; see below': expected an id"),
     ],
 )
 def test_damaged_results_are_named(folder, content, message):

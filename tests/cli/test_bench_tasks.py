@@ -14,10 +14,10 @@ from tiny_base import save_rows, save_tiny_base
 from ssft.bench import suite
 from ssft.bench.answers import encode_rows
 from ssft.bench.methods import generate_static, method_names, streaming
-from ssft.bench.reading import read_comparison
 from ssft.bundle.read import read_bundle
 from ssft.cli.main import cli
 from ssft.errors import ConfigError
+from ssft.results.reading import read_comparison
 from ssft.runtime.loader import load_adapted
 
 NEW_TOKENS = 3

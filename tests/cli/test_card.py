@@ -15,6 +15,7 @@ from tiny_base import rows, save_rows, save_tiny_base
 from ssft.bench.metrics.rouge import TYPES as ROUGE_TYPES
 from ssft.bundle.format import CARD, CURVE, RESULTS
 from ssft.bundle.read import read_bundle
+from ssft.card.write import write_card
 from ssft.cli.main import cli
 
 SPEED = ["--dtype", "float32", "--max-new-tokens", "12"]
@@ -111,7 +112,8 @@ def test_other_settings_make_results_stale(place):
     config.write_text(config.read_text().replace('"max_nodes": 48', '"max_nodes": 40'))
     refused("as it is now", "verify.json")
     result = invoke("card", "adapter", "--json")
-    assert "results of an earlier state of adapter were taken out of results.json; measure again" in result.stderr
+    told = "adapter: results of an earlier state of this adapter's weights or settings were taken out of results.json"
+    assert f"{told}; measure again with `ssft verify`" in result.stderr
     facts = json.loads(result.stdout)
     assert (facts["speed"], facts["about"]["license"]) == ([], "mit")
     assert "3 of 3" not in (place / "adapter" / CARD).read_text()
@@ -131,14 +133,41 @@ def test_a_twin_is_put_beside(place):
     save(place / "twin.json", {**twin, "scores": {"exact_match": [0] + [100] * 24 + [0] * 15}})
     (row,) = card("own.json", "--twin", "twin.json")["quality"]
     assert row["difference"] == 2.5  # of 40 rows one is right that the twin has wrong
-    assert 0 <= row["difference_low"] < 2.5 < row["difference_high"] < 10
+    low, high = row["difference_interval"]
+    assert 0 <= low < 2.5 < high < 10
     assert "| 60.00 (47.50 – 77.50) | 2.50 (0.00 – 7.50) |" in (place / "adapter" / CARD).read_text()
-    # Without the adapter's rows nothing can be paired.
-    assert card("--twin", "twin.json")["quality"][0]["difference"] is None
+    # What is kept of the adapter holds its rows, too.
+    assert card("--twin", "twin.json")["quality"][0]["difference"] == 2.5
     save(place / "twin.json", {**twin, "scores": {"exact_match": [100] * 39}})
     refused("scores.exact_match has 39 values for 40 rows", "own.json", "--twin", "twin.json")
     save(place / "twin.json", {**twin, "rows": 41})
     refused("no `ssft eval` of adapter with the same data", "--twin", "twin.json")
+
+
+def test_results_of_an_earlier_ssft_are_told_and_measured_again(place):
+    about = {"license": "mit", "datasets": [], "data_license": ""}
+    row = {"source": "verify", "method": "streaming", "tokens": 30, "calls": 8}
+    old = {"format": 1, "adapter_sha256": "0" * 64, "about": about, "speed": [row], "quality": []}
+    save(place / "adapter" / RESULTS, old)
+    assert write_card(read_bundle("adapter"))
+    text = (place / "adapter" / CARD).read_text()
+    assert (
+        "Results in the format of an earlier ssft are not shown; `ssft verify`, `ssft bench` and `ssft eval` " in text
+    )
+    result = invoke("card", "adapter", "verify.json")
+    assert (result.exit_code, result.stdout) == (0, f"adapter/{CARD}: 1 rows of speed, 0 of quality\n")
+    told = "adapter: results in the format of an earlier ssft were taken out of results.json; measure again with `ssft "
+    assert told in result.stderr
+    assert json.loads((place / "adapter" / RESULTS).read_text())["about"] == about
+    assert invoke("card", "adapter").stderr == ""
+
+
+def test_results_are_kept_as_the_commands_wrote_them(place):
+    card("verify.json", "bench.json", "eval.json")
+    written = [json.loads((place / f"{name}.json").read_text()) for name in ("verify", "bench", "eval")]
+    assert json.loads((place / "adapter" / RESULTS).read_text())["results"] == [
+        {**result, "outputs": []} if "outputs" in result else result for result in written
+    ]
 
 
 def test_wrong_input_leaves_the_folder_as_it_was(place):

@@ -7,25 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
-from loopback_hub import TOKEN, LoopbackHub, connected_hub
+from hub_shelf import REPO
+from loopback_hub import TOKEN, LoopbackHub
 from shelf import PLAIN, shared_shelf
 
 from ssft.bundle.read import read_bundle
 from ssft.card.write import card_files
 from ssft.cli.main import cli
-
-# huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
-
-REPO = "alice/deep-one"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with connected_hub(monkeypatch, tmp_path) as hub:
-        yield hub
 
 
 def contents(adapter):

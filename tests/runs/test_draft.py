@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import TINY, random_ids
 from datasets import Dataset
-from tiny_base import rows, tiny_tokenizer
+from tiny_base import rows, tiny_tokenizer, two_steps
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig
 
@@ -20,10 +20,7 @@ def test_what_is_trained(tmp_path, architecture, everything, tied):
     tokenizer = tiny_tokenizer()
     base = TINY[architecture](vocab_size=len(tokenizer), tie_word_embeddings=tied)
     draft = truncated(base, DraftConfig(2, train_embeddings=everything))
-    args = SFTConfig(
-        output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, max_steps=2, learning_rate=1e-2, report_to="none",
-        save_strategy="no", disable_tqdm=True, per_device_train_batch_size=2,
-    )  # fmt: skip
+    args = SFTConfig(**two_steps(tmp_path / "run"))
     run = PreparedRun(
         model=draft,
         tokenizer=tokenizer,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_base import rows, save_tiny_base, tiny_tokenizer
+from tiny_base import rows, save_tiny_base, tiny_tokenizer, two_steps
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
@@ -30,26 +30,11 @@ def make_trainer(tmp_path, architecture="llama", lora=None, **settings):
     config = LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **(lora or {})})
     if lora is None:
         config = restrict_to_stream_layers(config, model, N_S)
-    defaults = {
-        "output_dir": str(tmp_path / "out"),
-        "use_cpu": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "num_streams": 3,
-        "num_msa_layers": N_S,
-        "mode": "lossless",
-        "stream_loss_weight": 1.0,
-        "per_device_train_batch_size": 2,
-        "max_steps": 2,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
+    own = {"num_streams": 3, "num_msa_layers": N_S, "mode": "lossless", "stream_loss_weight": 1.0}
+    own |= {"activation_checkpointing": False, **settings}
     return StreamSFTTrainer(
         model,
-        StreamSFTConfig(**{**defaults, **settings}),
+        StreamSFTConfig(**two_steps(tmp_path / "out") | own),
         train_dataset=Dataset.from_list(rows(8)),
         processing_class=tiny_tokenizer(),
         peft_config=config,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from fake_adapted import save_bundle
 from safetensors.torch import load_file
-from tiny_base import rows, save_tiny_base
+from tiny_base import rows, save_tiny_base, two_steps
 from trl import SFTConfig
 
 from ssft.decoding.draft.medusa_heads import MedusaConfig
@@ -31,24 +31,12 @@ def load(tmp_path, architecture="llama", **options):
 
 def make_trainer(tmp_path, adapted=None, config=None, evaluate=False, **settings):
     """Two steps of two rows unless told otherwise."""
-    defaults = {
-        "output_dir": str(tmp_path / "run"),
-        "use_cpu": True,
-        "bf16": False,
-        "per_device_train_batch_size": 2,
-        "max_steps": 2,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
     adapted = adapted or load(tmp_path)
     validation = Dataset.from_list(rows(4, start=100)) if evaluate else None
     return MedusaTrainer(
         adapted,
         config or MedusaConfig(num_heads=HEADS),
-        SFTConfig(**{**defaults, **settings}),
+        SFTConfig(**two_steps(tmp_path / "run") | settings),
         train_dataset=Dataset.from_list(rows(8)),
         eval_dataset=validation,
         processing_class=adapted.tokenizer,

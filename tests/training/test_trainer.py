@@ -5,7 +5,7 @@ import torch
 from conftest import TINY
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_base import rows, save_tiny_base, tiny_tokenizer
+from tiny_base import rows, save_tiny_base, tiny_tokenizer, two_steps
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from ssft.errors import ConfigError
@@ -22,25 +22,11 @@ def make_trainer(tmp_path, model=None, architecture="llama", evaluate=False, **s
     """A trainer over a tiny model: γ = 3, N_s = 2, two steps of two rows unless told otherwise."""
     if model is None:
         model = TINY[architecture](vocab_size=len(tiny_tokenizer()))
-    defaults = {
-        "output_dir": str(tmp_path),
-        "use_cpu": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "num_streams": 3,
-        "num_msa_layers": 2,
-        "stream_loss_weight": 0.5,
-        "per_device_train_batch_size": 2,
-        "max_steps": 2,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
+    own = {"num_streams": 3, "num_msa_layers": 2, "stream_loss_weight": 0.5}
+    own |= {"activation_checkpointing": False, **settings}
     return StreamSFTTrainer(
         model,
-        StreamSFTConfig(**{**defaults, **settings}),
+        StreamSFTConfig(**two_steps(tmp_path) | own),
         train_dataset=Dataset.from_list(rows(8)),
         eval_dataset=Dataset.from_list(rows(4, start=100)) if evaluate else None,
         processing_class=tiny_tokenizer(),

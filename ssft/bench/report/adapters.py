@@ -1,6 +1,6 @@
 """The result of `ssft bench adapters` as tables."""
 
-from ssft.bench.result import AdaptersResult
+from ssft.results.schema import AdaptersResult
 from ssft.tables import Column, Estimate, Table
 
 

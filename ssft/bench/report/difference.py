@@ -6,8 +6,8 @@ from typing import Any
 from ssft.bench.identity import compare_outputs
 from ssft.bench.report.findings import benches, count, overlap
 from ssft.bench.report.tables import COLUMNS, method_cell
-from ssft.bench.result import BenchResult, Difference, MethodResult, SuiteResult
 from ssft.errors import ConfigError
+from ssft.results.schema import BenchResult, Difference, MethodResult, SuiteResult
 from ssft.tables import Column, Table
 
 FASTER, SLOWER, UNCLEAR, INCOMPARABLE = "faster", "slower", "no clear change", "not comparable"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ssft.bench.result import BenchResult, MethodResult, SuiteResult
+from ssft.results.schema import BenchResult, MethodResult, SuiteResult
 
 OURS = "streaming"
 """The method that this project is about; a task's sentences say where it stands, first or not."""

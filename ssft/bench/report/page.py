@@ -9,8 +9,8 @@ from ssft.bench.methods import method_module, method_names
 from ssft.bench.report import plots
 from ssft.bench.report.findings import LOW_PRECISION, OURS, TIE, benches, count, find
 from ssft.bench.report.tables import machine, tables
-from ssft.bench.result import SuiteResult
 from ssft.files import check_target, write_bytes, write_json, write_text
+from ssft.results.schema import SuiteResult
 from ssft.tables import html
 
 REPORT_FILES = ("report.json", "report.html", "report.png")

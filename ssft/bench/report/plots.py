@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ssft.bench.report import style
 from ssft.bench.report.findings import OURS, YARDSTICK, broken, contenders, fastest, ranked
-from ssft.bench.result import BenchResult, MethodResult, QualityResult, SuiteResult
+from ssft.results.schema import BenchResult, MethodResult, QualityResult, SuiteResult
 
 Draw = Callable[[style.Canvas, SuiteResult], None]
 """Draws one plot of a result into a figure or a part of one."""

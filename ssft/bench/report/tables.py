@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from ssft.bench.report.findings import broken, count, fastest
-from ssft.bench.result import BenchResult, CategoryResult, MethodResult, SuiteResult
+from ssft.results.schema import BenchResult, CategoryResult, MethodResult, SuiteResult
 from ssft.tables import BYTES, Column, Table, estimate
 
 TRAINING = ("data", "rows", "steps", "seconds", "device")

@@ -14,8 +14,8 @@ from ssft.bench.report.difference import (
     compare_results,
     difference_table,
 )
-from ssft.bench.result import Difference
 from ssft.errors import ConfigError
+from ssft.results.schema import Difference
 
 NOT_COMPARED = "sql: texts were not compared: a result keeps none, or prompts or the length of texts are not the same"
 

@@ -4,7 +4,7 @@ import pytest
 from sample_results import E2E, ROWS, SQL, sample_bench, sample_suite
 
 from ssft.bench.report.findings import broken, find, ranked
-from ssft.bench.result import Difference
+from ssft.results.schema import Difference
 
 
 def test_streaming_in_front():

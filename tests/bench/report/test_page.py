@@ -8,7 +8,7 @@ from sample_results import sample_suite
 
 from ssft.bench.report import plots
 from ssft.bench.report.page import html_report
-from ssft.bench.result import Difference, TaskResult
+from ssft.results.schema import Difference, TaskResult
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = "<script>alert('&\"')</script>"

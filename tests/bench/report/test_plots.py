@@ -11,7 +11,7 @@ from sample_results import ROWS, SQL, sample_bench, sample_suite
 
 from ssft.bench.report import plots
 from ssft.bench.report.style import GREYS, OKABE_ITO, OUR_COLOUR, PAPER, report_style
-from ssft.bench.result import CategoryResult, SuiteResult, TaskResult
+from ssft.results.schema import CategoryResult, SuiteResult, TaskResult
 
 
 def suite(**tasks):

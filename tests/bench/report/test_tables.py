@@ -4,7 +4,7 @@ import pytest
 from sample_results import sample_bench, sample_suite
 
 from ssft.bench.report.tables import heading, tables
-from ssft.bench.result import Difference
+from ssft.results.schema import Difference
 
 
 def found(result):

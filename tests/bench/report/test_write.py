@@ -3,10 +3,10 @@
 import pytest
 from sample_results import sample_suite
 
-from ssft.bench.reading import read_comparison
 from ssft.bench.report import page
 from ssft.bench.report.page import REPORT_FILES, write_report
 from ssft.errors import ConfigError
+from ssft.results.reading import read_comparison
 
 
 def test_the_report_is_three_files_and_nothing_else(tmp_path):

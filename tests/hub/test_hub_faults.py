@@ -1,13 +1,13 @@
 """Push and pull over a hub that fails, breaks off, lies or refuses; the token is in no message."""
 
-import shutil
 import time
 import traceback
 
 import httpx2
 import pytest
+from hub_shelf import REPO, contents, copy_of, published
 from huggingface_hub import constants
-from loopback_hub import CUT, DROP, TOKEN, connected_hub
+from loopback_hub import CUT, DROP, TOKEN
 from shelf import PLAIN, shared_shelf
 
 from ssft.bundle import hub as bundle_hub
@@ -17,17 +17,6 @@ from ssft.bundle.hub import pull, resolve_adapter
 from ssft.errors import HubError
 from ssft.hub import push
 
-# huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
-
-REPO = "alice/deep-one"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with connected_hub(monkeypatch, tmp_path) as hub:
-        yield hub
-
 
 @pytest.fixture
 def no_sleep(monkeypatch):
@@ -35,25 +24,6 @@ def no_sleep(monkeypatch):
     waits = []
     monkeypatch.setattr(time, "sleep", waits.append)
     return waits
-
-
-@pytest.fixture
-def adapter(tmp_path):
-    """A copy of the shelf's bundle "deep" to change."""
-    return copy_of("deep", tmp_path / "deep")  # its name stands in its card
-
-
-def copy_of(name, target):
-    return shutil.copytree(shared_shelf().paths[name], target)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def published(hub, name="deep", **extra):
-    """Put an adapter of the shelf on the hub without `push`."""
-    return hub.create(REPO, {**contents(shared_shelf().paths[name]), **extra})
 
 
 # -- a hub that fails ---------------------------------------------------------------------------------------------

@@ -1,5 +1,10 @@
-"""What a comparison found, as dataclasses whose fields are the keys of its JSON.
+"""What a command measured, as dataclasses whose fields are the keys of its JSON.
 
+BenchResult, TaskResult, VerifyResult and EvalResult are also what an adapter's `results.json` keeps. A file may come
+from a stranger, so what is counted or printed from it is bounded.
+
+VerifyResult           `ssft verify`: are the texts the same?
+EvalResult             `ssft eval`: how good are they?
 SuiteResult            `ssft bench tasks`: one run over several adapters
   TaskResult           one adapter on its prompts
     BenchResult        `ssft bench ADAPTER`: its methods, side by side
@@ -11,10 +16,39 @@ Profile                `ssft bench profile`: one way of decoding, by the parts o
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, FiniteFloat
 
 FORMAT = 2
-"""Version of the JSON that `--compare` reads."""
+"""Version of the JSON that `--compare` and `ssft card` read."""
+
+Text = Annotated[str, Field(max_length=4_000), "a text of at most 4,000 characters"]
+Count = Annotated[int, Field(ge=0, lt=2**63), "a count"]
+Number = Annotated[FiniteFloat, "a finite number"]
+Interval = tuple[Number, Number]
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """Whose measurement it is, on what, and how it was made.
+
+    adapter_sha256: the bundle's `weights_sha256`, so that a result can be told from another adapter's of the same name.
+    data: `name` and `sha256` of the file that the prompts come from; None: the adapter's own validation rows. command:
+    the line that made it, which names files without their folders. tree: fields of the `TreeConfig`.
+    """
+
+    adapter: Text | None
+    adapter_sha256: Text | None = ""
+    device: Text
+    precision: Text
+    rows: Count
+    batch_size: Count
+    max_new_tokens: Count
+    tree: dict[str, Any]
+    data: dict[str, Text] | None = None
+    command: Text = ""
+    format: int = FORMAT
 
 
 @dataclass
@@ -70,10 +104,10 @@ class MethodResult:
     method (`DecodingMethod.training`).
     """
 
-    kind: str
+    kind: Text
     lossless: bool
-    tokens: int
-    calls: int
+    tokens: Count
+    calls: Count
     passes: int
     tokens_per_call: float
     seconds: float
@@ -82,10 +116,10 @@ class MethodResult:
     decode_seconds: float
     seconds_per_round: list[float]
     tokens_per_second: float
-    speedup: float | None
-    speedup_interval: tuple[float, float] | None
+    speedup: Number | None
+    speedup_interval: Interval | None
     decode_speedup: float | None
-    identical: int | None
+    identical: Count | None
     extra_parameters: int
     extra_bytes: int
     peak_bytes: int | None = None
@@ -95,38 +129,26 @@ class MethodResult:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class BenchResult:
+@dataclass(kw_only=True)
+class BenchResult(Measured):
     """A comparison with all that it depends on; its fields are the keys of `ssft bench --json`.
 
     baseline: the method that speed-ups are measured against: of kind "plain" and the fastest of those that ran.
     left_out: method -> why it did not run. outputs: plain's token ids, [rows][tokens], so that two results can be
-    compared text by text. adapter_sha256: the bundle's `weights_sha256`, so that a result can be told from another
-    adapter's of the same name. prompts_sha256: of the prompts' token ids. data: `name` and `sha256` of the file that
-    the prompts come from; None: the adapter's own validation rows. command: what made it.
+    compared text by text; empty in an adapter's `results.json`. prompts_sha256: of the prompts' token ids.
     """
 
-    adapter: str
-    device: str
-    precision: str
+    adapter: Text
     threads: int
-    rows: int
-    batch_size: int
-    max_new_tokens: int
-    rounds: int
+    rounds: Count
     interrupted: bool
     seed: int
-    tree: dict[str, Any]
     versions: dict[str, str]
-    methods: dict[str, MethodResult]
-    baseline: str = "plain"
+    methods: dict[Text, MethodResult]
+    baseline: Text = "plain"
     left_out: dict[str, str] = field(default_factory=dict)
     outputs: list[list[int]] = field(default_factory=list)
-    adapter_sha256: str = ""
     prompts_sha256: str = ""
-    data: dict[str, str] | None = None
-    command: str = ""
-    format: int = FORMAT
 
 
 @dataclass
@@ -135,18 +157,20 @@ class QualityResult:
 
     adapter, twin: metric -> mean; adapter_intervals, twin_intervals: their bootstrap 95 % intervals. differences:
     metric -> adapter minus twin, with difference_intervals over the rows, paired. The twin's fields are empty where
-    there is none. twin_unlike: in what, beside the streams, the twin's training was another.
+    there is none. twin_unlike: in what, beside the streams, the twin's training was another. twin_command: what made
+    the twin's scores, where it is not the command that made the adapter's.
     """
 
-    rows: int
-    metric: str
-    adapter: dict[str, float]
-    adapter_intervals: dict[str, tuple[float, float]]
-    twin: dict[str, float] = field(default_factory=dict)
-    twin_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    differences: dict[str, float] = field(default_factory=dict)
-    difference_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    twin_unlike: list[str] = field(default_factory=list)
+    rows: Count
+    metric: Text
+    adapter: dict[Text, Number]
+    adapter_intervals: dict[Text, Interval]
+    twin: dict[Text, Number] = field(default_factory=dict)
+    twin_intervals: dict[Text, Interval] = field(default_factory=dict)
+    differences: dict[Text, Number] = field(default_factory=dict)
+    difference_intervals: dict[Text, Interval] = field(default_factory=dict)
+    twin_unlike: list[Text] = field(default_factory=list)
+    twin_command: Text = ""
 
 
 @dataclass
@@ -173,6 +197,50 @@ class SuiteResult:
     created: str
     command: str
     format: int = FORMAT
+
+
+# --- ssft verify, eval ---
+
+
+@dataclass(kw_only=True)
+class Answered(Measured):
+    """What one way of decoding answered. method, trained_on: how the adapter was trained, as far as its folder tells
+    (`runs.twin.training_of`)."""
+
+    kind: Text
+    tokens: Count
+    calls: Count
+    method: Text = ""
+    trained_on: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class VerifyResult(Answered):
+    """Decoding with streams: `identical` of the rows have the text of the method `against`; differences: the first of
+    each that has not."""
+
+    against: Text
+    identical: Count
+    differences: list[Difference] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class EvalResult(Answered):
+    """Answers scored in percent; `streaming`: whether they were decoded with streams.
+
+    metric: the module that scored. metrics, intervals: metric -> mean over the rows, and its bootstrap 95 % interval.
+    scores: metric -> [rows]. cut_off: answers that ended at `max_new_tokens`. quality: the metrics beside those of the
+    twin, once `ssft card --twin` has put them there.
+    """
+
+    metric: Text = ""
+    metrics: dict[Text, Number]
+    intervals: dict[Text, Interval]
+    scores: dict[Text, list[Number]] = field(default_factory=dict)
+    tokens_per_call: Number | None = None
+    cut_off: Count | None = None
+    streaming: bool
+    quality: QualityResult | None = None
 
 
 # --- ssft bench adapters, train, profile ---

@@ -4,7 +4,8 @@ import json
 import shutil
 
 import pytest
-from loopback_hub import TOKEN, connected_hub
+from hub_shelf import REPO, contents, copy_of, published
+from loopback_hub import TOKEN
 from shelf import PLAIN, shared_shelf
 
 from ssft import hub as hub_module
@@ -18,37 +19,6 @@ from ssft.errors import BundleError, ConfigError, HubError
 from ssft.hub import push
 from ssft.runtime.loader import load_adapted
 from ssft.runtime.model import MultiAdapterModel
-
-# huggingface_hub 2.4 uploads large files by an argument that its own HTTP client calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
-
-REPO = "alice/deep-one"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with connected_hub(monkeypatch, tmp_path) as hub:
-        yield hub
-
-
-@pytest.fixture
-def adapter(tmp_path):
-    """A copy of the shelf's bundle "deep" to change."""
-    return copy_of("deep", tmp_path / "deep")  # its name stands in its card
-
-
-def copy_of(name, target):
-    return shutil.copytree(shared_shelf().paths[name], target)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def published(hub, name="deep", **extra):
-    """Put an adapter of the shelf on the hub without `push`."""
-    return hub.create(REPO, {**contents(shared_shelf().paths[name]), **extra})
-
 
 # -- there and back ---------------------------------------------------------------------------------------------
 
@@ -146,7 +116,7 @@ def test_a_damaged_bundle_is_not_pushed(hub, adapter):
 
 def test_the_card_is_written_anew_before_it_travels_and_stays_as_it_was_pulled(hub, adapter):
     (adapter / "README.md").unlink()
-    results = Results(read_bundle(adapter).weights_sha256, About("mit"))
+    results = Results(About("mit"))
     write_results(read_bundle(adapter), results)
     pushed = push(adapter, REPO)
     assert {"README.md", "results.json"} <= set(pushed.files)

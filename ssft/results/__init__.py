@@ -1,0 +1,1 @@
+"""Results: what commands measured, as JSON keeps it, and the reader that checks such a file."""
