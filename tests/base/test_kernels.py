@@ -129,7 +129,9 @@ def test_where_packing_fails_it_is_said_once_and_weights_stay_dense(monkeypatch,
     finally:
         can_pack.cache_clear()
     (record,) = caplog.records
-    assert "float32 weights cannot be packed for oneDNN here (no such operator here); passes take longer" in record.message
+    assert (
+        "float32 weights cannot be packed for oneDNN here (no such operator here); passes take longer" in record.message
+    )
 
 
 # -- bits -------------------------------------------------------------------------------------------------------

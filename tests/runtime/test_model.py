@@ -4,12 +4,11 @@ The reference is transformers' and peft's own `generate`, one row and one adapte
 hook of ours.
 """
 
+import copy
 import functools
 import random
 
 import pytest
-import copy
-
 import torch
 from covering import over_architectures
 from shelf import OWN, PLAIN, SHELF, shared_shelf
