@@ -35,7 +35,7 @@ class Method(TrainingMethod):
         lora = run.recipe.lora
         if run.args.mode == "lossless":
             lora = restrict_to_stream_layers(lora, run.model, run.args.num_msa_layers)
-        return StreamSFTTrainer(run.model, run.args, peft_config=lora, **data)
+        return StreamSFTTrainer(run.model, run.args, peft_config=lora, tree=run.recipe.tree, **data)
 
     def may_replace(self, output: Path) -> bool:
         if not is_bundle(output):
