@@ -101,6 +101,16 @@ def _number(value: float, form: str) -> str:
     return format(value, form or ("," if isinstance(value, int) else ",.3f")).replace("-", "−")
 
 
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 10 min`, `9 days`."""
+    minutes = round(seconds / 60)
+    if minutes >= 48 * 60:
+        return f"{minutes / 60 / 24:,.0f} days"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def terminal(table: Table, width: int) -> "Group":
     """Something that rich prints within `width` characters: columns that find no room beside the others continue below,
     after the columns that name the rows; long text is wrapped."""

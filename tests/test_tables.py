@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ssft.tables import BYTES, Column, Estimate, Table, cell_text, html, markdown, terminal
+from ssft.tables import BYTES, Column, Estimate, Table, cell_text, duration, html, markdown, terminal
 
 HOSTILE = "<b>|*x*&\x1b[31m\n\u202e"
 
@@ -44,6 +44,22 @@ def test_a_cell_is_the_same_text_everywhere(value, column, text):
     assert shown(table, 80)[1].split(maxsplit=1)[1] == text
     assert f"| a | {text} |" in markdown(table)
     assert f">{text}</td>" in html(table)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (7140, "119 min"),
+        (7200, "2 h 0 min"),
+        (11_400, "3 h 10 min"),
+        (200_000, "2 days"),
+    ],
+)
+def test_a_duration_has_two_parts_at_most(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_a_row_that_does_not_fit_its_columns_is_refused():

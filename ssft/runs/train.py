@@ -17,6 +17,7 @@ from ssft.runs.provenance import provenance
 from ssft.runs.run import PreparedRun, Trained, run_folder
 from ssft.runs.start import begin_from
 from ssft.training.callbacks import MarkComplete, last_complete_checkpoint
+from ssft.training.progress import training_table
 
 
 def build_trainer(run: PreparedRun) -> Any:
@@ -49,10 +50,11 @@ def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | Non
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN).write_text(_identity(run), encoding="utf-8")
     begin = time.time()
-    if checkpoint is None or not _load_if_finished(trainer, checkpoint):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    seconds = time.time() - begin
-    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    with training_table(trainer, run.recipe.name):
+        if checkpoint is None or not _load_if_finished(trainer, checkpoint):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        seconds = time.time() - begin
+        metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trained = _write(run, trainer, metrics, seconds, output) if trainer.is_world_process_zero() else None
     # A launcher ends all processes when one of them is gone: none leaves before the result is whole.
     trainer.accelerator.wait_for_everyone()

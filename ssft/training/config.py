@@ -41,8 +41,8 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
     measure_steps: int = field(
         default=50,
         metadata={
-            "help": "steps between two measurements of tokens per call, for which some validation rows are decoded with "
-            "the streams as they are, by the adapter's own tree; 0: never"
+            "help": "steps between two measurements of tokens per call, for which some validation rows are decoded "
+            "with the streams as they are, by the adapter's own tree; 0: never"
         },
     )
     measure_rows: int = field(

@@ -1,4 +1,4 @@
-"""How many tokens a pass yields with the streams as they are now: some validation rows are decoded between two steps."""
+"""How many tokens a pass yields with the streams as they are: some validation rows are decoded between two steps."""
 
 from collections.abc import Iterable
 from dataclasses import replace

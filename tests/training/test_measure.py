@@ -4,10 +4,8 @@ import re
 
 import pytest
 import torch
-from conftest import TINY
-from datasets import Dataset
-from peft import LoraConfig
-from tiny_base import rows, save_tiny_base, tiny_tokenizer
+from measuring_trainer import HELD_BACK, TREE, make_trainer
+from tiny_base import save_tiny_base
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
@@ -16,48 +14,7 @@ from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError
 from ssft.runtime.loader import load_adapted
 from ssft.training.config import StreamSFTConfig
-from ssft.training.lossless import restrict_to_stream_layers
 from ssft.training.measure import MEASURED, NEW_TOKENS, decode_some
-from ssft.training.trainer import StreamSFTTrainer
-
-TREE = TreeConfig(max_nodes=5, top_k=2, max_batch_nodes=4)
-HELD_BACK = rows(6, start=100)
-
-
-def make_trainer(tmp_path, model=None, validation=6, tree=TREE, dropout=0.0, **settings):
-    """A trainer over a tiny Llama: γ = 3, N_s = 2, four steps of two rows, measured at every other."""
-    if model is None:
-        model = TINY["llama"](vocab_size=len(tiny_tokenizer()))
-    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=dropout)
-    if settings.get("mode") == "lossless":
-        lora = restrict_to_stream_layers(lora, model, 2)
-    defaults = {
-        "output_dir": str(tmp_path / "out"),
-        "use_cpu": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "num_streams": 3,
-        "num_msa_layers": 2,
-        "stream_loss_weight": 0.5,
-        "per_device_train_batch_size": 2,
-        "max_steps": 4,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "measure_steps": 2,
-        "measure_rows": 2,
-    }
-    return StreamSFTTrainer(
-        model,
-        StreamSFTConfig(**{**defaults, **settings}),
-        train_dataset=Dataset.from_list(rows(16)),
-        eval_dataset=Dataset.from_list(HELD_BACK[:validation]) if validation else None,
-        processing_class=tiny_tokenizer(),
-        peft_config=lora,
-        tree=tree,
-    )
 
 
 def measured(trainer):
@@ -72,9 +29,7 @@ def test_it_is_what_the_finished_adapter_decodes(mode, tmp_path):
     trainer.train()
     found = measured(trainer)
     assert list(found) == [5, 10, 12]  # and at the end
-    write_bundle(
-        tmp_path / "adapter", trainer.model, tree=TREE, base=base_fingerprint(model, tokenizer, str(base))
-    )
+    write_bundle(tmp_path / "adapter", trainer.model, tree=TREE, base=base_fingerprint(model, tokenizer, str(base)))
     adapted = load_adapted(tmp_path / "adapter", base, dtype="float32", device="cpu")
     prompts = [adapted.encode(row["prompt"]) for row in HELD_BACK[:2]]
     alone = [adapted.complete([prompt], max_new_tokens=NEW_TOKENS)[0] for prompt in prompts]
