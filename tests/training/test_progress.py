@@ -106,7 +106,7 @@ def test_long_losses_and_far_aims_stay_within_80_columns(tmp_path, monkeypatch):
     state.log_history.append({MEASURED: 1.01, "step": 123_456})
     table._show_measurement(state)
     lines = sys.stderr.getvalue().splitlines()
-    assert re.search(r"at this pace 2 in 3,4\d\d +days, 3 in 6,9\d\d days$", " ".join(lines[-2:]))
+    assert re.search(r"at this pace 2 in 3,4\d\d days, 3 in 6,9\d\d days$", " ".join(" ".join(lines[-2:]).split()))
     assert max(map(len, lines)) <= 80
 
 
