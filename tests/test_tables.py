@@ -131,3 +131,15 @@ def test_html_escapes_everything_and_classes_are_the_marks():
         == '<tr><th scope="row" class="text">plain</th><td class="left">1.00×</td><td>0 bytes</td><td>330</td></tr>'
     )
     assert rows[4].startswith('<tr class="best"><th scope="row" class="text">streaming</th>')
+
+
+def test_no_column_of_a_full_table_is_cut_off():
+    """Wide headings over short numbers: rich alone would shrink the widest columns too far, and cut the last one."""
+    names = ["method", "prompts, s", "decoding, s", "same text", "extra parameters", "on disk", "peak memory"]
+    row = ["prompt_lookup", 2.0, 15.2, 10, 115_000_000, "460.00 MB", "86.00 MB"]
+    table = Table("", [*names[:5], Column("on disk", right=True), Column("peak memory", right=True)], [row])
+    for width in range(30, 130):
+        lines = shown(table, width)
+        assert max(map(len, lines)) <= width
+        assert "".join(lines).count("86.00 MB") == 1, width
+        assert {word for name in names for word in name.split()} <= set(" ".join(lines).split()), width
