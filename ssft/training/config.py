@@ -39,7 +39,7 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
         default=None, metadata={"help": "learning rate of P_j and f_η; with none they have that of the LoRA"}
     )
     measure_steps: int = field(
-        default=50,
+        default=100,
         metadata={
             "help": "steps between two measurements of tokens per call, for which some validation rows are decoded "
             "with the streams as they are, by the adapter's own tree; 0: never"
