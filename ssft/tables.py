@@ -127,7 +127,7 @@ def terminal(table: Table, width: int) -> "Group":
         return max(map(cells.cell_len, ["", *names[place].split(), *shown]))
 
     def fits(block: list[int]) -> bool:
-        return sum(least(place) + GAP for place in block) <= width  # rich counts the gap behind the last one, too
+        return sum(least(place) + GAP for place in block) - GAP <= width
 
     def widths(block: list[int]) -> dict[int, int | None]:
         """Characters of each column: what it needs, and as much of what it would like as there is room for. Left to
@@ -135,7 +135,7 @@ def terminal(table: Table, width: int) -> "Group":
         if not fits(block):
             return dict.fromkeys(block)
         liked = {place: max(map(cells.cell_len, [names[place], *(line[place] for line in lines)])) for place in block}
-        room = width - sum(least(place) + GAP for place in block)
+        room = width + GAP - sum(least(place) + GAP for place in block)
         found: dict[int, int | None] = {}
         for taken, place in enumerate(sorted(block, key=lambda place: liked[place] - least(place))):
             more = min(liked[place] - least(place), room // (len(block) - taken))
