@@ -101,6 +101,16 @@ def _number(value: float, form: str) -> str:
     return format(value, form or ("," if isinstance(value, int) else ",.3f")).replace("-", "−")
 
 
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 10 min`, `9 days`."""
+    minutes = round(seconds / 60)
+    if minutes >= 48 * 60:
+        return f"{minutes / 60 / 24:,.0f} days"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def terminal(table: Table, width: int) -> "Group":
     """Something that rich prints within `width` characters: columns that find no room beside the others continue below,
     after the columns that name the rows; long text is wrapped."""
@@ -119,6 +129,19 @@ def terminal(table: Table, width: int) -> "Group":
     def fits(block: list[int]) -> bool:
         return sum(least(place) + GAP for place in block) - GAP <= width
 
+    def widths(block: list[int]) -> dict[int, int | None]:
+        """Characters of each column: what it needs, and as much of what it would like as there is room for. Left to
+        itself rich shrinks the widest ones below what they need, and cuts the last one off."""
+        if not fits(block):
+            return dict.fromkeys(block)
+        liked = {place: max(map(cells.cell_len, [names[place], *(line[place] for line in lines)])) for place in block}
+        room = width + GAP - sum(least(place) + GAP for place in block)
+        found: dict[int, int | None] = {}
+        for taken, place in enumerate(sorted(block, key=lambda place: liked[place] - least(place))):
+            more = min(liked[place] - least(place), room // (len(block) - taken))
+            found[place], room = least(place) + more, room - more
+        return found
+
     keys = list(range(table.keys))
     blocks = [keys]
     for place in range(table.keys, len(names)):
@@ -129,10 +152,10 @@ def terminal(table: Table, width: int) -> "Group":
     parts: list[Any] = [text.Text(terminal_text(table.title))] if table.title else []
     for number, block in enumerate(blocks):
         grid = Grid(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+        chosen = widths(block)
         for place in block:
             side: Any = "right" if table.head[place].right else "left"
-            floor = least(place) if fits(block) else None
-            grid.add_column(text.Text(names[place]), justify=side, overflow="fold", min_width=floor)
+            grid.add_column(text.Text(names[place]), justify=side, overflow="fold", width=chosen[place])
         for row, line in enumerate(lines):
             marks = table.marks.get(row, "")
             style = "red" if "wrong" in marks else "bold" if "best" in marks else ""

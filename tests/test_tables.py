@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ssft.tables import BYTES, Column, Estimate, Table, cell_text, html, markdown, terminal
+from ssft.tables import BYTES, Column, Estimate, Table, cell_text, duration, html, markdown, terminal
 
 HOSTILE = "<b>|*x*&\x1b[31m\n\u202e"
 
@@ -44,6 +44,22 @@ def test_a_cell_is_the_same_text_everywhere(value, column, text):
     assert shown(table, 80)[1].split(maxsplit=1)[1] == text
     assert f"| a | {text} |" in markdown(table)
     assert f">{text}</td>" in html(table)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (7140, "119 min"),
+        (7200, "2 h 0 min"),
+        (11_400, "3 h 10 min"),
+        (200_000, "2 days"),
+    ],
+)
+def test_a_duration_has_two_parts_at_most(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_a_row_that_does_not_fit_its_columns_is_refused():
@@ -115,3 +131,15 @@ def test_html_escapes_everything_and_classes_are_the_marks():
         == '<tr><th scope="row" class="text">plain</th><td class="left">1.00×</td><td>0 bytes</td><td>330</td></tr>'
     )
     assert rows[4].startswith('<tr class="best"><th scope="row" class="text">streaming</th>')
+
+
+def test_no_column_of_a_full_table_is_cut_off():
+    """Wide headings over short numbers: rich alone would shrink the widest columns too far, and cut the last one."""
+    names = ["method", "prompts, s", "decoding, s", "same text", "extra parameters", "on disk", "peak memory"]
+    row = ["prompt_lookup", 2.0, 15.2, 10, 115_000_000, "460.00 MB", "86.00 MB"]
+    table = Table("", [*names[:5], Column("on disk", right=True), Column("peak memory", right=True)], [row])
+    for width in range(30, 130):
+        lines = shown(table, width)
+        assert max(map(len, lines)) <= width
+        assert "".join(lines).count("86.00 MB") == 1, width
+        assert {word for name in names for word in name.split()} <= set(" ".join(lines).split()), width

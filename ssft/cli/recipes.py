@@ -9,7 +9,7 @@ import click
 from ssft.cli._options import json_option, print_json, table
 from ssft.errors import ConfigError
 from ssft.files import check_target, write_bytes
-from ssft.recipes.recipe import SECTIONS, TOP, describe_keys, recipe_head, recipe_names, recipe_path
+from ssft.recipes.recipe import SECTIONS, TOP, describe_keys, recipe_head, recipe_names, recipe_path, recipe_summary
 
 KEY = ("key", "type", "default", "help")
 
@@ -25,7 +25,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     recipes = [
-        {"name": name, "summary": recipe_head(recipe_path(name)).partition("\n")[0], "path": recipe_path(name)}
+        {"name": name, "summary": recipe_summary(recipe_path(name)), "path": recipe_path(name)}
         for name in recipe_names()
     ]
     if as_json:

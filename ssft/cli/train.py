@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from ssft.cli._options import device_option, json_option, print_facts, print_json, set_threads, threads_option
+from ssft.cli._next_steps import next_steps
+from ssft.cli._options import device_option, json_option, print_facts, print_json, set_threads, table, threads_option
 
 
 @click.command()
@@ -56,13 +57,14 @@ def command(
     from ssft.runs.prepare import default_output, describe, prepare
     from ssft.runs.resume import check_may_begin
     from ssft.runs.train import leave_process_group, train
+    from ssft.training.progress import no_other_bars
 
     set_threads(threads)
     resolved = load_recipe(recipe, list(overrides))
     target = output or default_output(resolved, recipe_path(recipe))
     check_may_begin(resolved, target, resume, force)
     # The trainer prints its log; stdout is for the facts alone.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), no_other_bars():
         run = prepare(resolved, target, device)
         facts = describe(run) if dry_run else {}
         try:
@@ -83,7 +85,7 @@ def command(
         print_json({"method": resolved.method, trained.product: str(target), "seconds": seconds, "metrics": metrics})
         return
     click.echo(f"{trained.product} {target}: {trained.size_bytes / 2**20:.1f} MiB, {seconds:.0f} s")
-    print_facts(dict(sorted(metrics.items())))
+    click.echo("\n".join(["what to type next:", *next_steps(resolved, target)]))
 
 
 def _how_to_go_on(target: Path, command: list[str]) -> str:
@@ -106,3 +108,6 @@ def _show(facts: dict) -> None:
     )
     click.echo(f"first example, {len(facts['example'])} tokens; those in green carry the loss\n{shown}\n")
     print_facts({name: facts[name] for name in ("rows", "parameters", "estimate")})
+    if facts["advice"]:
+        click.echo("\nwhere to begin, as far as was measured (docs/choosing.md)")
+        table([[a.setting, a.now, f"{a.advised}: {a.why}"] for a in facts["advice"]], ["setting", "now", "begin with"])

@@ -347,6 +347,11 @@ def recipe_path(name: str | Path) -> Path:
     raise ConfigError(f"{str(name)!r} is neither a shipped recipe nor a YAML file; {hint}")
 
 
+def recipe_summary(path: str | Path) -> str:
+    """The first sentence of `recipe_head`."""
+    return re.split(r"(?<=\.)\s", recipe_head(path), maxsplit=1)[0].replace("\n", " ")
+
+
 def recipe_head(path: str | Path) -> str:
     """The comment at the top of a recipe file, without the comment signs."""
     lines = takewhile(lambda line: line.startswith("#"), Path(path).read_text(encoding="utf-8").splitlines())

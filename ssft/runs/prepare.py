@@ -41,9 +41,10 @@ def prepare(recipe: Recipe, output: Path, device: str | None = None) -> Prepared
 
 
 def describe(run: PreparedRun) -> dict[str, Any]:
-    """What a dry run shows: settings, one tokenised example with its loss mask, parameters, and what a run costs."""
+    """What a dry run shows: settings, one tokenised example with its loss mask, parameters, cost, and advice."""
     method, trainer = training_method(run.recipe.method), build_trainer(run)
     example = trainer.train_dataset[0]
+    cost = estimate(trainer)
     tokens = run.tokenizer.convert_ids_to_tokens(example["input_ids"])
     return {
         "recipe": {"name": run.recipe.name, "method": run.recipe.method, "yaml": run.run_yaml},
@@ -52,5 +53,6 @@ def describe(run: PreparedRun) -> dict[str, Any]:
             {"token": token, "loss": label != IGNORE} for token, label in zip(tokens, example["labels"], strict=True)
         ],
         "parameters": method.parameters(run, trainer),
-        "estimate": estimate(trainer),
+        "estimate": cost,
+        "advice": method.advice(run, cost),
     }

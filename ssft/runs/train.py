@@ -16,6 +16,7 @@ from ssft.runs.resume import check_may_begin, check_same_run, write_identity
 from ssft.runs.run import PreparedRun, Trained, run_folder
 from ssft.runs.start import begin_from
 from ssft.training.callbacks import MarkComplete, OrderByEpoch, seconds_until
+from ssft.training.progress import training_table
 
 
 def build_trainer(run: PreparedRun) -> Any:
@@ -49,10 +50,11 @@ def train(run: PreparedRun, output: Path, resume: bool = False, force: bool = Fa
         write_identity(run, output)
     begin = time.monotonic() - (0 if checkpoint is None else seconds_until(checkpoint))
     trainer.add_callback(MarkComplete(begin))
-    if checkpoint is None or not _load_if_finished(trainer, checkpoint):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    seconds = time.monotonic() - begin
-    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    with training_table(trainer, run.recipe.name):
+        if checkpoint is None or not _load_if_finished(trainer, checkpoint):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        seconds = time.monotonic() - begin
+        metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trained = _write(run, trainer, metrics, seconds, output) if trainer.is_world_process_zero() else None
     # A launcher ends all processes when one of them is gone: none leaves before the result is whole.
     trainer.accelerator.wait_for_everyone()

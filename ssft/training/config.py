@@ -38,6 +38,23 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
     stream_learning_rate: float | None = field(
         default=None, metadata={"help": "learning rate of P_j and f_η; with none they have that of the LoRA"}
     )
+    measure_steps: int = field(
+        default=100,
+        metadata={
+            "help": "steps between two measurements of tokens per call, for which some validation rows are decoded "
+            "with the streams as they are, by the adapter's own tree; 0: never"
+        },
+    )
+    measure_rows: int = field(
+        default=4, metadata={"help": "validation rows that each such measurement decodes, at most 64 tokens of each"}
+    )
+    stop_at_tokens_per_call: float | None = field(
+        default=None,
+        metadata={
+            "help": "the run ends where a measurement reaches that many tokens per call, whatever steps are left (the "
+            "learning rate has not fallen to its end then); with none it takes all its steps"
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +71,18 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
             raise ConfigError(
                 f"stream_loss_warmup_ratio={self.stream_loss_warmup_ratio}: a share of the steps, from 0 to 1"
             )
+        self._check_measurements()
         check_unpacked(self)
+
+    def _check_measurements(self) -> None:
+        for key in ("measure_steps", "measure_rows"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"{key}={getattr(self, key)}: 0 (no measurement) or a positive number")
+        target = self.stop_at_tokens_per_call
+        if target is not None and not target > 1:
+            raise ConfigError(
+                f"stop_at_tokens_per_call={target:g}: plain decoding has 1 token per call; set a target above 1"
+            )
 
 
 def check_unpacked(args: SFTConfig) -> None:

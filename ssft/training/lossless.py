@@ -16,14 +16,16 @@ from torch import Tensor
 
 from ssft.base.backbone import Backbone
 from ssft.errors import ConfigError
+from ssft.streams.passes import current_pass
 from ssft.streams.plan import StreamPlan
 
 
 class StreamRowsOnly(LoraVariant):
     """A peft variant that adds the low-rank product to the stream rows of the current plan.
 
-    The plan is an attribute, not a context: with activation checkpointing a layer runs again in backward, in another
-    thread and outside any context, and must see the plan of its own forward pass.
+    The plan of a training step is an attribute, not a context: with activation checkpointing a layer runs again in
+    backward, in another thread and outside any context, and must see the plan of its own forward pass. Where it is
+    None, as in decoding between two steps, the plan is that of the announced pass.
     """
 
     plan: StreamPlan | None = None
@@ -36,9 +38,11 @@ class StreamRowsOnly(LoraVariant):
         self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: Any
     ) -> Tensor:
         """x [B, R(+S·γ), in] or, flattened, [B·rows, in]; result likewise with out."""
-        if self.plan is None or not self.plan.num_main:
+        now = current_pass()
+        plan = self.plan or (None if now is None else now.plan)
+        if plan is None or not plan.num_main:
             return result
-        main, batch = self.plan.num_main, self.plan.sources.shape[0]
+        main, batch = plan.num_main, plan.sources.shape[0]
         rows = x.reshape(batch, -1, x.shape[-1])
         if rows.shape[1] <= main:
             return result

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import CONTAINER, attach_streams, streams_of
@@ -13,6 +14,7 @@ from ssft.streams.plan import StreamPlan
 from ssft.training.config import StreamSFTConfig
 from ssft.training.loss import NgramLoss, ngram_loss
 from ssft.training.lossless import gate_lora
+from ssft.training.measure import MeasureStreams
 from ssft.training.metrics import SpeculationMetrics, needed_mask
 
 
@@ -25,13 +27,16 @@ class StreamSFTTrainer(SpeculationMetrics):
 
     Logged beside TRL's metrics: `loss_main`, `loss_stream_1..γ` (per token, against what `stream_supervision` names),
     and at evaluation `acceptance_1..γ` (share of sources where a chain of the streams' best tokens would be accepted
-    that deep, teacher-forced) and `chain_tokens_per_call` (1 + their sum).
+    that deep, teacher-forced) and `chain_tokens_per_call` (1 + their sum). Every `measure_steps` steps some rows of
+    `eval_dataset` are decoded with `tree`, the draft tree that the adapter is for: see `MeasureStreams`.
     """
 
     args: StreamSFTConfig
     model: Any
 
-    def __init__(self, model: Any, args: StreamSFTConfig, *positional: Any, **keywords: Any) -> None:
+    def __init__(
+        self, model: Any, args: StreamSFTConfig, *positional: Any, tree: TreeConfig | None = None, **keywords: Any
+    ) -> None:
         super().__init__(model, args, *positional, **keywords)
         if not hasattr(self.model, "base_model") or not hasattr(self.model, "peft_config"):
             raise ConfigError(
@@ -49,6 +54,7 @@ class StreamSFTTrainer(SpeculationMetrics):
         self.gate = gate_lora(self.model, adapter, args.num_msa_layers) if args.mode == "lossless" else None
         self.num_guesses = args.num_streams
         self.loss_names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, args.num_streams + 1))]
+        self.add_callback(MeasureStreams(self, tree or TreeConfig()))
 
     def score(self, model: nn.Module, inputs: dict[str, Any], sources: Tensor, real: Any, targets: Tensor) -> NgramLoss:
         """The n-gram loss of a batch, with head and loss on the real sources only."""

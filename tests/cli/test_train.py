@@ -85,6 +85,18 @@ def test_train_writes_a_bundle_and_cleans_up(files):
     assert not (files / "adapter.run").exists()
 
 
+def test_people_see_one_table_and_what_to_type_next(files):
+    done = run(command(files, "adapter", "training.max_steps=2", "training.measure_steps=1"))
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("quickstart: 2 steps of 2 rows")
+    assert lines[2].split()[:3] == ["step", "loss", "main"]
+    assert sum("tokens per call" in line for line in lines) == 2
+    assert max(map(len, lines)) <= 80
+    assert "{" not in done.stderr
+    assert "%" not in done.stderr
+    assert f"ssft verify {files / 'adapter'} --dtype float32" in done.stdout
+
+
 def test_killed_run_resumes_to_the_same_losses(files):
     steps = ["training.max_steps=10", "training.save_steps=3"]
     run(command(files, "whole", *steps))
@@ -156,6 +168,9 @@ def test_dry_run_shows_everything_and_trains_nothing(files):
     assert facts["parameters"]["streams"] == 3 * 64
     assert facts["rows"] == {"train": 24, "validation": 4}
     assert facts["estimate"]["steps"] > 0
+    advice = {entry["setting"]: entry for entry in facts["advice"]}
+    assert advice["num_msa_layers"]["now"] == 2
+    assert advice["num_msa_layers"]["advised"] == "1 of 4"
     assert not (files / "adapter").exists()
 
 

@@ -50,7 +50,7 @@ def test_there_are_shipped_recipes():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipe_resolves(name):
     recipe = load_recipe(name)
-    assert recipe.name == (name.rpartition("_")[2] if "/" in name else name.removesuffix("_streams"))
+    assert recipe.name == (name.rpartition("_")[2] if "/" in name else re.sub(r"(?<!^add)_streams$", "", name))
     assert recipe.lora.task_type == "CAUSAL_LM"
     args = recipe.build_training_args("out", "cpu")
     assert args.output_dir == "out"
@@ -79,6 +79,16 @@ def test_a_recipe_over_an_adapter_has_the_adapter_s_data(recipe):
     main, peer = (load_recipe(name).data for name in ("sql", recipe))
     for key in ("train", "revision", "prompt_template", "completion_template", "validation", "validation_fraction"):
         assert getattr(peer, key) == getattr(main, key), key
+
+
+def test_the_recipe_for_any_lora_adds_streams_as_the_shipped_adapters_have_them():
+    general, task = (load_recipe(name) for name in ("add_streams", "e2e_nlg_streams"))
+    assert general.adapter
+    assert not general.data.prompt_template
+    assert general.data.max_train_rows == 0
+    for recipe in (general, task):
+        recipe.data, recipe.adapter, recipe.name = None, "", ""
+    assert general == task
 
 
 @pytest.mark.parametrize("method", ["medusa", "draft"])

@@ -63,7 +63,7 @@ def test_a_twin_may_differ_in_folders_streams_and_reports(lora, adapter, tmp_pat
         tmp_path / "twin",
         folders=("/data/here", "/other"),
         streams=("num_streams: 4", "num_streams: 2"),
-        logging=("logging_steps: 10", "logging_steps: 5"),
+        logging=("logging_steps: 10", "logging_steps: 5\n  measure_steps: 7"),
         order=("q_proj, v_proj", "v_proj, q_proj"),
     )
     assert unlike(lora, adapter, twin) == []

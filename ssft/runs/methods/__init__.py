@@ -14,6 +14,7 @@ from ssft.recipes.recipe import Recipe
 from ssft.runs.lora_settings import check_targets
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import read_start
+from ssft.training.advice import Advice
 
 
 class TrainingMethod(ABC):
@@ -59,6 +60,10 @@ class TrainingMethod(ABC):
     @abstractmethod
     def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
         """Write the result; the folder appears whole or not at all."""
+
+    def advice(self, run: PreparedRun, cost: dict[str, float]) -> list[Advice]:
+        """What to choose instead; `cost` is the estimate of the run. By default nothing is known."""
+        return []
 
     def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
         """Parameters by what they belong to; by default those of a frozen base and of what is trained over it."""

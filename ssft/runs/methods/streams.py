@@ -11,6 +11,7 @@ from ssft.recipes.recipe import Recipe
 from ssft.runs.methods import TrainingMethod
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import hold
+from ssft.training.advice import Advice, advise
 from ssft.training.lossless import restrict_to_stream_layers
 from ssft.training.trainer import StreamSFTTrainer
 
@@ -35,7 +36,7 @@ class Method(TrainingMethod):
         lora = run.recipe.lora
         if run.args.mode == "lossless":
             lora = restrict_to_stream_layers(lora, run.model, run.args.num_msa_layers)
-        return StreamSFTTrainer(run.model, run.args, peft_config=lora, **data)
+        return StreamSFTTrainer(run.model, run.args, peft_config=lora, tree=run.recipe.tree, **data)
 
     def may_replace(self, output: Path) -> bool:
         if not is_bundle(output):
@@ -58,6 +59,10 @@ class Method(TrainingMethod):
             save_dtype=run.recipe.torch_save_dtype(),
         )
         write_card(bundle)
+
+    def advice(self, run: PreparedRun, cost: dict[str, float]) -> list[Advice]:
+        layers = run.model.config.num_hidden_layers
+        return advise(run.args, run.recipe.lora.r, layers, len(run.train), cost)
 
     def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
         counts = super().parameters(run, trainer)
