@@ -39,6 +39,14 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
         default=None, metadata={"help": "learning rate of P_j and f_η; with none they have that of the LoRA"}
     )
 
+    draft_vocabulary: int = field(
+        default=4096,
+        metadata={
+            "help": "token ids that the streams guess from when they decode, those that the training rows use most; a "
+            "request's own prompt adds its ids. Fewer make a draft cheaper, and the text stays what it is. 0: all"
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_streams()
@@ -53,6 +61,10 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
         if not 0 <= self.stream_loss_warmup_ratio <= 1:
             raise ConfigError(
                 f"stream_loss_warmup_ratio={self.stream_loss_warmup_ratio}: a share of the steps, from 0 to 1"
+            )
+        if self.draft_vocabulary < 0:
+            raise ConfigError(
+                f"draft_vocabulary={self.draft_vocabulary}: 0 (all token ids of the base) or a positive number of them"
             )
         check_unpacked(self)
 
