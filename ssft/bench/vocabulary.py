@@ -61,8 +61,8 @@ def measure_vocabularies(
             vocabulary = draft_vocabulary(adapted.model, ids, adapter.lora.layers)
         if ids is not None and vocabulary is None:
             raise ConfigError(
-                "no rows can be taken out of the base's head, which is quantised or offloaded, so that a draft vocabulary "
-                "would have no effect; measure it with --quantization none on one device"
+                "no rows can be taken out of the base's head, which is quantised or offloaded, so that a draft "
+                "vocabulary would have no effect; measure it with --quantization none on one device"
             )
         results = adapted.complete(prompts, drafter=StreamDrafter(adapter.streams, vocabulary), **decoding)
         texts = [result.token_ids for result in results]

@@ -50,8 +50,8 @@ def command(
     """Learn a draft vocabulary for ADAPTER: the token ids that its streams guess from.
 
     Those are the ids that the rows of --data use most, completions before prompts, with all special tokens. A request's
-    own prompt adds its ids. The text stays the same whatever the vocabulary is; only drafts are lost. The table compares
-    the whole vocabulary with each --size on the rows of --held-back.
+    own prompt adds its ids. The text stays the same whatever the vocabulary is; only drafts are lost. The table
+    compares the whole vocabulary with each --size on the rows of --held-back.
     """
     from ssft.bench.card_rows import describe_data
     from ssft.bench.vocabulary import measure_vocabularies, token_rows
