@@ -76,7 +76,7 @@ def test_any_vocabulary_gives_the_plain_text(architecture, kind, name, rows):
 
 def test_what_is_in_no_vocabulary_is_never_drafted(architecture):
     """The prompt here is the one token that the vocabulary has, so no token of the text can be guessed."""
-    step, streams, texts = subject(architecture)
+    step, streams, _ = subject(architecture)
     for token in range(VOCABULARY):
         prompt = [token] * 5
         *_, (plain,) = Scheduler(step).decode([Request(prompt, TOKENS)])
@@ -135,7 +135,7 @@ def test_guesses_are_the_whole_heads_without_the_other_tokens(architecture, name
 
 
 def test_the_prompts_rows_are_gathered_once_a_request():
-    step, streams, texts = subject("llama")
+    step, streams, _ = subject("llama")
     gathered = []
 
     def gather(ids):
@@ -157,7 +157,8 @@ def test_rows_of_a_head(bias):
     rows = head_rows(head, ids)
     assert torch.allclose(rows(hidden), head(hidden)[..., ids], atol=1e-6)
     assert rows.nbytes == 4 * 3 * (8 + bias)
-    assert rows.weight.is_contiguous() and not rows.weight.requires_grad
+    assert rows.weight.is_contiguous()
+    assert not rows.weight.requires_grad
     more = head_rows(head, ids, added)
     assert torch.allclose(more(hidden), head(hidden)[..., ids] + hidden @ added.T, atol=1e-6)
     narrow = head_rows(nn.Linear(8, 20, bias, dtype=torch.bfloat16), ids, added)
