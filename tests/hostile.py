@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 CONFIG, LORA = "adapter_config.json", "adapter_model.safetensors"
 SETTINGS, STREAMS, PROVENANCE = "ssft_config.json", "streams.safetensors", "provenance.json"
+VOCABULARY = "draft_vocabulary.safetensors"
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
 
@@ -79,7 +80,29 @@ def section(name, **changes):
 
 
 def tensors(name, change):
-    return lambda folder: save_file(change(load_file(folder / name)), folder / name)
+    def damage(folder):
+        held = load_file(folder / name) if (folder / name).exists() else {}
+        save_file(change(held), folder / name)
+
+    return damage
+
+
+def vocabulary(*ids, key="ids", dtype=torch.int32):
+    """A bundle of format 3 with these token ids."""
+
+    def damage(folder):
+        settings(format_version=3)(folder)
+        save_file({key: torch.tensor(ids).to(dtype)}, folder / VOCABULARY)
+
+    return damage
+
+
+def and_then(*steps):
+    def damage(folder):
+        for step in steps:
+            step(folder)
+
+    return damage
 
 
 def first(function):
@@ -213,7 +236,12 @@ _JSON = {
 }
 
 _SETTINGS = {
-    "newer format": (settings(format_version=3), "format_version is 3, this ssft reads 1 and 2; a newer bundle needs"),
+    "newer format": (settings(format_version=4), "format_version is 4, this ssft reads 1, 2 and 3; a newer bundle"),
+    "half of format 3": (settings(format_version=3), f"{VOCABULARY}: missing; the folder is no complete adapter"),
+    "a stray vocabulary": (
+        tensors(VOCABULARY, lambda _: {"ids": torch.arange(3)}),
+        f"{VOCABULARY}: .* has format_version 1, in which streams have no draft vocabulary; one of the two files",
+    ),
     "half of format 2": (
         settings(format_version=2),
         "format_version 2 with streams.mode='shared'; streams with a LoRA",
@@ -364,6 +392,30 @@ _TENSORS = {
     "four-bit floats": (entry([4, 64], 128, "F4"), "has dtype F4, expected a"),
 }
 
+_VOCABULARY = {
+    "ids unsorted": (vocabulary(3, 9, 7), f"{VOCABULARY}: holds 9 before 7; token ids stand there from the least"),
+    "an id twice": (vocabulary(3, 7, 7), f"{VOCABULARY}: holds 7 before 7; .* each once"),
+    "an id below 0": (vocabulary(-1, 7), f"{VOCABULARY}: holds the token id -1; .* none below 0"),
+    "an id beyond the base": (vocabulary(3, 98), f"{VOCABULARY}: holds the token id 98, but the base has 98 token ids"),
+    "an id beyond 32 bits": (vocabulary(3, 2**40, dtype=torch.int64), f"the token id {2**40}, but the base has 98"),
+    "no list of ids": (vocabulary([3, 7]), rf"{VOCABULARY}: holds .*ids.*\(1, 2\).*, expected the list 'ids'"),
+    "ids by another name": (vocabulary(3, 7, key="tokens"), f"{VOCABULARY}: holds .*tokens.*, expected the list 'ids'"),
+    "ids as numbers": (vocabulary(3, 7, dtype=torch.float32), f"{VOCABULARY}: ids has dtype F32, expected an integer"),
+    "no id": (
+        and_then(vocabulary(3), entry([0], 0, "I32", key="ids", file=VOCABULARY)),
+        r"ids has shape \[0\] and so no element",
+    ),
+    "half a vocabulary": (and_then(vocabulary(3, 7), half(VOCABULARY)), f"{VOCABULARY}: no valid safetensors file"),
+    "a vocabulary that hangs": (
+        and_then(vocabulary(3, 7), enlarged(VOCABULARY, 2**30)),
+        f"{VOCABULARY}: 1,073,741,824 bytes, but no adapter",
+    ),
+    "own streams of a shared adapter": (
+        and_then(vocabulary(3, 7), holds("stream_lora.safetensors", b"")),
+        "format_version 3 with streams.mode='shared'; streams with a LoRA",
+    ),
+}
+
 _SIZES = {
     "header beyond the file": (
         holds(STREAMS, (2**63).to_bytes(8, "little") + b"{}"),
@@ -413,7 +465,8 @@ _SIZES = {
     "a rank that the file backs": (width_of_the_rank, f"{STREAMS}: holds .*, but {SETTINGS} and the base need"),
 }
 
-VARIANTS = {**_FILES, **_JSON, **_SETTINGS, **_LORA, **_TENSORS, **_SIZES}
+_ALL = (_FILES, _JSON, _SETTINGS, _LORA, _TENSORS, _VOCABULARY, _SIZES)
+VARIANTS = {name: variant for variants in _ALL for name, variant in variants.items()}
 """name: (function that spoils a folder, expression that the error matches)."""
 
-assert len(VARIANTS) == sum(map(len, (_FILES, _JSON, _SETTINGS, _LORA, _TENSORS, _SIZES))), "a name stands twice"
+assert len(VARIANTS) == sum(map(len, _ALL)), "a name stands twice"

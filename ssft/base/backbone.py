@@ -4,6 +4,7 @@ A new architecture is one more `Family` here and one more tiny model in `tests/c
 layers do all the work; nothing of them is copied.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,9 +103,9 @@ class Backbone:
         project: Any = getattr(self.decoder, self.family.project_out) if self.family.project_out else None
         return hidden if project is None else project(hidden)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Finished states [..., h] -> logits [..., V]."""
-        return self.head(hidden)
+    def logits(self, hidden: Tensor, head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Finished states [..., h] -> logits [..., V]; with `head` those of the rows that it has (`head_rows`)."""
+        return (head or self.head)(hidden)
 
     def rotary(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor] | None:
         """(cos, sin), each [B, T, d], for `position_ids` [B, T]; None where positions are learned."""

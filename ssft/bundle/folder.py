@@ -29,7 +29,9 @@ MAX_WEIGHTS = 16 * 2**30
 MAX_VALUES = 1_000_000
 """Values of one JSON text: as Python objects the shortest take some thirty times their bytes."""
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+INTEGERS = {"I64": torch.int64, "I32": torch.int32}
+"""Types of tensors by their names in safetensors."""
 _MAX_KEY = 1024
 _BASE_NAME = re.compile(rb'("base_model_name_or_path"\s*:\s*)"(?:[^"\\]|\\.){0,4096}"')
 """As long as a name may be, were every character written as an escape."""
@@ -85,10 +87,12 @@ class AdapterFiles:
         except UnicodeDecodeError as error:
             raise BundleError(f"{self.path / name}: not readable as text ({error}); the file is damaged") from error
 
-    def shapes(self, name: str, max_bytes: int = MAX_WEIGHTS) -> dict[str, Tensor]:
+    def shapes(
+        self, name: str, max_bytes: int = MAX_WEIGHTS, dtypes: dict[str, torch.dtype] = FLOATS
+    ) -> dict[str, Tensor]:
         """The tensors of a safetensors file on the device "meta": shapes and types of its header, no data is read.
 
-        Floating-point types only, and no tensor without elements.
+        Of `dtypes` only (`FLOATS` or `INTEGERS`), and no tensor without elements.
         """
         path = self._locate(name, max_bytes)
         with self._safetensors(name):
@@ -109,12 +113,13 @@ class AdapterFiles:
             if not key.isprintable() or len(key) > _MAX_KEY:
                 what = f"a tensor's name is {key[:60]!r}..., {len(key)} characters"
                 raise BundleError(f"{self.path / name}: {what}, expected printable ones, at most {_MAX_KEY}")
-            if dtype not in _DTYPES:
-                what = f"{key} has dtype {dtype}, expected a floating-point type ({', '.join(_DTYPES)})"
+            if dtype not in dtypes:
+                kind = "an integer" if dtypes is INTEGERS else "a floating-point"
+                what = f"{key} has dtype {dtype}, expected {kind} type ({', '.join(dtypes)})"
                 raise BundleError(f"{self.path / name}: {what}")
             if 0 in shape:
                 raise BundleError(f"{self.path / name}: {key} has shape {shape} and so no element")
-        return {k: torch.empty(shape, dtype=_DTYPES[dtype], device="meta") for k, (dtype, shape) in kinds.items()}
+        return {k: torch.empty(shape, dtype=dtypes[dtype], device="meta") for k, (dtype, shape) in kinds.items()}
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a safetensors file that `shapes` has checked; finite, each in memory of its own.

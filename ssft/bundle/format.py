@@ -3,7 +3,8 @@
     adapter_config.json, adapter_model.safetensors   what peft writes
     ssft_config.json                                 format version, streams, tree, fingerprint of the base
     streams.safetensors                              P_j (and f_η where used)
-    stream_lora_config.json, stream_lora.safetensors the streams' own LoRA, as peft writes one (format 2 only)
+    stream_lora_config.json, stream_lora.safetensors the streams' own LoRA, as peft writes one (formats 2 and 3)
+    draft_vocabulary.safetensors                     the token ids that streams guess from (format 3 only)
     run.yaml, provenance.json                        what reproduces it
     README.md, results.json, training.png            the card, the measurements it shows, its picture (optional)
 
@@ -26,15 +27,17 @@ from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
 from ssft.streams.config import StreamConfig
 
-FORMAT_VERSION, OWN_LORA_VERSION = 1, 2
-"""What a bundle says of itself: 2 where streams have a LoRA of their own, which a reader of format 1 would miss."""
+FORMAT_VERSION, OWN_LORA_VERSION, VOCABULARY_VERSION = 1, 2, 3
+"""What a bundle says of itself: 2 where streams have a LoRA of their own, 3 where they have a draft vocabulary (and a
+LoRA of their own or none); a reader of a lower format would miss it."""
 
 LORA_CONFIG, LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SSFT_CONFIG, STREAM_WEIGHTS = "ssft_config.json", "streams.safetensors"
 STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS = "stream_lora_config.json", "stream_lora.safetensors"
+DRAFT_VOCABULARY = "draft_vocabulary.safetensors"
 RUN, PROVENANCE = "run.yaml", "provenance.json"
 CARD, RESULTS, CURVE = "README.md", "results.json", "training.png"
-WEIGHTS = (LORA_WEIGHTS, STREAM_WEIGHTS, STREAM_LORA_WEIGHTS)
+WEIGHTS = (LORA_WEIGHTS, STREAM_WEIGHTS, STREAM_LORA_WEIGHTS, DRAFT_VOCABULARY)
 HASHED = (LORA_CONFIG, SSFT_CONFIG, STREAM_LORA_CONFIG, *WEIGHTS)
 """What decides the text; in the order of reading, which the hash depends on."""
 BUNDLE_FILES = (*HASHED, RUN, PROVENANCE, CARD, RESULTS, CURVE)
@@ -70,8 +73,9 @@ class LoraPart:
 class Bundle:
     """A checked adapter folder. `stream_config` is None for a plain peft LoRA, which decodes without streams.
 
-    loras: the LoRA that plain peft loads, then the streams' own where there is one beside it. In an outline all tensors
-    are on the device "meta". weights_sha256: over the JSON configs and, but for an outline, all safetensors files; a
+    loras: the LoRA that plain peft loads, then the streams' own where there is one beside it. draft_vocabulary [v]: the
+    token ids that streams guess from, sorted, each once; None: all that the base has. In an outline all tensors are on
+    the device "meta". weights_sha256: over the JSON configs and, but for an outline, all safetensors files; a
     folder that gives another one later was changed. The tensors stay until `release`, the counts for good.
     """
 
@@ -84,6 +88,7 @@ class Bundle:
     stream_weights: dict[str, Tensor] = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
     files: AdapterFiles = field(repr=False)
+    draft_vocabulary: Tensor | None = field(default=None, repr=False)
     stream_parameters: int = field(init=False)
     weights_sha256: str = field(init=False)
 
@@ -126,7 +131,7 @@ class Bundle:
         """Give the tensors' memory back once they were copied; checking or loading needs the folder read again."""
         for part in self.loras:
             part.weights = {}
-        self.stream_weights = {}
+        self.stream_weights, self.draft_vocabulary = {}, None
 
     def unchanged(self) -> bool:
         """Whether the folder still holds what was read; files are hashed again only where their stamps differ."""

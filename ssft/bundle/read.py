@@ -12,6 +12,7 @@ from typing import Any
 
 from ssft.bundle.folder import MAX_WEIGHTS, AdapterFiles
 from ssft.bundle.format import (
+    DRAFT_VOCABULARY,
     FORMAT_VERSION,
     HASHED,
     LORA_CONFIG,
@@ -24,10 +25,12 @@ from ssft.bundle.format import (
     STREAM_LORA_CONFIG,
     STREAM_LORA_WEIGHTS,
     STREAM_WEIGHTS,
+    VOCABULARY_VERSION,
     Bundle,
     LoraPart,
 )
 from ssft.bundle.lora_config import check_types
+from ssft.bundle.vocabulary import vocabulary_ids, vocabulary_outline
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
 from ssft.schema import read
@@ -50,7 +53,9 @@ def read_tensors(outline: Bundle) -> Bundle:
         names.add(STREAM_WEIGHTS)
     held = {name: files.tensors(name) for name in HASHED if name in names}
     loras = tuple(replace(part, weights=held[part.weights_file.name]) for part in outline.loras)
-    return replace(outline, loras=loras, stream_weights=held.get(STREAM_WEIGHTS, {}), files=files)
+    ids = None if outline.draft_vocabulary is None else vocabulary_ids(files)
+    streams = held.get(STREAM_WEIGHTS, {})
+    return replace(outline, loras=loras, stream_weights=streams, draft_vocabulary=ids, files=files)
 
 
 def read_outline(path: str | os.PathLike[str]) -> Bundle:
@@ -61,12 +66,14 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
     files = AdapterFiles(path)
     loras = [_lora_part(files, LORA_CONFIG, LORA_WEIGHTS)]
     # A plain peft folder has none of our files; half of them is damage.
-    if not any(map(files.exists, (SSFT_CONFIG, STREAM_WEIGHTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))):
+    ours = (SSFT_CONFIG, STREAM_WEIGHTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, DRAFT_VOCABULARY)
+    if not any(map(files.exists, ours)):
         return Bundle(files.path, 0, None, TreeConfig(), {}, tuple(loras), {}, {}, files)
     settings, where = files.json(SSFT_CONFIG), files.path / SSFT_CONFIG
     version = settings.get("format_version")
-    if version not in (FORMAT_VERSION, OWN_LORA_VERSION) or type(version) is not int:  # True == 1.0 == 1
-        what = f"format_version is {version!r}, this ssft reads {FORMAT_VERSION} and {OWN_LORA_VERSION}"
+    known = (FORMAT_VERSION, OWN_LORA_VERSION, VOCABULARY_VERSION)
+    if version not in known or type(version) is not int:  # True == 1.0 == 1
+        what = f"format_version is {version!r}, this ssft reads {', '.join(map(str, known[:-1]))} and {known[-1]}"
         raise BundleError(f"{where}: {what}; a newer bundle needs a newer ssft")
     try:
         streams: StreamConfig = read(StreamConfig, settings.get("streams"), "streams")
@@ -76,12 +83,16 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
     except ValueError as error:  # `ConfigError` is one
         raise BundleError(f"{where}: {error}") from error
     own = [name for name in (STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS) if files.exists(name)]
-    if version == OWN_LORA_VERSION and streams.mode != "lossless":
+    has_own = version == OWN_LORA_VERSION or bool(own)
+    if version != FORMAT_VERSION and has_own and streams.mode != "lossless":
         what = f"format_version {version} with streams.mode={streams.mode!r}"
         raise BundleError(f"{where}: {what}; streams with a LoRA of their own have the mode 'lossless'")
     if version == FORMAT_VERSION and own:
         what = f"{SSFT_CONFIG} has format_version {version}, in which streams have no LoRA of their own"
         raise BundleError(f"{files.path / own[0]}: {what}; one of the two files is from another bundle")
+    if version != VOCABULARY_VERSION and files.exists(DRAFT_VOCABULARY):
+        what = f"{SSFT_CONFIG} has format_version {version}, in which streams have no draft vocabulary"
+        raise BundleError(f"{files.path / DRAFT_VOCABULARY}: {what}; one of the two files is from another bundle")
     base, keys = settings.get("base"), ("id", "architecture", "config_sha256", "tokenizer_sha256")
     if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in keys):
         raise BundleError(f"{where}: 'base' must hold the strings {', '.join(keys)}")
@@ -95,12 +106,13 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
     if rank and not any(rank in tensor.shape for tensor in stream_weights.values()):
         what = f"no tensor has the side projection_rank={rank} of {SSFT_CONFIG}"
         raise BundleError(f"{files.path / STREAM_WEIGHTS}: {what}")
-    if version == OWN_LORA_VERSION:
+    if has_own:
         loras.append(_lora_part(files, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))
-    if streams.mode == "lossless":  # in format 1 it has one LoRA, and that is for the streams
+    ids = vocabulary_outline(files) if version == VOCABULARY_VERSION else None
+    if streams.mode == "lossless":  # without streams' own it has one LoRA, and that is for the streams
         loras[-1].rows = "streams"
     provenance = files.json(PROVENANCE, hashed=False) if files.exists(PROVENANCE) else {}
-    return Bundle(files.path, version, streams, tree, base, tuple(loras), stream_weights, provenance, files)
+    return Bundle(files.path, version, streams, tree, base, tuple(loras), stream_weights, provenance, files, ids)
 
 
 def _lora_part(files: AdapterFiles, config_file: str, weights_file: str) -> LoraPart:

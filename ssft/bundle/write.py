@@ -11,11 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssft.base.load import public_name
-from ssft.bundle.folder import all_finite
+from ssft.bundle.folder import AdapterFiles, all_finite
 from ssft.bundle.format import (
     BUNDLE_FILES,
     CARD,
+    CURVE,
     FORMAT_VERSION,
+    HASHED,
     LORA_CONFIG,
     LORA_WEIGHTS,
     OWN_LORA_VERSION,
@@ -25,11 +27,13 @@ from ssft.bundle.format import (
     STREAM_LORA_CONFIG,
     STREAM_LORA_WEIGHTS,
     STREAM_WEIGHTS,
+    VOCABULARY_VERSION,
     Bundle,
     LoraPart,
     is_bundle,
 )
 from ssft.bundle.read import read_bundle
+from ssft.bundle.vocabulary import save_vocabulary
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
 from ssft.files import whole_folder, write_sorted_json
@@ -47,6 +51,7 @@ def write_bundle(
     keep: Mapping[str, bytes] | None = None,
     adapter: str = "default",
     text_lora: LoraPart | None = None,
+    draft_vocabulary: Tensor | None = None,
     save_dtype: torch.dtype | None = None,
 ) -> Bundle:
     """Write the bundle of one trained adapter into the folder `path`, in the place of a bundle that is there already.
@@ -57,6 +62,7 @@ def write_bundle(
         run_yaml, provenance: settings that reproduce the run; versions, commit, history.
         keep: further files, name -> content: what was the user's in a bundle that is replaced (`carried_over`).
         text_lora: the LoRA under which the adapter of `peft_model` was trained, which is then the streams' own.
+        draft_vocabulary: the token ids [v] that the streams guess from; None: all that the base has.
         save_dtype: type in which LoRA tensors are written; None: the one that they have.
     """
     target = Path(path)
@@ -76,6 +82,9 @@ def write_bundle(
         if text_lora is not None:
             version, places[LORA_CONFIG, LORA_WEIGHTS] = OWN_LORA_VERSION, (text_lora.config, text_lora.weights)
             places[STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS] = trained
+        if draft_vocabulary is not None:
+            version = VOCABULARY_VERSION
+            save_vocabulary(folder, draft_vocabulary)
         for (name, file), (config, tensors) in places.items():
             write_sorted_json(folder / name, {**config, "base_model_name_or_path": named})
             save_lora(folder / file, tensors, save_dtype)
@@ -86,6 +95,29 @@ def write_bundle(
         (folder / RUN).write_text(run_yaml, encoding="utf-8")
         write_sorted_json(folder / PROVENANCE, provenance or {})
         (folder / CARD).unlink(missing_ok=True)  # what peft writes of every adapter
+        for name, data in (keep or {}).items():
+            (folder / name).write_bytes(data)
+        read_bundle(folder)
+    return read_bundle(target)
+
+
+def write_with_vocabulary(
+    path: str | os.PathLike[str], bundle: Bundle, ids: Tensor, keep: Mapping[str, bytes] | None = None
+) -> Bundle:
+    """Write a copy of `bundle` whose streams guess from the token ids `ids` [v], into the folder `path`.
+
+    `path` may be the bundle's own folder. `keep`: as in `write_bundle`; card and results of the bundle are not copied,
+    since they tell of it without these ids.
+    """
+    if bundle.stream_config is None:
+        raise BundleError(f"{bundle.path} is a LoRA without streams, so nothing in it guesses from a vocabulary")
+    target, source = Path(path), AdapterFiles(bundle.path)
+    with whole_folder(target, check_replaceable) as folder:
+        for name in filter(source.exists, (*HASHED, RUN, PROVENANCE, CURVE)):
+            (folder / name).write_bytes(source.read(name))
+        settings = json.loads((folder / SSFT_CONFIG).read_text(encoding="utf-8"))
+        write_sorted_json(folder / SSFT_CONFIG, {**settings, "format_version": VOCABULARY_VERSION})
+        save_vocabulary(folder, ids)
         for name, data in (keep or {}).items():
             (folder / name).write_bytes(data)
         read_bundle(folder)

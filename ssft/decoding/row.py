@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.tree import DraftTree
@@ -12,7 +13,7 @@ class Row:
     """One sequence: what it asks for, its draft for the next pass, and what it has become so far.
 
     budget: tokens that it may produce. tree: the draft that its next pass verifies; a root alone drafts nothing.
-    begin: when it was admitted, on `time.perf_counter`.
+    begin: when it was admitted, on `time.perf_counter`. of_drafter: what its drafter keeps of it from pass to pass.
     """
 
     request: Request
@@ -20,6 +21,7 @@ class Row:
     tree: DraftTree
     result: Generation = field(default_factory=Generation)
     begin: float = field(default_factory=time.perf_counter)
+    of_drafter: Any = field(default=None, repr=False)
 
     @property
     def left(self) -> int:

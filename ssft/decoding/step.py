@@ -74,10 +74,13 @@ class Step:
         """One forward over every row's tree: [B, n] nodes, then g streams beside the m nodes `sources` [B][m]."""
         return self._trees(rows, [row.tree for row in rows], sources, cache)
 
-    def logits(self, rows: Sequence[Row], hidden: Tensor) -> Tensor:
-        """Finished states [B, .., h] of these rows -> logits [B, .., V]; the head, too, may carry a LoRA."""
+    def logits(self, rows: Sequence[Row], hidden: Tensor, head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Finished states [B, .., h] of these rows -> logits [B, .., V]; the head, too, may carry a LoRA.
+
+        `head` stands in for the model's own, and gives the logits of the token ids that it has rows for.
+        """
         with self.timer(HEAD), announced(Pass(adapters=_adapters(rows))):
-            return self.backbone.logits(hidden)
+            return self.backbone.logits(hidden, head)
 
     def slots_needed(self, rows: Sequence[Row]) -> int:
         """Room for the longest row to its end and, behind it, one pass of tree nodes and their streams."""

@@ -12,13 +12,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from ssft.bundle.fit import load_stream_modules, read_fitting
 from ssft.bundle.format import Bundle
 from ssft.bundle.hub import resolve_adapter
 from ssft.bundle.read import read_bundle
+from ssft.bundle.vocabulary import vocabulary_for
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.streams import StreamDrafter
+from ssft.decoding.draft.vocabulary import DraftVocabulary
 from ssft.errors import BundleError, ConfigError, GenerationError, SSFTError
+from ssft.lora.vocabulary import draft_vocabulary
 from ssft.lora.weights import LoraWeights
 from ssft.streams.modules import StreamModules
 
@@ -31,8 +36,9 @@ _log = logging.getLogger(__name__)
 class Adapter:
     """One loaded adapter, or the bare base, which is an adapter that has nothing.
 
-    bundle: the folder that it was read from; None for the bare base. `lora` is None while it is evicted; its streams,
-    some kilobytes, always stay.
+    bundle: the folder that it was read from; None for the bare base. `lora` is None while it is evicted, and so is
+    `vocabulary`, the head's rows for the token ids that its streams guess from; those ids (`draft_ids`; None: all) and
+    its streams, some kilobytes, always stay.
     """
 
     name: str
@@ -40,6 +46,8 @@ class Adapter:
     streams: StreamModules | None = None
     tree: TreeConfig = field(default_factory=TreeConfig)
     lora: LoraWeights | None = None
+    draft_ids: Tensor | None = field(default=None, repr=False)
+    vocabulary: DraftVocabulary | None = field(default=None, repr=False)
     nbytes: int = 0
     pinned: bool = False
     host: LoraWeights | None = field(default=None, repr=False)
@@ -54,7 +62,7 @@ class Adapter:
     @property
     def drafter(self) -> StreamDrafter | None:
         """What drafts for its rows; None where it has no streams."""
-        return None if self.streams is None else StreamDrafter(self.streams)
+        return None if self.streams is None else StreamDrafter(self.streams, self.vocabulary)
 
     @property
     def extra_parameters(self) -> int:
@@ -122,9 +130,13 @@ class AdapterBank:
         if bundle.stream_config is not None:
             streams = load_stream_modules(bundle, self.model.config.hidden_size).to(self.model.device)
         lora = LoraWeights.from_bundle(bundle, self.model, merged=merged)
+        ids = vocabulary_for(bundle, self.model.config.vocab_size)
         bundle.release()
-        nbytes = lora.nbytes + (0 if streams is None else sum(p.nbytes for p in streams.parameters()))
-        self.put(Adapter(name, bundle, streams, tree or bundle.tree, None, nbytes, pinned), lora)
+        adapter = Adapter(name, bundle, streams, tree or bundle.tree, draft_ids=ids, pinned=pinned)
+        adapter.vocabulary = self._vocabulary(adapter, lora)
+        adapter.nbytes = lora.nbytes + (0 if streams is None else sum(p.nbytes for p in streams.parameters()))
+        adapter.nbytes += 0 if adapter.vocabulary is None else adapter.vocabulary.nbytes
+        self.put(adapter, lora)
 
     def put(self, adapter: Adapter, lora: LoraWeights) -> None:
         """Keep an adapter whose LoRA is `lora`, on the device if the budget has room for it."""
@@ -133,8 +145,8 @@ class AdapterBank:
             self._check_budget([adapter], ConfigError)
             if self._make_room(adapter.nbytes, keep=set()):
                 adapter.lora = lora
-            elif self.evict_to == "host":
-                adapter.host = lora.to_host()
+            else:
+                self._evict(adapter, lora)
             adapter.last_used = next(self._clock)
             self._adapters[adapter.name] = adapter
 
@@ -191,6 +203,7 @@ class AdapterBank:
                 self._changed.wait()
             for adapter in missing:
                 adapter.lora, adapter.host = self._bring_back(adapter), None
+                adapter.vocabulary = self._vocabulary(adapter, adapter.lora)
             for adapter in adapters:
                 adapter.holders.append(threading.get_ident())
                 adapter.last_used = next(self._clock)
@@ -235,9 +248,16 @@ class AdapterBank:
         if excess > 0:
             return False
         for adapter in leaving:
-            adapter.host = adapter.lora.to_host() if adapter.lora is not None and self.evict_to == "host" else None
-            adapter.lora = None
+            self._evict(adapter, adapter.lora)
         return True
+
+    def _evict(self, adapter: Adapter, lora: LoraWeights | None) -> None:
+        adapter.host = lora.to_host() if lora is not None and self.evict_to == "host" else None
+        adapter.lora = adapter.vocabulary = None
+
+    def _vocabulary(self, adapter: Adapter, lora: LoraWeights) -> DraftVocabulary | None:
+        """The head's rows that the streams of an adapter guess from, its LoRA being on the device."""
+        return draft_vocabulary(self.model, adapter.draft_ids, lora.layers)
 
     def _bring_back(self, adapter: Adapter) -> LoraWeights:
         if adapter.host is not None:

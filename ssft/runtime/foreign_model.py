@@ -4,15 +4,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners import lora as peft_lora
 
 from ssft.base.backbone import Backbone
 from ssft.base.fingerprint import base_fingerprint
+from ssft.bundle.fit import lora_pairs
 from ssft.bundle.format import Bundle
-from ssft.bundle.lora_config import lora_target
+from ssft.bundle.lora_config import lora_scaling, lora_target
+from ssft.bundle.vocabulary import vocabulary_for
+from ssft.decoding.draft.vocabulary import DraftVocabulary
 from ssft.errors import GenerationError
 from ssft.lora.router import LoraRouter, router_on
-from ssft.lora.weights import LoraWeights
+from ssft.lora.vocabulary import draft_vocabulary
+from ssft.lora.weights import LoraLayer, LoraWeights
 from ssft.streams.insertion import StreamHooks
 
 
@@ -46,9 +50,20 @@ def own_lora(base: Any, bundle: Bundle) -> LoraWeights | None:
     return LoraWeights.from_bundle(bundle, base, merged=True)
 
 
+def drafts_from(base: Any, bundle: Bundle) -> DraftVocabulary | None:
+    """The token ids that the bundle's streams guess from, with rows of the head as the bundle's LoRA makes them."""
+    part = bundle.text_lora
+    assert part is not None
+    layers = {
+        name: LoraLayer(pair["lora_A"], pair["lora_B"], lora_scaling(part.config, name))
+        for name, pair in lora_pairs(part, base).items()
+    }
+    return draft_vocabulary(base, vocabulary_for(bundle, base.config.vocab_size), layers)
+
+
 def check_lora(base: Any, bundle: Bundle) -> None:
     """Raise unless exactly the bundle's LoRA is active in `base`, the model inside the `PeftModel`."""
-    layers = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    layers = {name: module for name, module in base.named_modules() if isinstance(module, peft_lora.LoraLayer)}
     path = str(bundle.path)
     active = sorted({name for layer in layers.values() for name in layer.active_adapters})
     fitting = [n for n in sorted({n for x in layers.values() for n in x.lora_A}) if _is_lora(layers, bundle, n)]

@@ -25,7 +25,7 @@ from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
 from ssft.decoding.turn import Turn
 from ssft.errors import GenerationError
-from ssft.runtime.foreign_model import check_lora, fingerprint_of, hooks_on, own_lora
+from ssft.runtime.foreign_model import check_lora, drafts_from, fingerprint_of, hooks_on, own_lora
 from ssft.streams.insertion import StreamHooks
 
 _SAMPLED = ("do_sample", "num_beams", "num_return_sequences", "penalty_alpha", "dola_layers")
@@ -112,7 +112,8 @@ class StreamGenerate:
         check_fit(bundle, base, fingerprint_of(base, bundle, tokenizer))
         check_lora(base, bundle)
         streams = load_stream_modules(bundle, base.config.hidden_size).to(base.device)
-        return cls(hooks_on(base), StreamDrafter(streams), tree or bundle.tree, own_lora(base, bundle))
+        drafter = StreamDrafter(streams, drafts_from(base, bundle))
+        return cls(hooks_on(base), drafter, tree or bundle.tree, own_lora(base, bundle))
 
     # generate() takes the arguments that it finds in this signature from the user's. attention_mask is therefore among
     # `model_kwargs`: generate() would not see a mask that it took, and make another.

@@ -3,7 +3,9 @@
 `tests/fixtures/bundle_v1` was written by `ssft train quickstart` over the tiny Llama of `tests/tiny_base.py` (its
 run.yaml says how) before there was a `training.png`; `bundle_v1.json` holds what it decodes. `bundle_v2` is that LoRA
 with streams that have one of their own, written by the same command with `adapter=bundle_v1 training.mode=lossless`, so
-that it decodes the same. They are never written again: a new format gets a fixture of its own beside them.
+that it decodes the same. `bundle_v3` is `bundle_v2` with a draft vocabulary, and decodes the same too; `ssft vocabulary
+bundle_v2 --size 40` wrote it over the rows that both were trained on. They are never written again: a new format gets a
+fixture of its own beside them.
 """
 
 import json
@@ -23,7 +25,7 @@ from tiny_base import save_tiny_base
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
 from ssft.bundle.fit import load_stream_modules
-from ssft.bundle.format import BUNDLE_FILES, FORMAT_VERSION, HASHED, OWN_LORA_VERSION
+from ssft.bundle.format import BUNDLE_FILES, FORMAT_VERSION, HASHED, OWN_LORA_VERSION, VOCABULARY_VERSION
 from ssft.bundle.read import read_bundle
 from ssft.bundle.write import write_bundle
 from ssft.card import results
@@ -40,10 +42,11 @@ from ssft.streams.modules import StreamModules
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 BUNDLE = FIXTURES / "bundle_v1"
-BUNDLE_2 = FIXTURES / "bundle_v2"
+BUNDLE_2, BUNDLE_3 = FIXTURES / "bundle_v2", FIXTURES / "bundle_v3"
 EXPECTED = json.loads((FIXTURES / "bundle_v1.json").read_text())
 
 SHA256_2 = "33c5ddc4f7a3795d679253be356c1742b8338961a940cde80be9710eaa81ab7a"
+SHA256_3 = "4acd92be403083fbeeb305332d919fa32437b68987df7322ef587f8b2bbced73"
 
 CHANGED = (
     "{what} is not what this format of the adapter bundle has. Adapters that people trained are at stake: either undo "
@@ -54,6 +57,7 @@ CHANGED = (
 
 REQUIRED_FILES = ("adapter_config.json", "adapter_model.safetensors", "ssft_config.json", "streams.safetensors")
 OWN_FILES = ("stream_lora_config.json", "stream_lora.safetensors")  # format 2 has them, format 1 has not
+VOCABULARY_FILE = "draft_vocabulary.safetensors"  # format 3 has it
 OPTIONAL_FILES = ("run.yaml", "provenance.json", "README.md", "results.json", "training.png")
 
 STREAMS = {
@@ -137,12 +141,14 @@ def same(found, expected, what):
 
 
 def test_the_version_and_the_files():
-    same((FORMAT_VERSION, OWN_LORA_VERSION), (1, 2), "the version")
-    same(set(BUNDLE_FILES), {*REQUIRED_FILES, *OWN_FILES, *OPTIONAL_FILES}, "the set of files")
+    same((FORMAT_VERSION, OWN_LORA_VERSION, VOCABULARY_VERSION), (1, 2, 3), "the version")
+    same(set(BUNDLE_FILES), {*REQUIRED_FILES, *OWN_FILES, VOCABULARY_FILE, *OPTIONAL_FILES}, "the set of files")
     first = ("adapter_config.json", "ssft_config.json", "adapter_model.safetensors", "streams.safetensors")
-    same(tuple(name for name in HASHED if name not in OWN_FILES), first, "what weights_sha256 covers, in this order")
+    later = (*OWN_FILES, VOCABULARY_FILE)
+    same(tuple(name for name in HASHED if name not in later), first, "what weights_sha256 covers, in this order")
     second = (*first[:2], OWN_FILES[0], *first[2:], OWN_FILES[1])
-    same(HASHED, second, "what weights_sha256 of format 2 covers, in this order")
+    same(HASHED[:-1], second, "what weights_sha256 of format 2 covers, in this order")
+    same(HASHED[-1], VOCABULARY_FILE, "what weights_sha256 of format 3 covers behind that")
 
 
 @pytest.mark.parametrize(
@@ -207,6 +213,24 @@ def test_what_is_written_today_of_streams_with_a_lora_of_their_own(tmp_path):
     assert all(key.startswith("base_model.model.") for tensors in files for key in tensors)
     assert files[0].keys() == text_lora.weights.keys()
     assert all(torch.equal(value, text_lora.weights[key]) for key, value in files[0].items())
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+def test_what_is_written_today_with_a_draft_vocabulary(tmp_path, own):
+    base = save_tiny_base(tmp_path / "base")
+    model, tokenizer = load_base(base, dtype="float32")
+    adapted = with_adapter(model, StreamConfig(3, 2, mode="lossless" if own else "shared"))
+    ids, text = torch.tensor([30, 7, 7, 12]), read_bundle(BUNDLE).text_lora if own else None
+    fingerprint = base_fingerprint(model, tokenizer, base)
+    bundle = write_bundle(
+        tmp_path / "a", adapted, tree=TreeConfig(), base=fingerprint, text_lora=text, draft_vocabulary=ids
+    )
+    written = {path.name for path in bundle.path.iterdir()} - set(OPTIONAL_FILES)
+    same(written, {*REQUIRED_FILES, *(OWN_FILES if own else ()), VOCABULARY_FILE}, "what is written")
+    same(json.loads((bundle.path / "ssft_config.json").read_text())["format_version"], 3, "its version")
+    held = load_file(bundle.path / VOCABULARY_FILE)
+    same({key: (str(t.dtype), t.tolist()) for key, t in held.items()}, {"ids": ("torch.int32", [7, 12, 30])}, "the ids")
+    assert bundle.draft_vocabulary.tolist() == [7, 12, 30]
 
 
 def test_the_provenance(tmp_path):
@@ -284,7 +308,17 @@ def test_a_bundle_of_version_two_decodes_what_it_decoded(base):
     check_decodes(BUNDLE_2, base)
 
 
-@pytest.mark.parametrize("folder", [BUNDLE, BUNDLE_2], ids=["1", "2"])
+def test_a_bundle_of_version_three_decodes_what_it_decoded(base):
+    bundle = read_bundle(BUNDLE_3)
+    assert bundle.weights_sha256 == SHA256_3, "results.json of every adapter names this hash"
+    assert (bundle.format_version, bundle.stream_config) == (3, StreamConfig(3, 2, mode="lossless"))
+    assert [(part.rows, part.config["r"]) for part in bundle.loras] == [("all", 2), ("streams", 1)]
+    ids = bundle.draft_vocabulary
+    assert (len(ids), ids.dtype, ids[:2].tolist()) == (40, torch.int64, [0, 1])
+    check_decodes(BUNDLE_3, base)
+
+
+@pytest.mark.parametrize("folder", [BUNDLE, BUNDLE_2, BUNDLE_3], ids=["1", "2", "3"])
 def test_plain_peft_still_decodes_it(base, folder):
     row = EXPECTED["rows"][0]
     model = PeftModel.from_pretrained(load_base(base, dtype="float32")[0], str(folder)).eval()
@@ -315,7 +349,9 @@ def test_the_fixture_has_every_frozen_key():
     assert (set(held["streams"]), set(held["tree"]), set(held["base"])) == (set(STREAMS), set(TREE), set(BASE))
     assert {path.name for path in BUNDLE.iterdir()} == {*REQUIRED_FILES, "run.yaml", "provenance.json", "README.md"}
     assert {path.name for path in BUNDLE_2.iterdir()} - set(OWN_FILES) == {path.name for path in BUNDLE.iterdir()}
-    assert all(sum(path.stat().st_size for path in folder.iterdir()) < 32_000 for folder in (BUNDLE, BUNDLE_2))
+    assert {path.name for path in BUNDLE_3.iterdir()} - {VOCABULARY_FILE} == {path.name for path in BUNDLE_2.iterdir()}
+    fixtures = (BUNDLE, BUNDLE_2, BUNDLE_3)
+    assert all(sum(path.stat().st_size for path in folder.iterdir()) < 32_000 for folder in fixtures)
 
 
 def test_its_recipe_still_reads():
@@ -332,11 +368,11 @@ def test_streams_load_bit_for_bit():
     assert all(torch.equal(value, bundle.stream_weights[key]) for key, value in modules.state_dict().items())
 
 
-@pytest.mark.parametrize("version", [0, 3, 99])
+@pytest.mark.parametrize("version", [0, 4, 99])
 def test_other_versions_are_refused_by_name(tmp_path, version):
     folder = shutil.copytree(BUNDLE, tmp_path / "other")
     change_json(folder, "ssft_config.json", format_version=version)
     with pytest.raises(
-        BundleError, match=f"format_version is {version}, this ssft reads 1 and 2; a newer bundle needs a newer"
+        BundleError, match=f"format_version is {version}, this ssft reads 1, 2 and 3; a newer bundle needs a newer"
     ):
         read_bundle(folder)

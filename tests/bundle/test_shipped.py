@@ -11,7 +11,7 @@ from tiny_base import rows, save_rows
 from examples import switch_tasks
 from ssft.base.embedded import ALIASES
 from ssft.bundle import shipped
-from ssft.bundle.format import BUNDLE_FILES, CARD, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
+from ssft.bundle.format import BUNDLE_FILES, CARD, DRAFT_VOCABULARY, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
 from ssft.bundle.read import read_bundle
 from ssft.bundle.shipped import local_adapter, shipped_adapters
@@ -100,6 +100,7 @@ def test_it_is_small_and_whole(bundle):
     files = {path.name: path.stat().st_size for path in bundle.path.iterdir()}
     assert sum(files.values()) <= 6_000_000
     absent = {STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS} if len(bundle.loras) == 1 else set()
+    absent |= {DRAFT_VOCABULARY} if bundle.draft_vocabulary is None else set()
     assert set(files) == set(BUNDLE_FILES) - absent
     assert bundle.base["id"] == bundle.base_name == BASE
     # AutoPeftModel, vLLM and others ask the hub for this.

@@ -49,8 +49,8 @@ class Drafter(ABC):
         """What may follow in each row; None where nothing is known, so that the next pass has no draft."""
 
 
-def most_likely(logits: Tensor, stops: Sequence[Stop]) -> list[Guesses | None]:
-    """The best tokens of logits [d, g, V] (float32), as many as each of d rows uses."""
+def most_likely(logits: Tensor, stops: Sequence[Stop]) -> list[Guesses]:
+    """The best places of logits [d, g, V] (float32) as tokens, for as many streams as each of d rows uses."""
     width = max(stop.row.request.tree.top_k for stop in stops)
     best, tokens = logits.topk(min(width, logits.shape[-1]), dim=-1)
     best = best - logits.logsumexp(dim=-1, keepdim=True)

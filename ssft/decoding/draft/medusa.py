@@ -26,4 +26,4 @@ class MedusaDrafter(Drafter):
     def propose(self, stops: Sequence[Stop], states: "States", step: "Step") -> list[Guesses | None]:
         """Every row has a proposal."""
         picked = torch.stack([states.main[stop.b, stop.node] for stop in stops])
-        return most_likely(self.heads(picked).float(), stops)
+        return list(most_likely(self.heads(picked).float(), stops))

@@ -14,6 +14,7 @@ from ssft.runs.start import hold
 from ssft.training.advice import Advice, advise
 from ssft.training.lossless import restrict_to_stream_layers
 from ssft.training.trainer import StreamSFTTrainer
+from ssft.training.vocabulary import vocabulary_of_run
 
 
 class Method(TrainingMethod):
@@ -56,6 +57,7 @@ class Method(TrainingMethod):
             provenance=provenance,
             keep=carried_over(output),
             text_lora=run.start.text_lora if run.start is not None and run.held else None,
+            draft_vocabulary=vocabulary_of_run(trainer, run.tokenizer),
             save_dtype=run.recipe.torch_save_dtype(),
         )
         write_card(bundle)
