@@ -8,7 +8,7 @@ import click
 
 from ssft.cli._adapted import Decoding, decoding_options
 from ssft.cli._options import FILE, POSITIVE, data_option, json_option, limit_option, table
-from ssft.cli._result import deliver, result_facts
+from ssft.cli._result import deliver, describe_data, result_facts
 from ssft.errors import ConfigError
 
 DATA_HELP = "Rows to learn the token ids from, as a rule those of the adapter's training: JSONL or .jsonl.gz."
@@ -53,7 +53,6 @@ def command(
     own prompt adds its ids. The text stays the same whatever the vocabulary is; only drafts are lost. The table
     compares the whole vocabulary with each --size on the rows of --held-back.
     """
-    from ssft.bench.card_rows import describe_data
     from ssft.bench.vocabulary import measure_vocabularies, token_rows
     from ssft.bundle.write import check_replaceable, write_with_vocabulary
     from ssft.card.notes import carried_over

@@ -27,7 +27,7 @@ def tree_masks(
         1/1   1 1 | 1 1 | 1 0
         1/2   1 1 | 1 1 | 1 1
 
-    A row's slots start at its own length; rows that are padding see only themselves, or nothing.
+    A row's slots start at its own length; rows that are padding see only themselves.
 
     Args:
         trees: B draft trees.
@@ -37,15 +37,15 @@ def tree_masks(
         num_streams: g streams per source.
         like: gives dtype and device.
         window: tokens that a node sees of its past, itself included; its streams see what it sees. None: all.
-        shapes: what rows and slots are filled up to multiples of.
+        shapes: what slots are filled up to multiples of; `nodes` is a multiple of its rows already.
 
     Returns:
         lower [B, 1, n, end + n] for the layers without streams; upper [B, 1, n + m·g, end + n + m·g], or None if
         there are no sources.
     """
     end, extra = max(lengths), len(sources[0]) * num_streams
-    rows, slots = whole(nodes + extra, shapes.rows), whole(end + nodes + extra, shapes.keys)
-    seen = np.zeros((len(trees), rows, slots), dtype=bool)
+    slots = whole(end + nodes + extra, shapes.keys)
+    seen = np.zeros((len(trees), nodes + extra, slots), dtype=bool)
     for row, (tree, length) in enumerate(zip(trees, lengths, strict=True)):
         size = len(tree)
         block = np.eye(nodes, dtype=bool)
@@ -66,5 +66,5 @@ def tree_masks(
     mask = torch.zeros(seen.shape, dtype=like.dtype)
     mask.masked_fill_(torch.from_numpy(~seen), torch.finfo(like.dtype).min)
     mask = mask.unsqueeze(1).to(like.device)
-    lower = mask[:, :, : whole(nodes, shapes.rows), : whole(end + nodes, shapes.keys)]
+    lower = mask[:, :, :nodes, : whole(end + nodes, shapes.keys)]
     return (lower.contiguous(), mask) if extra else (lower, None)

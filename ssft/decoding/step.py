@@ -107,7 +107,9 @@ class Step:
         if upper is not None:
             plan = self._plan(rows, torch.tensor(sources, device=device))
         if plan is not None:
-            plan.mask, plan.slots = upper, cache.slots(nodes + len(sources[0]) * depth)[:, nodes:]
+            extra = len(sources[0]) * depth
+            plan.mask, plan.slots = upper, cache.slots(nodes + extra)[:, nodes:]
+            plan.used = cache.end + nodes + extra
         hidden, streams = self._forward(Pass(plan, _adapters(rows), ids, positions, lower), cache)
         return States(hidden, streams, sources)
 

@@ -20,6 +20,9 @@ from ssft.streams.plan import StreamPlan
 
 IMPLEMENTATION = "ssft"
 
+GROUPED_ROWS = 16
+"""Rows of a decoding pass up to which query heads that share a key head are put together."""
+
 CHUNK_ROWS = 1024
 """Stream rows whose attention is in memory at a time while training; more rows are recomputed in backward."""
 
@@ -36,23 +39,15 @@ def stream_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [B, H, R(+S·γ), D], key/value [B, H_kv, K, D] -> output [B, R(+S·γ), H, D]."""
-    dense = attention_mask
-    if stream_plan is not None:
-        dense, value = stream_plan.mask, stream_plan.with_rotated_values(value)
+    dense = attention_mask if stream_plan is None else stream_plan.mask
     if dense is not None and not torch.is_grad_enabled():
-        # Decoding. transformers' function would copy keys and values for every query head of a group.
-        rows = query.shape[2]
-        if dense.shape[2] > rows:  # see ssft/base/kernels/shapes.py
-            query = F.pad(query, (0, 0, 0, dense.shape[2] - rows))
-        output = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=dense, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
-        )
-        return output[:, :, :rows].transpose(1, 2), None
+        return _decode(query, key, value, dense, scaling, stream_plan).transpose(1, 2), None
     if stream_plan is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     rows = stream_plan.num_main
+    value = stream_plan.with_rotated_values(value)
     main, _ = sdpa_attention_forward(
         module,
         query[:, :, :rows],
@@ -68,6 +63,37 @@ def stream_attention(
         stream_plan, query, repeat_kv(key, groups), repeat_kv(value, groups), attention_mask, dropout, scaling
     )
     return torch.cat((main, streams.transpose(1, 2)), dim=1), None
+
+
+def _decode(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, plan: StreamPlan | None
+) -> Tensor:
+    """A pass with a dense mask [B, 1, n(+m·g), K] -> [B, H, n(+m·g), D].
+
+    Main rows see all K slots in the shape that gives them their bits (ssft/base/kernels/shapes.py); stream rows only
+    draft, and see the slots that are in use.
+    """
+    if plan is None:
+        return _attend(query, key, value, mask, scaling)
+    rows = plan.num_main
+    main = _attend(query[:, :, :rows], key, value, mask[:, :, :rows], scaling)
+    value = plan.with_rotated_values(value)
+    used = slice(0, plan.used)
+    seen = mask[:, :, rows : query.shape[2], used]
+    streams = _attend(query[:, :, rows:], key[:, :, used], value[:, :, used], seen, scaling)
+    return torch.cat((main, streams), dim=2)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """query [B, H, R, D], key/value [B, H_kv, K, D], mask [B, 1, R, K] -> [B, H, R, D]."""
+    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
+    if groups > 1 and 1 < query.shape[2] <= GROUPED_ROWS:
+        # The query heads that share a key head as rows of one: fewer and larger products.
+        query = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
+        output = F.scaled_dot_product_attention(query, key, value, mask.repeat(1, 1, groups, 1), scale=scaling)
+        return output.view(output.shape[0], heads, -1, output.shape[3])
+    # transformers' function would copy keys and values for every query head of a group.
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=groups > 1)
 
 
 def _attend_in_chunks(

@@ -26,6 +26,7 @@ class StreamPlan:
         mask: [B, 1, R + S·g, K] additive (0 or the dtype's minimum) over the cache's K slots: decoding,
             where rows are few. None: training and prompts, where `attention.py` splits main and stream rows so that
             memory stays linear.
+        used: keys that any row has in use, of the K slots of `mask`; the rest are empty.
         slots: [B, S·g] where the streams' keys and values stand among those that attention gets: decoding, where they
             follow each row's own nodes in the cache. None: right behind the main rows.
         num_main, layer_kwargs: filled at the insertion layer: R, and the lengthened layers' positions.
@@ -36,6 +37,7 @@ class StreamPlan:
     sources: Tensor
     num_streams: int
     mask: Tensor | None = None
+    used: int = 0
     slots: Tensor | None = None
     main: Tensor | None = field(default=None, repr=False)
     streams: Tensor | None = field(default=None, repr=False)

@@ -67,13 +67,15 @@ class FastLinears:
     """The groups of one model; from its making to `remove` the model computes with them.
 
     Where weights are packed, the modules' own are let go (`weight` is then on the device "meta"), except those that
-    another module has too, such as a head tied to the embedding. So this is for a model that is one's own, and that
-    nobody trains, moves or saves meanwhile.
+    another module has too and those of the head, of which a draft vocabulary takes rows. So this is for a model that is
+    one's own, and that nobody trains, moves or saves meanwhile.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
+        """`model`: a causal LM of transformers."""
         self.model = model
         owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+        owners[id(model.get_output_embeddings().weight)] += 1
         self.groups = [LinearGroup(names, [model.get_submodule(name) for name in names]) for names in siblings(model)]
         for group in self.groups:
             for member, module in enumerate(group.modules):
