@@ -124,7 +124,7 @@ def own_rows(adapter: str) -> list[dict[str, Any]]:
     try:
         recipe = load_recipe(run)
         # 42 is the seed of transformers' trainer, which a recipe without one trains with.
-        return load_row_pair(recipe.data, recipe.training.get("seed", 42))[1]
+        return load_row_pair(recipe.data, recipe.training.get("seed", 42))[1].rows
     except (ConfigError, DataError) as error:
         raise DataError(
             f"the validation rows that {run} names cannot be had: {error}\nGive prompts with --data FILE."

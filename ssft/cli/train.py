@@ -55,6 +55,8 @@ def command(
     # The trainer prints its log; stdout is for the facts alone.
     with redirect_stdout(sys.stderr):
         run = prepare(resolved, target, device)
+        if run.args.process_index == 0:
+            click.echo("\n".join(run.told))
         facts = describe(run) if dry_run else {}
         trained = None if dry_run else train(run, target, resume)
     leave_process_group()

@@ -14,7 +14,7 @@ import yaml
 
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, SSFTError, nearest
-from ssft.recipes.data import DataConfig
+from ssft.recipes.config import DataConfig
 from ssft.recipes.yaml import Dumper, Loader
 from ssft.schema import read, setting, type_name
 from ssft.streams.config import StreamConfig
