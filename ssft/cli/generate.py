@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ssft.cli._adapted import Decoding, decoding_options
+from ssft.cli._adapted import DATA_HELP, Decoding, data_rows, decoding_options
 from ssft.cli._options import data_option, json_option, limit_option, print_json
 from ssft.cli._result import file_option, jsonl
 
@@ -15,7 +15,7 @@ from ssft.cli._result import file_option, jsonl
 @click.command()
 @click.argument("adapter", required=False)
 @click.option("--prompt", metavar="TEXT", help="One prompt, whose completion goes to stdout.")
-@data_option(help="JSONL or .jsonl.gz file with `prompt` or `messages` in every row.")
+@data_option(help=DATA_HELP)
 @limit_option()
 @file_option(help="Write one line of JSON per prompt to FILE instead of stdout. The file appears when all is done.")
 @click.option(
@@ -58,9 +58,8 @@ def command(
     from ssft.base.chat import render_prompt
     from ssft.bench.answers import encode_rows
     from ssft.files import write_text
-    from ssft.recipes.data import load_rows
 
-    rows: list[dict[str, Any]] = [{"prompt": prompt}] if data is None else load_rows(data, limit, need_completion=False)
+    rows: list[dict[str, Any]] = [{"prompt": prompt}] if data is None else data_rows(adapter, data, limit)
     if for_training:
         rows = _each_prompt_once(rows)
     adapted = decoding.open(adapter)

@@ -194,10 +194,8 @@ def _check(row: dict[str, Any], where: str, need_completion: bool) -> None:
     if "messages" in row:
         _check_messages(row["messages"], where, need_completion)
     for key in ("prompt", "completion", "category"):
-        if key in row:
-            if not (isinstance(row[key], str) and row[key].strip()):
-                raise DataError(f"{where}: `{key}` must be a text, got {shown(row[key])}; fill it, or remove the row")
-            _check_characters(row[key], f"{where}: `{key}`")
+        if key in row and not (isinstance(row[key], str) and row[key].strip()):
+            raise DataError(f"{where}: `{key}` must be a text, got {shown(row[key])}; fill it, or remove the row")
     references = row.get("references", [])
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
         raise DataError(f"{where}: `references` must be a list of strings, got {shown(references)}")
@@ -211,17 +209,7 @@ def _check_messages(messages: Any, where: str, need_completion: bool) -> None:
             raise DataError(f"{where}: message {place} needs the strings `role` and `content`")
         if message["role"] == "assistant" and not message["content"].strip():
             raise DataError(f"{where}: message {place}, the assistant's, is empty; fill it, or remove the row")
-        _check_characters(message["content"], f"{where}: message {place}")
     if need_completion and (role := messages[-1]["role"]) != "assistant":
         raise DataError(f"{where}: `messages` ends with role {role!r}; end it with the assistant's, the completion")
     if not prompt_messages(messages):
         raise DataError(f"{where}: `messages` holds the assistant's only; add the user's before it")
-
-
-def _check_characters(text: str, what: str) -> None:
-    """Half of a surrogate pair, which JSON can write and no tokenizer reads, is no text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = f"\\u{ord(text[error.start]):04x}"
-        raise DataError(f"{what} holds {code}, half a character, at place {error.start}; remove it") from error

@@ -26,7 +26,7 @@ def fit_lengths(
             kept.append(row)
         elif long_rows == "error":
             raise DataError(
-                f"data.{part}, row {number}: prompt and completion have {prompt} + {tail} tokens, the limit is {limit}; "
+                f"data.{part}, row {number}: prompt and completion have {prompt} + {tail} tokens, and {limit} fit; "
                 "shorten or remove it, set data.long_rows=drop or cut, or raise training.max_length as far as the "
                 "base's context allows (base=… for a longer one)"
             )

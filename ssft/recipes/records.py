@@ -5,19 +5,20 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ssft.errors import DataError
+from ssft.files import parse_json
 from ssft.schema import shown
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = tuple(f"{suffix}.gz" for suffix in SUFFIXES[:-1])
 REMEDY = "give a file (JSONL, JSON, CSV, parquet), a folder of such files, a hub dataset owner/name, or quickstart"
-_MAX_DIGITS = 400  # of a whole number; the largest float has 309
 _HELD_BACK = ("valid", "dev", "test", "eval")
+_ENDS = json.JSONDecoder(parse_int=str)  # for finding where an item ends, however long its numbers
 _SPACE = re.compile(r"\s*")
 
 
@@ -73,9 +74,7 @@ def json_lines(path: Path, remedy: str = REMEDY) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; {remedy}")
     for number, line in enumerate(_lines(path), start=1):
         if line.strip():
-            value = _decoded(
-                path, number, number, partial(_DECODER.decode, line), "write one complete JSON object per line"
-            )
+            value = _decoded(path, number, number, partial(parse_json, line), "write one complete JSON object per line")
             yield f"{path}, line {number}", value
 
 
@@ -87,7 +86,7 @@ def _array_items(path: Path) -> Iterator[tuple[str, Any]]:
     while more:
         place = _after_space(text, place)
         line, counted = line + text.count("\n", counted, place), place
-        parse = partial(_DECODER.raw_decode, text, place)
+        parse = partial(_item, text, place)
         value, place = _decoded(path, line, 1, parse, "write an array of complete JSON objects")
         yield f"{path}, line {line}", value
         place = _after_space(text, place)
@@ -102,7 +101,13 @@ def _after_space(text: str, place: int) -> int:
     return _SPACE.match(text, place).end()  # type: ignore[union-attr]
 
 
-def _decoded(path: Path, line: int, first: int, parse: Any, remedy: str) -> Any:
+def _item(text: str, place: int) -> tuple[Any, int]:
+    """The value that begins at `place`, and where it ends."""
+    end = _ENDS.raw_decode(text, place)[1]
+    return parse_json(text[place:end]), end
+
+
+def _decoded(path: Path, line: int, first: int, parse: Callable[[], Any], remedy: str) -> Any:
     """What `parse` gives; its errors become a `DataError`. The value begins on `line`, the parsed text on `first`."""
     try:
         return parse()
@@ -110,26 +115,7 @@ def _decoded(path: Path, line: int, first: int, parse: Any, remedy: str) -> Any:
         where = f"{path}, line {first + error.lineno - 1}"
         raise DataError(f"{where}: invalid JSON at column {error.colno} ({error.msg}); {remedy}") from error
     except (ValueError, RecursionError) as error:
-        what = "nested too deeply; flatten it" if isinstance(error, RecursionError) else str(error)
-        raise DataError(f"{path}, line {line}: {what}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {shown(twice)} stands twice in one object; keep one of the two")
-    return value
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"a number of {len(digits):,} digits, at most {_MAX_DIGITS} are read; write it as a text")
-    return int(digits)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
+        raise DataError(f"{path}, line {line}: {error}; correct or remove it") from error
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

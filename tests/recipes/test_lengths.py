@@ -47,7 +47,7 @@ def test_lengths_that_fit():
 @pytest.mark.parametrize(
     ("row", "limit", "message"),
     [
-        (ROW, 4, r"data\.train, row 301: prompt and completion have 2 \+ 3 tokens, the limit is 4; .*max_length"),
+        (ROW, 4, r"data\.train, row 301: prompt and completion have 2 \+ 3 tokens, and 4 fit; .*max_length"),
         (CHAT, 5, r"row 301: prompt and completion have 4 \+ 2 tokens, .* set data\.long_rows=drop or cut"),
     ],
 )
