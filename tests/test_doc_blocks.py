@@ -105,6 +105,7 @@ def home(tmp_path_factory):
         save_rows(place / f"{name}.jsonl", rows(60))
     for name in ("validation", "prompts", "sql", "e2e_nlg", "dialogsum"):
         save_rows(place / f"{name}.jsonl", rows(4))
+    (place / "mails.csv").write_text("text,label\n" + "".join(f"say {n},{n} and {n}\n" for n in range(60)))
     questions = [{"question_id": 81 + number, "category": "writing", "turns": ["say 1:"]} for number in range(2)]
     save_rows(place / "question.jsonl", questions)
     with pytest.MonkeyPatch.context() as patch:
