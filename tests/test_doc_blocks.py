@@ -68,9 +68,9 @@ SMALL = {
 }
 
 COMMANDS = [(block, command) for block in blocks("bash") for command in commands(block)]
-OF_SSFT = [(block, command[command.index("ssft") + 1 :]) for block, command in COMMANDS if "ssft" in command]
-TO_RUN = [(block, command) for block, command in COMMANDS if block.document != PAGE]
-TO_RUN = [(block, command[1:]) for block, command in TO_RUN if shlex.join(command) not in ELSEWHERE]
+APART = [(block, command) for block, command in COMMANDS if block.document != PAGE]
+OF_SSFT = [(block, command[command.index("ssft") + 1 :]) for block, command in APART if "ssft" in command]
+TO_RUN = [(block, command[1:]) for block, command in APART if shlex.join(command) not in ELSEWHERE]
 
 
 def named(pairs):

@@ -1,5 +1,6 @@
 """The forms in which people keep rows, and how each becomes a row with prompt and completion, or with messages."""
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -186,7 +187,8 @@ def _proposal(have: dict[str, Any], data: DataConfig) -> str:
 
 def _quoted(name: str) -> str:
     """A column's name for YAML."""
-    return name if name.replace("_", "a").isalnum() else f'"{name}"'
+    plain = name.isidentifier() and name.lower() not in ("true", "false", "null")
+    return name if plain else json.dumps(name, ensure_ascii=False)
 
 
 def _check(row: dict[str, Any], where: str, need_completion: bool) -> None:

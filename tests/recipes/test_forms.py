@@ -120,6 +120,7 @@ def test_what_fits_nowhere_is_told(record, data, message):
         (("text", "label"), MAPPED),
         (("id", "answer", "question"), {"prompt": "question", "completion": "answer"}),
         (("the mail", "who"), {"prompt": "the mail", "completion": "who"}),
+        (("7", "true"), {"prompt": "7", "completion": "true"}),
     ],
 )
 def test_the_line_that_is_proposed_maps_the_columns(tmp_path, columns, mapping):
