@@ -1,5 +1,6 @@
 """Training and evaluation rows: of files, folders, hub datasets and the built-in ones, in form and counted."""
 
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -139,7 +140,7 @@ def _is_hub(source: str) -> bool:
     """Whether `source` reads as owner/name[:config] and neither exists nor looks like a file."""
     repository, colon, config = source.partition(":")
     named = is_hub_id(repository) and bool(config) == bool(colon)
-    return named and not Path(source).exists() and not looks_like_file(source)
+    return named and not os.path.exists(source) and not looks_like_file(source)
 
 
 def _hub_records(source: str, split: str, config: DataConfig, part: str) -> Iterable[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -46,9 +47,9 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
 
 def data_files(path: Path) -> list[Path]:
     """The file itself, or a folder's files that are read here, by name. Raises `DataError` if there are none."""
-    if not path.is_dir():
-        if not path.is_file():
-            raise DataError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; {REMEDY}")
+    if not os.path.isdir(path):
+        if not os.path.isfile(path):  # unlike Path.is_file without an error for a name that no system takes
+            raise DataError(f"{path}: {'no regular file' if os.path.exists(path) else 'no such file'}; {REMEDY}")
         return [path]
     files = [file for file in sorted(path.iterdir()) if file.name.lower().endswith((*SUFFIXES, *COMPRESSED))]
     files = [file for file in files if file.is_file() and not file.name.startswith(".")]
@@ -70,8 +71,8 @@ def json_lines(path: Path, remedy: str = REMEDY) -> Iterator[tuple[str, Any]]:
     Raises `DataError` for a file that cannot be read (`remedy` ends the message where there is none) or a line that is
     no JSON.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; {remedy}")
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: {'is a folder' if os.path.isdir(path) else 'no such file'}; {remedy}")
     for number, line in enumerate(_lines(path), start=1):
         if line.strip():
             value = _decoded(path, number, number, partial(parse_json, line), "write one complete JSON object per line")

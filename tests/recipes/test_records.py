@@ -7,6 +7,8 @@ import pytest
 from datasets import Dataset
 
 from ssft.errors import DataError
+from ssft.recipes.config import DataConfig
+from ssft.recipes.data import load_row_pair
 from ssft.recipes.records import records
 
 ROWS = [{"text": "one\ntwo", "label": 'a "b", c'}, {"text": "three", "label": "d"}]
@@ -80,6 +82,12 @@ def test_a_folder_that_holds_test_rows_is_not_trained_on_whole(tmp_path):
         DataError, match=r"holds test\.csv beside train\.csv.*data\.train=.*train\.csv data\.validation="
     ):
         values(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\ud800"])
+def test_a_name_that_no_file_has(name):
+    with pytest.raises(DataError, match="no such file; give a file"):
+        load_row_pair(DataConfig(train=name), seed=0)
 
 
 def test_a_folder_without_data(tmp_path):
