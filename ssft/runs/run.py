@@ -1,6 +1,6 @@
 """What a run is: the recipe with everything that was loaded for it, and what it leaves behind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class PreparedRun(Loaded):
     train: Dataset
     validation: Dataset
     run_yaml: str
-    told: list[str]
+    told: list[str] = field(default_factory=list)
 
 
 @dataclass
