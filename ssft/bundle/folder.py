@@ -70,10 +70,10 @@ class AdapterFiles:
         """The object in a JSON file of at most 16 MiB; a key that stands twice is an error, not the last one."""
         return self._object_of(name, self.read(name, MAX_JSON, hashed))
 
-    def text(self, name: str) -> str:
-        """A text of at most 16 MiB (card, recipe); not hashed."""
+    def text(self, name: str, max_bytes: int = MAX_JSON) -> str:
+        """A text (card, recipe); not hashed."""
         try:
-            return self.read(name, MAX_JSON, hashed=False).decode("utf-8")
+            return self.read(name, max_bytes, hashed=False).decode("utf-8")
         except UnicodeDecodeError as error:
             raise BundleError(f"{self.path / name}: not readable as text ({error}); the file is damaged") from error
 

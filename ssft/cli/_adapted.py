@@ -120,19 +120,15 @@ def data_rows(adapter: str | None, data: Path, limit: int | None) -> list[dict[s
 
 
 def own_columns(adapter: str) -> DataConfig | None:
-    """The section `data` of the adapter's run.yaml; none if it has no run.yaml, or one that cannot be read, which is
+    """The section `data` of the adapter's run.yaml; none if there is no such file, or one that cannot be read, which is
     told."""
-    from ssft.bundle.folder import AdapterFiles
-    from ssft.bundle.format import RUN
     from ssft.bundle.hub import resolve_adapter
     from ssft.bundle.shipped import local_adapter
-    from ssft.recipes.recipe import load_recipe
+    from ssft.recipes.run_data import data_of_run
 
     folder = resolve_adapter(adapter) if is_hub_id(adapter) else local_adapter(adapter)
-    if folder is None or not (folder / RUN).is_file():
-        return None
     try:
-        return load_recipe(folder / RUN).data if AdapterFiles(folder).text(RUN).strip() else None
+        return None if folder is None else data_of_run(folder)
     except (BundleError, ConfigError) as error:
         click.echo(f"the columns that {adapter} was trained with are not known: {error}", err=True)
         return None

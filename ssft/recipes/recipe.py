@@ -15,7 +15,7 @@ import yaml
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, SSFTError, nearest
 from ssft.recipes.config import DataConfig
-from ssft.recipes.yaml import Dumper, Loader
+from ssft.recipes.yaml import MAX_BYTES, Dumper, Loader
 from ssft.schema import read, setting, type_name
 from ssft.streams.config import StreamConfig
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ssft.decoding.draft.medusa_heads import MedusaConfig
     from ssft.training.draft import DraftConfig
 
-MAX_BYTES = 2**20  # of a recipe file, which may come with a foreign adapter
 TOP = ""  # the section of the keys that stand at the top of the file
 SECTIONS = ("data", "lora", "training", "tree", "medusa", "draft")
 # the sections that a method reads beside data and training; the twin's recipe is the one of its adapter, tree and all

@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+MAX_BYTES = 2**20
+"""Of a file, which may come with a foreign adapter."""
 MAX_VALUES = 100_000
 """Values of one document, those that aliases repeat counted each time."""
 

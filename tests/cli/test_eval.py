@@ -192,11 +192,11 @@ def test_rows_may_have_the_columns_that_the_adapter_was_trained_with(adapter, ba
     output = tmp_path / "out.jsonl"
     facts_of(own, "--base", base, "--data", tmp_path / "mine.csv", "--output", output)
     assert [(row["prompt"], row["references"]) for row in read(output)] == [("say 1!", ["yes"])]
-    (own / "run.yaml").write_text("dta: 1\n")
+    (own / "run.yaml").write_text("data: {columns: 1}\n")
     done = run(own, "--base", base, "--data", tmp_path / "mine.csv")
     assert done.exit_code == 2
     assert "the columns that" in done.stderr
-    assert "unknown key dta" in done.stderr
+    assert "data.columns=1, expected dict[str, str]" in done.stderr
     assert "the columns are text, label" in done.stderr
 
 
