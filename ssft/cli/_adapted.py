@@ -120,14 +120,14 @@ def data_rows(adapter: str | None, data: Path, limit: int | None) -> list[dict[s
 
 
 def own_columns(adapter: str) -> DataConfig | None:
-    """The section `data` of the adapter's run.yaml; none if there is no such file, or one that cannot be read, which is
-    told."""
+    """The section `data` of the adapter's run.yaml; none if there is no such file, or, which is told, none that can be
+    read."""
     from ssft.bundle.hub import resolve_adapter
     from ssft.bundle.shipped import local_adapter
     from ssft.recipes.run_data import data_of_run
 
-    folder = resolve_adapter(adapter) if is_hub_id(adapter) else local_adapter(adapter)
     try:
+        folder = resolve_adapter(adapter) if is_hub_id(adapter) else local_adapter(adapter)
         return None if folder is None else data_of_run(folder)
     except (BundleError, ConfigError) as error:
         click.echo(f"the columns that {adapter} was trained with are not known: {error}", err=True)
