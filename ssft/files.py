@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,41 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from ssft.errors import ConfigError
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises `ValueError` (a syntax error is `json.JSONDecodeError`, with the place) also for what Python's own reader
+    lets pass or stumbles over: a key that stands twice in one object, half a surrogate pair, a number of thousands of
+    digits, brackets in thousands of brackets.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_int=_int)
+    except RecursionError as error:
+        raise ValueError("brackets stand too deep in brackets") from error
+    if re.search(r"\\u[dD][89a-fA-F]", text):  # an escape that is half of a pair at best
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):04x}"
+            raise ValueError(f"{half} is half a surrogate pair, which is no character") from error
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {key[:60]!r} stands twice")
+    return value
+
+
+def _int(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError as error:  # Python's bound against long conversions
+        raise ValueError(f"a number of {len(digits):,} digits; no program could read it") from error
 
 
 def to_json(value: Any) -> Any:

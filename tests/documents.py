@@ -12,8 +12,8 @@ DOCUMENTS += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs"
 
 # What a block may call. Each writes down its arguments; whatever else a block calls is an error of bash's.
 PRELUDE = r"""
-set -eu
-for name in ssft make python torchrun; do
+set -euf
+for name in ssft make pip python torchrun; do
     eval "$name() { printf '%s\0' $name \"\$@\" $'\x1e'; }"
 done
 """

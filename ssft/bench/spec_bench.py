@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ssft.bench.answers import encode_row
 from ssft.errors import ConfigError, DataError
-from ssft.recipes.data import json_lines
+from ssft.recipes.records import json_lines
 from ssft.schema import read
 
 HINT = "give Spec-Bench's question.jsonl, one question per line; rows with `messages` or `prompt` go with --data FILE"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssft.bundle.format import Bundle
-from ssft.recipes.data import named_columns
+from ssft.recipes.forms import named_columns
 from ssft.recipes.run_data import data_of_run
 
 

@@ -12,16 +12,18 @@ import click
 from ssft.bundle.shipped import check_adapter_name, local_adapter
 from ssft.cli import _options as shared
 from ssft.decoding.config import TreeConfig
-from ssft.errors import ConfigError, DataError
-from ssft.schema import read
+from ssft.errors import BundleError, ConfigError, DataError
+from ssft.schema import is_hub_id, read
 
 if TYPE_CHECKING:
+    from ssft.recipes.config import DataConfig
     from ssft.runtime.model import MultiAdapterModel
 
-PROMPTS_HELP = (
-    "JSONL or .jsonl.gz file with `prompt` or `messages` in every row. Without it the command takes the validation "
-    "rows of the adapter's training."
+DATA_HELP = (
+    "File (JSONL, JSON, CSV, parquet); every row has `prompt` or `messages`, or the columns "
+    "that the adapter was trained with."
 )
+PROMPTS_HELP = f"{DATA_HELP} Without it the command takes the validation rows of the adapter's training."
 TREE_HELP = (
     "Change a setting of the adapter's draft tree for this call, for example max_nodes=32. The option can be repeated. "
     f"The keys are {', '.join(f.name for f in fields(TreeConfig))}."
@@ -116,10 +118,31 @@ def load_prompts(adapted: MultiAdapterModel, adapter: str, data: Path | None, li
 
 
 def prompt_rows(adapter: str, data: Path | None, limit: int | None) -> list[dict[str, Any]]:
-    """The first `limit` rows of `data`, or of the adapter's own validation rows."""
+    """`data_rows`, or without `data` the first `limit` of the adapter's own validation rows."""
+    return data_rows(adapter, data, limit) if data is not None else own_rows(adapter)[:limit]
+
+
+def data_rows(adapter: str | None, data: Path, limit: int | None) -> list[dict[str, Any]]:
+    """The first `limit` rows of `data`, put into form by the columns and templates of the adapter's own run.yaml."""
     from ssft.recipes.data import load_rows
 
-    return load_rows(data, limit, need_completion=False) if data is not None else own_rows(adapter)[:limit]
+    columns = None if adapter is None else own_columns(adapter)
+    return load_rows(data, limit, need_completion=False, data=columns)
+
+
+def own_columns(adapter: str) -> DataConfig | None:
+    """The section `data` of the adapter's run.yaml; none if there is no such file, or, which is told, none that can be
+    read."""
+    from ssft.bundle.hub import resolve_adapter
+    from ssft.bundle.shipped import local_adapter
+    from ssft.recipes.run_data import data_of_run
+
+    try:
+        folder = resolve_adapter(adapter) if is_hub_id(adapter) else local_adapter(adapter)
+        return None if folder is None else data_of_run(folder)
+    except (BundleError, ConfigError) as error:
+        click.echo(f"the columns that {adapter} was trained with are not known: {error}", err=True)
+        return None
 
 
 def own_rows(adapter: str) -> list[dict[str, Any]]:
@@ -136,7 +159,7 @@ def own_rows(adapter: str) -> list[dict[str, Any]]:
     try:
         recipe = load_recipe(run)
         # 42 is the seed of transformers' trainer, which a recipe without one trains with.
-        return load_row_pair(recipe.data, recipe.training.get("seed", 42))[1]
+        return load_row_pair(recipe.data, recipe.training.get("seed", 42))[1].rows
     except (ConfigError, DataError) as error:
         raise DataError(
             f"the validation rows that {run} names cannot be had: {error}\nGive prompts with --data FILE."

@@ -33,8 +33,8 @@ from ssft.cli._shelf import adapter_names, data_files, shared_base
     multiple=True,
     metavar="[NAME=]FILE",
     default=(),
-    help="Prompts of the adapter NAME (its folder's name), or of all adapters; as JSONL or .jsonl.gz with `prompt` or "
-    "`messages` in every row. Without it an adapter's own validation rows.",
+    help="Prompts of the adapter NAME (its folder's name), or of all adapters: a file as for `ssft generate`. "
+    "Without it an adapter's own validation rows.",
 )
 @limit_option(default=8, help="Prompts per adapter; repeated where they do not fill batches of 8.")
 @max_new_tokens_option(default=64)

@@ -27,8 +27,8 @@ ADAPTERS = Path("adapters")
     multiple=True,
     metavar="[NAME=]FILE",
     default=(),
-    help="JSONL or .jsonl.gz file with rows: NAME=FILE for the adapter NAME (its folder's name), or one FILE for all "
-    "others. Without it the command takes the validation rows of an adapter's training.",
+    help="File (JSONL, JSON, CSV, parquet) with rows: NAME=FILE for the adapter NAME (its folder's name), or one FILE "
+    "for all others. Without it the command takes the validation rows of an adapter's training.",
 )
 @click.option(
     "--quality-limit",

@@ -1,4 +1,4 @@
-"""Measure an adapter's quality: exact match, normalised SQL match, or ROUGE."""
+"""Measure an adapter's quality: exact match, normalised SQL match, fields of JSON, or ROUGE."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from typing import Any
 import click
 
 from ssft.bench.metrics import AUTO, metric_module, metric_names
-from ssft.cli._adapted import Decoding, decoding_options
+from ssft.cli._adapted import DATA_HELP, Decoding, data_rows, decoding_options
 from ssft.cli._options import data_option, json_option, limit_option, table
 from ssft.cli._result import deliver, file_option, jsonl, result_facts
 from ssft.files import write_text
 
-DATA_HELP = (
-    "JSONL or .jsonl.gz file with `prompt` or `messages` in every row, and `completion` (the assistant's message) or a "
-    "list of `references`, which counts instead of the completion where both are given."
+REFERENCES_HELP = (
+    "A row also has its completion, or a list of `references`, which counts instead of the completion where both are "
+    "given."
 )
 METRICS = metric_names()
 METRIC_HELP = (
     f"How an answer is compared with its references. {AUTO} chooses by the references: sql where every row has one "
-    "reference and all are SQL, exact where every row has one reference of at most three words, else rouge. "
+    "reference and all are SQL, json where all references are JSON objects, exact where every row has one reference of "
+    "at most three words, else rouge. "
     + " ".join(f"The metric {name} measures this: {metric_module(name).DESCRIPTION}." for name in METRICS)
 )
-REASONS = {"sql": "SQL, one each", "exact": "labels, one each", "rouge": "texts"}
+REASONS = {"sql": "SQL, one each", "json": "JSON objects", "exact": "labels, one each", "rouge": "texts"}
 """Why `auto` chose a metric."""
 
 
 @click.command()
 @click.argument("adapter", required=False)
-@data_option(required=True, help=DATA_HELP)
+@data_option(required=True, help=f"{DATA_HELP} {REFERENCES_HELP}")
 @limit_option()
 @click.option("--metric", type=click.Choice([AUTO, *METRICS]), default=AUTO, help=METRIC_HELP)
 @file_option(help="Also write one line of JSON per prompt, with its metrics, to FILE. It appears when all is done.")
@@ -57,10 +58,9 @@ def command(
     from ssft.bench.answers import encode_rows
     from ssft.bench.metrics import choose_metric
     from ssft.bench.quality import row_references, score_texts, summarise
-    from ssft.recipes.data import load_rows
     from ssft.results.schema import EvalResult
 
-    rows = load_rows(data, limit, need_completion=False)
+    rows = data_rows(adapter, data, limit)
     references = [row_references(row, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
     chosen = choose_metric(metric, references)
     adapted = decoding.open(adapter)

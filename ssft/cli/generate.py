@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssft.cli._adapted import Decoding, decoding_options
+from ssft.cli._adapted import DATA_HELP, Decoding, data_rows, decoding_options
 from ssft.cli._options import data_option, json_option, limit_option, print_json
 from ssft.cli._result import file_option, jsonl
 from ssft.errors import ConfigError, DataError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     help="Put every prompt through the chat template of the base, as one message of the user's. Without it a prompt "
     "is raw text.",
 )
-@data_option(help="JSONL or .jsonl.gz file with `prompt` or `messages` in every row.")
+@data_option(help=DATA_HELP)
 @limit_option()
 @file_option(help="Write one line of JSON per prompt to FILE instead of stdout. The file appears when all is done.")
 @click.option(
@@ -139,9 +139,7 @@ def _rows(
     if prompt is not None:
         return [{"prompt": prompt}]
     if data is not None:
-        from ssft.recipes.data import load_rows
-
-        return load_rows(data, limit, need_completion=False)
+        return data_rows(adapter, data, limit)
     assert row is not None
     assert adapter is not None
     try:
@@ -151,7 +149,7 @@ def _rows(
     if not isinstance(columns, dict):
         raise click.UsageError(f'--row is {row[:60]!r}; give one object, \'{{"column": "text"}}\'')
     from ssft.bundle.hub import resolve_adapter
-    from ssft.recipes.data import prompt_of
+    from ssft.recipes.forms import prompt_of
     from ssft.recipes.run_data import data_of_run
 
     try:

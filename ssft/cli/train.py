@@ -66,6 +66,8 @@ def command(
     # The trainer prints its log; stdout is for the facts alone.
     with redirect_stdout(sys.stderr), no_other_bars():
         run = prepare(resolved, target, device)
+        if run.args.process_index == 0:
+            click.echo("\n".join(run.told))
         facts = describe(run) if dry_run else {}
         try:
             trained = None if dry_run else train(run, target, resume, force)

@@ -15,7 +15,7 @@ import yaml
 from ssft.bundle.shipped import shipped_adapters
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, SSFTError, nearest
-from ssft.recipes.data import DataConfig
+from ssft.recipes.config import DataConfig
 from ssft.recipes.yaml import MAX_BYTES, Dumper, Loader
 from ssft.schema import read, setting, type_name
 from ssft.streams.config import StreamConfig

@@ -7,7 +7,7 @@ import yaml
 from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.format import RUN
 from ssft.errors import ConfigError
-from ssft.recipes.data import DataConfig
+from ssft.recipes.config import DataConfig
 from ssft.recipes.yaml import MAX_BYTES, Loader
 from ssft.schema import read
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from ssft.base.backbone import Backbone
 from ssft.errors import ConfigError
-from ssft.recipes.data import check_lengths, load_dataset_pair
+from ssft.recipes.data import load_row_pair
+from ssft.recipes.lengths import fit_lengths
 from ssft.recipes.recipe import Recipe, dump_recipe
 from ssft.runs.lora_settings import check_settings
 from ssft.runs.methods import training_method
@@ -30,14 +31,20 @@ def prepare(recipe: Recipe, output: Path, device: str | None = None) -> Prepared
     # Taken before peft resolves "all-linear" in place.
     run_yaml = dump_recipe(recipe)
     args = recipe.build_training_args(run_folder(output), device)
-    train, validation = load_dataset_pair(recipe.data, args.seed)
-    if args.eval_strategy != "no" and not len(validation):
+    parts = load_row_pair(recipe.data, args.seed)
+    if args.eval_strategy != "no" and not parts[1].rows:
         raise ConfigError("eval_strategy is set, but there are no validation rows; set data.validation")
     loaded = training_method(recipe.method).load(recipe, args, device)
     context = Backbone(loaded.model).context_length
-    for rows in (train, validation):
-        check_lengths(rows, loaded.tokenizer, min(context, args.max_length or context))
-    return PreparedRun(**vars(loaded), recipe=recipe, args=args, train=train, validation=validation, run_yaml=run_yaml)
+    args.max_length = min(context, args.max_length or context)  # where TRL cuts what data.long_rows=cut keeps
+    for name, part in zip(("train", "validation"), parts, strict=True):
+        part.rows, long = fit_lengths(part.rows, loaded.tokenizer, args.max_length, recipe.data.long_rows, name)
+        part.note += f"; {long}" if long else ""
+    train, validation = (part.dataset() for part in parts)
+    told = [part.note for part in parts]
+    return PreparedRun(
+        **vars(loaded), recipe=recipe, args=args, train=train, validation=validation, run_yaml=run_yaml, told=told
+    )
 
 
 def describe(run: PreparedRun) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.format import PROVENANCE
 from ssft.environment import describe_device, versions
 from ssft.errors import BundleError
-from ssft.files import file_identity, json_text
-from ssft.recipes.data import DataConfig
+from ssft.files import file_identity, json_sha256, json_text
+from ssft.recipes.config import DataConfig
 from ssft.recipes.recipe import Recipe
+from ssft.recipes.records import data_files
 
 LONGEST_EXAMPLE = 4_000
 """Characters of a row that a card shows."""
@@ -70,8 +71,15 @@ def method_of(provenance: dict[str, Any]) -> str:
 
 
 def _describe_source(source: str) -> dict[str, str]:
-    """A file's name and hash, or the name of a hub dataset or generator."""
-    return file_identity(source) if Path(source).is_file() else {"name": source}
+    """A file's name and hash, a folder's name and the hash of its files, or the name of a hub dataset or generator."""
+    if not source or not Path(source).exists():
+        return {"name": source}
+    if Path(source).is_file():
+        return file_identity(source)
+    return {
+        "name": Path(source).name,
+        "sha256": json_sha256([file_identity(file) for file in data_files(Path(source))]),
+    }
 
 
 def _commit() -> str:

@@ -1,6 +1,6 @@
 """What a run is: the recipe with everything that was loaded for it, and what it leaves behind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ class Loaded:
 
 @dataclass(kw_only=True)
 class PreparedRun(Loaded):
-    """Everything a run needs, checked. `run_yaml` is the recipe as the result will hold it."""
+    """Everything a run needs, checked. `run_yaml` is the recipe as the result will hold it, `told` what people read
+    about the rows of training and of validation: where they come from, and how many of how many were taken."""
 
     recipe: Recipe
     args: Any
     train: Dataset
     validation: Dataset
     run_yaml: str
+    told: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from ssft.bench.metrics import choose_metric, exact, metric_module, metric_names, rouge, sql
+from ssft.bench.metrics import json as json_metric
 from ssft.bench.metrics.rouge import TYPES, split_sentences
 from ssft.bench.metrics.sql import is_sql, normalise_sql, normalised_match
 from ssft.bench.quality import row_references, score_texts, summarise
@@ -21,7 +22,7 @@ def exact_match(text, references):
 
 
 def test_every_file_is_a_metric():
-    assert metric_names() == ["exact", "rouge", "sql"]
+    assert metric_names() == ["exact", "json", "rouge", "sql"]
     for name in metric_names():
         module = metric_module(name)
         assert (module.NAME, bool(module.DESCRIPTION)) == (name, True)
@@ -338,6 +339,45 @@ def test_auto_takes_rouge_for_several_references():
     assert choose_metric("auto", [["a b c"], ["b"]]) == "exact"
     assert choose_metric("exact", [["a", "b"]]) == "exact"
     assert choose_metric("rouge", [["a"]]) == "rouge"
+
+
+def test_auto_takes_json_for_objects_alone():
+    assert choose_metric("auto", [['{"a": 1}', "{}"], ['{"b": [2]}']]) == "json"
+    assert choose_metric("auto", [["3"], ["true"]]) == "exact"
+    with pytest.raises(DataError, match="metric json needs references that are JSON objects, and some are not"):
+        choose_metric("json", [['{"a": 1}'], ["[1]"]])
+
+
+ORDER = '{"city": "Rome", "n": 1, "to": {"a": [1, 2]}, "now": true}'
+
+
+@pytest.mark.parametrize(
+    ("text", "valid", "fields", "same"),
+    [
+        (ORDER, 100, 100, 100),
+        (' {"now":true,"to":{"a":[1,2.0]},"n":1.0,"city":"Rome"}\n', 100, 100, 100),
+        (ORDER[:-1] + ', "more": null}', 100, 100, 0),
+        ('{"city": "Rome", "n": true, "to": {"a": [2, 1]}, "now": 1}', 100, 25, 0),
+        ('{"city": "Rome"}', 100, 25, 0),
+        ("[1, 2]", 100, 0, 0),
+        (ORDER[:-1], 0, 0, 0),
+        (f"Here: {ORDER}", 0, 0, 0),
+        ('{"n": NaN}', 0, 0, 0),
+        ('{"n": ' + "9" * 6000 + "}", 0, 0, 0),
+        ("[" * 200_000, 0, 0, 0),
+        ("", 0, 0, 0),
+    ],
+)
+def test_json_by_field(text, valid, fields, same):
+    expected = {"valid_json": valid, "field_match": fields, "object_match": same}
+    assert json_metric.score(text, [ORDER]) == expected
+    assert json_metric.score(text, ['{"other": 1}', ORDER]) == expected  # the best reference
+
+
+def test_json_without_fields_is_right_as_a_whole():
+    assert json_metric.score("{}", ["{}"])["field_match"] == 100
+    assert json_metric.score('{"a": 1}', ["{}"])["field_match"] == 0
+    assert json_metric.score("x", ["{}"])["field_match"] == 0
 
 
 @pytest.mark.parametrize(

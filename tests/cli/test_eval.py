@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 
 import pytest
@@ -174,6 +175,31 @@ def test_sql_is_also_compared_in_its_normal_form(canned, tmp_path):
     assert facts_of("any", "--data", data, "--metric", "exact")["metrics"] == {"exact_match": 25}
 
 
+def test_json_is_compared_by_field(canned, tmp_path):
+    data = save_rows(tmp_path / "rows.jsonl", [{"prompt": "5 6", "completion": '{"city": "Rome", "n": 2}'}] * 4)
+    texts = ['{"n": 2, "city": "Rome"}', '{"city": "Rome", "n": 3}', '{"city": "Rome"', '{"city": "Oslo", "n": 2.0}\n']
+    canned(*texts)
+    facts = facts_of("any", "--data", data)
+    assert (facts["metric"], facts["metrics"]) == ("json", {"valid_json": 75, "field_match": 50, "object_match": 25})
+    canned(*texts)
+    assert "metric json (auto: the references are JSON objects)" in run("any", "--data", data).stdout
+
+
+def test_rows_may_have_the_columns_that_the_adapter_was_trained_with(adapter, base, tmp_path):
+    own = shutil.copytree(adapter, tmp_path / "own")
+    (own / "run.yaml").write_text('data:\n  prompt_template: "{text}!"\n  columns: {completion: label}\n')
+    (tmp_path / "mine.csv").write_text("text,label\nsay 1,yes\n")
+    output = tmp_path / "out.jsonl"
+    facts_of(own, "--base", base, "--data", tmp_path / "mine.csv", "--output", output)
+    assert [(row["prompt"], row["references"]) for row in read(output)] == [("say 1!", ["yes"])]
+    (own / "run.yaml").write_text("data: {columns: 1}\n")
+    done = run(own, "--base", base, "--data", tmp_path / "mine.csv")
+    assert done.exit_code == 2
+    assert "the columns that" in done.stderr
+    assert "data.columns=1, expected dict[str, str]" in done.stderr
+    assert "the columns are text, label" in done.stderr
+
+
 def test_messages_and_the_limit(adapter, base, tmp_path):
     chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
     data, output = save_rows(tmp_path / "rows.jsonl", [{"messages": chat}] * 3), tmp_path / "out.jsonl"
@@ -198,7 +224,7 @@ def test_a_failure_leaves_the_old_output(canned, tmp_path):
         ({"prompt": "5"}, ["any"], "row 2: neither `completion` nor `references`"),
         ({"prompt": "5", "references": ["x", ""]}, ["any"], "row 2: reference 2 is empty"),
         ({"prompt": "5", "references": "x"}, ["any"], "line 2: `references` must be a list of strings"),
-        ({"completion": "5"}, ["any"], "line 2: no `prompt`"),
+        ({"completion": "5"}, ["any"], "line 2: the columns are completion, which is none of the forms"),
         ({"prompt": "5", "completion": "x"}, ["any", "--output", "rows.jsonl/out"], "its folder cannot be made"),
         (
             {"prompt": "5", "completion": "x"},
@@ -206,6 +232,7 @@ def test_a_failure_leaves_the_old_output(canned, tmp_path):
             "--facts rows.jsonl/x: its folder cannot",
         ),
         ({"prompt": "5", "completion": "x"}, ["any", "--metric", "bleu"], "'bleu' is not one of"),
+        ({"prompt": "5", "completion": "x"}, ["any", "--metric", "json"], "needs references that are JSON objects"),
         ({"prompt": "5", "completion": "x"}, ["any", "--tree", "max_node=3"], "did you mean 'max_nodes'?"),
     ],
 )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 NAME = "exact"
 DESCRIPTION = "the text equals a reference"
+NEEDS = "texts"
 
 LABEL_WORDS = 3
 """Longest reference, in words, that counts as a label."""

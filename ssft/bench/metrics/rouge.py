@@ -7,6 +7,7 @@ from typing import Any
 
 NAME = "rouge"
 DESCRIPTION = "ROUGE-1, 2, L and Lsum F-measures, of the best reference"
+NEEDS = "texts"
 
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 

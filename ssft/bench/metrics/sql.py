@@ -8,6 +8,7 @@ from ssft.bench.metrics import exact
 
 NAME = "sql"
 DESCRIPTION = "exact, and the same up to spacing, case, kind of quotes and order of AND-ed conditions"
+NEEDS = "texts"
 
 STATEMENTS = {"select", "with", "insert", "update", "delete", "create", "alter", "drop"}
 
