@@ -1,6 +1,5 @@
 """Reading what `ssft verify`, `bench`, `bench tasks` and `eval` wrote, checked key by key and type by type."""
 
-import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from ssft.bench.result import FORMAT, BenchResult, SuiteResult
 from ssft.card.results import Count, Number, Text
 from ssft.errors import ConfigError
+from ssft.files import parse_json
 from ssft.schema import read
 
 MAX_BYTES = 256 * 2**20
@@ -65,10 +65,10 @@ def read_result(path: Path) -> Result:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ConfigError(f"{path}: {size:,} bytes; no result has more than {MAX_BYTES:,}")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give a result's JSON file") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: no whole JSON ({error}); the file is cut off or of another kind") from error

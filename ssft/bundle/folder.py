@@ -6,10 +6,8 @@ very bytes that were loaded, and a file that is overwritten meanwhile cannot end
 
 import copy
 import hashlib
-import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ssft.errors import BundleError
+from ssft.files import parse_json
 
 MAX_JSON = 16 * 2**20
 MAX_WEIGHTS = 16 * 2**30
@@ -156,8 +155,8 @@ class AdapterFiles:
         """The JSON object of `data`, which was read from the file `name`."""
         self._check_values(name, data)
         try:
-            value = json.loads(data.decode("utf-8"), object_pairs_hook=_object)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(data.decode("utf-8"))
+        except ValueError as error:
             raise BundleError(f"{self.path / name}: not readable as JSON ({error}); the file is damaged") from error
         if not isinstance(value, dict):
             raise BundleError(f"{self.path / name}: holds a {type(value).__name__}, expected an object")
@@ -225,11 +224,3 @@ def _in_hub_store(root: Path, target: Path) -> bool:
             shared = "--" in repository.name and target.parent.parent == repository.parent / "blobs"
             return shared or target.parent == repository / "blobs"
     return False
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {key[:60]!r} stands twice")
-    return value

@@ -19,7 +19,7 @@ from pydantic import Field, FiniteFloat
 from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.format import RESULTS, Bundle
 from ssft.errors import BundleError, ConfigError
-from ssft.files import json_text, write_text
+from ssft.files import json_text, write_member
 from ssft.schema import read
 
 FORMAT = 1
@@ -184,4 +184,4 @@ def results_text(results: Results) -> str:
 
 def write_results(bundle: Bundle, results: Results) -> None:
     """Write `results.json` into the bundle's folder, atomically; raises `ConfigError` where it cannot be."""
-    write_text(bundle.path / RESULTS, results_text(results))
+    write_member(bundle.path / RESULTS, results_text(results).encode())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssft.base.chat import completion_of, prompt_messages, render_prompt
 from ssft.errors import ConfigError, DataError
+from ssft.files import parse_json
 from ssft.recipes.quickstart import quickstart_rows
 from ssft.schema import is_hub_id, setting, shown
 
@@ -100,7 +101,7 @@ def json_lines(
         with opener(path, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield f"{path}, line {number}", json.loads(line)
+                    yield f"{path}, line {number}", parse_json(line)
     except json.JSONDecodeError as error:
         what = f"invalid JSON at column {error.colno} ({error.msg})"
         raise DataError(f"{path}, line {number}: {what}; write one complete JSON object per line") from error
@@ -109,6 +110,8 @@ def json_lines(
         raise DataError(f"{path}, after line {number}: {what}; copy the file again") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, after line {number}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except ValueError as error:
+        raise DataError(f"{path}, line {number}: {error}; correct or remove the line") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; check the file and its rights") from error
 
