@@ -99,7 +99,6 @@ SYNONYMS = {
     "file": ("data",),
     "gpu": ("device",),
     "input": ("data",),
-    "max_length_new": ("max_new_tokens",),
     "max_tokens": ("max_new_tokens",),
     "num_samples": ("limit",),
     "out": ("output",),
@@ -124,8 +123,14 @@ SYNONYMS = {
     "show": ("inspect",),
     "upload": ("push",),
     "version": ("env",),
+    # what there is none of
+    "do_sample": (),
+    "num_beams": (),
+    "temperature": (),
+    "top_p": (),
 }
-"""What people call a setting, an option or a command elsewhere -> its names here."""
+"""What people call a setting, an option or a command elsewhere -> its names here; none where ssft has no such thing,
+and one that is spelt alike would mislead."""
 
 SIMILAR = 0.75
 """Least share of letters that two names have in common, in their order, for one to be taken for a slip of the other."""
@@ -149,7 +154,9 @@ def near_names(name: str, known: Iterable[str]) -> list[str]:
     wanted = _end(name)
     if wanted in ends:  # in another section
         same = [wanted]
-    elif not (same := [other for other in SYNONYMS.get(wanted, ()) if other in ends]):
+    elif wanted in SYNONYMS:
+        same = [other for other in SYNONYMS[wanted] if other in ends]
+    else:
         same = difflib.get_close_matches(wanted, sorted(ends), n=1, cutoff=SIMILAR)
         if not same and len(wanted) > 3:
             same = [end for end in ends if end.startswith(wanted)]

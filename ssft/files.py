@@ -139,7 +139,7 @@ def _takes_what_comes(path: Path) -> bool:
 def _descriptor(path: Path) -> int | None:
     """The number of this process's own descriptor that `path` names (/dev/stdout, /dev/fd/1); None: it names none.
 
-    What a shell has put there may be a file, too. It has its own place in it, so it is neither replaced nor opened anew.
+    A shell may have put a file there, and has its own place in it: it is neither replaced nor opened anew.
     """
     own = Path("/proc/self/fd").resolve() if Path("/proc/self/fd").is_dir() else Path("/dev/fd")
     for _ in range(8):  # /dev/stdout -> /proc/self/fd/1

@@ -66,8 +66,8 @@ def read(hint: Any, value: Any, place: str) -> Any:
 def check(hint: Any, value: Any, place: str, error: type[SSFTError] = ConfigError) -> Any:
     """`value` of Python as the annotation `hint` wants it, from callers instead of files; classes of any library fit.
 
-    As strict as `read`, but for numpy's whole numbers, which count as Python's where `WHOLE` stands. Raises `error` that
-    names `place`, what stands there and what was expected.
+    As strict as `read`; numpy's whole numbers count as Python's where `WHOLE` stands. Raises `error`, which names
+    `place`, what stands there and what was expected.
     """
     try:
         return _python_adapter(hint).validate_python(value)
@@ -76,11 +76,11 @@ def check(hint: Any, value: Any, place: str, error: type[SSFTError] = ConfigErro
 
 
 def check_fields(config: Any, kind: type, place: str = "") -> None:
-    """Raise `ConfigError` for the first field of the dataclass `kind` (or of its subclass) that `config` holds in another
-    type than its annotation says."""
+    """Raise `ConfigError` for the first of the fields that the dataclass `kind` itself defines whose value in `config`,
+    an instance, is of another type than annotated."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    for entry in fields(kind):
-        check(hints[entry.name], getattr(config, entry.name), _inside(place, entry.name))
+    for name in kind.__annotations__:
+        check(hints[name], getattr(config, name), _inside(place, name))
 
 
 def _plain_int(value: Any) -> Any:
@@ -90,6 +90,11 @@ def _plain_int(value: Any) -> Any:
 WHOLE = BeforeValidator(_plain_int)
 """In `Annotated[int, WHOLE, ...]`: numpy's whole numbers are taken, too."""
 POSITIVE = Annotated[int, WHOLE, Field(ge=1), "a whole number from 1"]
+COUNT = Annotated[int, WHOLE, Field(ge=0), "a whole number from 0"]
+NOT_NEGATIVE = Annotated[float, Field(ge=0, allow_inf_nan=False), "a number from 0"]
+ABOVE_ZERO = Annotated[float, Field(gt=0, allow_inf_nan=False), "a number above 0"]
+SHARE = Annotated[float, Field(ge=0, le=1), "a number from 0 to 1"]
+BELOW_ONE = Annotated[float, Field(ge=0, lt=1), "a number from 0, below 1"]
 
 
 def _holds_dataclass(hint: Any) -> bool:

@@ -162,7 +162,7 @@ def test_an_output_goes_into_a_device(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
 def test_a_full_device_is_named(tmp_path):
     (tmp_path / "full").symlink_to("/dev/full")
-    with pytest.raises(ConfigError, match="--output .*full cannot be written .*No space left"):
+    with pytest.raises(ConfigError, match=r"--output .*full cannot be written .*No space left"):
         write_text(tmp_path / "full", "x")
 
 

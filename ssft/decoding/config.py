@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ssft.errors import ConfigError
+from ssft.schema import check_fields
 
 TREE_KINDS = ("best_first", "k_ary", "chain")
 MAX_NODES = 512
@@ -45,8 +46,12 @@ class TreeConfig:
         """Node budget of one row's tree while `rows` rows share a pass."""
         return min(self.max_nodes, max(2, self.max_batch_nodes // rows)) if self.max_batch_nodes else self.max_nodes
 
+    def __post_init__(self) -> None:
+        self.check_tree()
+
     def check_tree(self) -> None:
-        """Raise `ConfigError` if a field is out of range."""
+        """Raise `ConfigError` if a field is of another type or out of range, as the constructor does."""
+        check_fields(self, TreeConfig, "tree")
         if self.kind not in TREE_KINDS:
             raise ConfigError(f"tree.kind={repr(self.kind)[:60]}: expected one of {', '.join(TREE_KINDS)}")
         if not 1 <= self.max_nodes <= MAX_NODES:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ssft.errors import ConfigError
+from ssft.schema import check_fields
 
 IDENTIFIERS = ("embedding", "rotation")
 MODES = ("shared", "lossless")
@@ -42,8 +43,13 @@ class StreamConfig:
         },
     )
 
+    def __post_init__(self) -> None:
+        self.check_streams()
+
     def check_streams(self, num_layers: int | None = None) -> None:
-        """Raise `ConfigError` if a field is out of range; `num_layers` is N of the base model if known."""
+        """Raise `ConfigError` if a field is of another type or out of range; `num_layers` is N of the base model if
+        known, and the constructor checks without it."""
+        check_fields(self, StreamConfig)
         if not 1 <= self.num_streams <= MAX_STREAMS:
             raise ConfigError(
                 f"num_streams={self.num_streams}: γ must lie between 1 and {MAX_STREAMS}; set num_streams in that range"

@@ -1,11 +1,11 @@
 """`StreamSFTConfig`: TRL's `SFTConfig` plus the streams."""
 
 from dataclasses import dataclass, field
-from typing import get_args
 
 from trl import SFTConfig
 
 from ssft.errors import ConfigError
+from ssft.schema import ABOVE_ZERO, NOT_NEGATIVE, SHARE, check_fields
 from ssft.streams.config import StreamConfig
 from ssft.training.loss import Supervision
 
@@ -17,11 +17,11 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
     The loss is `L = α_0 · CE(main, y_t) + Σ_j α_j · CE(stream j, y_{t+j})` (paper §3.2.4), on completion tokens only.
     """
 
-    main_loss_weight: float = field(
+    main_loss_weight: NOT_NEGATIVE = field(
         default=1.0, metadata={"help": "weight α_0 of the main stream's loss on the next token"}
     )
-    stream_loss_weight: float = field(default=0.1, metadata={"help": "weight α_j of the loss of each stream"})
-    stream_loss_warmup_ratio: float = field(
+    stream_loss_weight: NOT_NEGATIVE = field(default=0.1, metadata={"help": "weight α_j of the loss of each stream"})
+    stream_loss_warmup_ratio: SHARE = field(
         default=0.0,
         metadata={
             "help": "share of all steps during which α_j grows linearly from 0 to its value. Streams begin with a loss "
@@ -35,25 +35,14 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
             "main stream has at that place. A draft is accepted when it is what the main stream says"
         },
     )
-    stream_learning_rate: float | None = field(
+    stream_learning_rate: ABOVE_ZERO | None = field(
         default=None, metadata={"help": "learning rate of P_j and f_η; with none they have that of the LoRA"}
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_streams()
-        if self.main_loss_weight < 0 or self.stream_loss_weight < 0:
-            raise ConfigError(
-                f"main_loss_weight={self.main_loss_weight}, stream_loss_weight={self.stream_loss_weight}: loss weights "
-                "cannot be negative"
-            )
-        if self.stream_supervision not in get_args(Supervision):
-            known = " or ".join(get_args(Supervision))
-            raise ConfigError(f"stream_supervision={self.stream_supervision!r}: streams learn from {known}")
-        if not 0 <= self.stream_loss_warmup_ratio <= 1:
-            raise ConfigError(
-                f"stream_loss_warmup_ratio={self.stream_loss_warmup_ratio}: a share of the steps, from 0 to 1"
-            )
+        SFTConfig.__post_init__(self)
+        StreamConfig.__post_init__(self)
+        check_fields(self, StreamSFTConfig)
         check_unpacked(self)
 
 
