@@ -6,6 +6,7 @@ Types are strict: "5" is no number and true is none. Annotations are those of ou
 
 import math
 import operator
+import os
 import re
 import types
 import typing
@@ -64,13 +65,13 @@ def read(hint: Any, value: Any, place: str) -> Any:
 
 
 def check(hint: Any, value: Any, place: str, error: type[SSFTError] = ConfigError) -> Any:
-    """`value` of Python as the annotation `hint` wants it, from callers instead of files; classes of any library fit.
+    """`value` of Python as the annotation `hint` wants it, from callers instead of files: `InstanceOf[X]` fits, too.
 
     As strict as `read`; numpy's whole numbers count as Python's where `WHOLE` stands. Raises `error`, which names
     `place`, what stands there and what was expected.
     """
     try:
-        return _python_adapter(hint).validate_python(value)
+        return _python_adapter(hint).validate_python(value, strict=True)
     except ValidationError as found:
         raise error(f"{place}={shown(value)}, expected {type_name(hint)}") from found
 
@@ -81,6 +82,20 @@ def check_fields(config: Any, kind: type, place: str = "") -> None:
     hints = typing.get_type_hints(kind, include_extras=True)
     for name in kind.__annotations__:
         check(hints[name], getattr(config, name), _inside(place, name))
+
+
+def _fit_for_a_file(value: Any) -> Any:
+    try:
+        fits = b"\0" not in os.fsencode(value)
+    except (TypeError, UnicodeEncodeError):
+        fits = False
+    if not fits or isinstance(value, bytes):
+        raise ValueError(value)
+    return value
+
+
+PATH = Annotated[Any, AfterValidator(_fit_for_a_file), "a path or a name"]
+"""What a file or a repository can be named: str or `os.PathLike`, without NUL and without halves of surrogate pairs."""
 
 
 def _plain_int(value: Any) -> Any:
@@ -134,7 +149,7 @@ def _inside(place: str, key: Any) -> str:
 
 @cache
 def _python_adapter(hint: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    return TypeAdapter(hint)
 
 
 @cache

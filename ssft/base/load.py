@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssft.base.embedded import ALIASES, base_path, check_folder, fetch, is_fetched
 from ssft.errors import BaseModelError, ConfigError, nearest
-from ssft.schema import is_hub_id
+from ssft.schema import PATH, check, is_hub_id
 
 if TYPE_CHECKING:
     import torch
@@ -111,6 +111,7 @@ def load_base(
         raise ConfigError(f"dtype {dtype!r} is unknown. Use one of {', '.join(DTYPES)}.")
     if quantization not in QUANTIZATIONS:
         raise ConfigError(f"quantization {quantization!r} is unknown. Use one of {', '.join(QUANTIZATIONS)}.")
+    check(PATH, name, "base", BaseModelError)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 

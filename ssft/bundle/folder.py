@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ssft.errors import BundleError
 from ssft.files import parse_json
+from ssft.schema import PATH, check
 
 MAX_JSON = 16 * 2**20
 MAX_WEIGHTS = 16 * 2**30
@@ -35,8 +36,8 @@ class AdapterFiles:
     """One reading of the folder `path`; every method raises `BundleError` naming the file and what is wrong with it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if not self.path.is_dir():
+        self.path = Path(check(PATH, path, "adapter", BundleError))
+        if not os.path.isdir(path):  # false also for what no folder can be named
             raise BundleError(f"adapter {str(path)!r} is no folder; give the folder that `ssft train --output` wrote")
         self._root = self.path.resolve()
         self._hash = hashlib.sha256()
