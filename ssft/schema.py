@@ -90,7 +90,7 @@ def _fit_for_a_file(value: Any) -> Any:
     except (TypeError, UnicodeEncodeError):
         fits = False
     if not fits or isinstance(value, bytes):
-        raise ValueError(value)
+        raise ValueError("no name")
     return value
 
 
