@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import zlib
 from collections.abc import Iterable, Iterator
@@ -93,8 +94,8 @@ def json_lines(
     Raises `DataError` for a file that cannot be read (`remedy` ends the message where there is none) or a line that is
     no JSON.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; {remedy}")
+    if not os.path.isfile(path):  # false also for what no file can be named
+        raise DataError(f"{path}: {'is a folder' if os.path.isdir(path) else 'no such file'}; {remedy}")
     number = 0
     try:
         opener = gzip.open if path.suffix == ".gz" else open
@@ -196,7 +197,7 @@ def _is_hub(source: str) -> bool:
     """Whether `source` reads as owner/name[:config] and neither exists nor looks like a file."""
     repository, colon, config = source.partition(":")
     named = is_hub_id(repository) and bool(config) == bool(colon)
-    return named and not Path(source).exists() and not source.endswith(FILE_SUFFIXES)
+    return named and not os.path.exists(source) and not source.endswith(FILE_SUFFIXES)
 
 
 def _hub_rows(source: str, split: str, config: DataConfig, part: str) -> list[dict[str, Any]]:

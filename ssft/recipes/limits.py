@@ -34,7 +34,7 @@ LIMITS: dict[str, dict[str, Any]] = {
         "logging_steps": ABOVE_ZERO,
         "max_grad_norm": NOT_NEGATIVE,
         "max_length": POSITIVE | None,
-        "max_steps": Literal[-1] | POSITIVE,
+        "max_steps": Annotated[Literal[-1] | POSITIVE, "a whole number from 1, or -1 for num_train_epochs"],
         "neftune_noise_alpha": ABOVE_ZERO | None,
         "num_train_epochs": ABOVE_ZERO,
         "pad_to_multiple_of": Literal["auto"] | POSITIVE | None,
@@ -58,7 +58,7 @@ def narrowed(section: str, name: str, hint: Any, choices: Any = None) -> Any:
         return listed | None if NoneType in get_args(hint) else listed
     if (section, name) == ("training", "report_to"):
         reporter: Any = Literal[("none", "all") + tuple(reporters())]  # noqa: RUF005  (Python 3.10 knows no star here)
-        return reporter | list[reporter]
+        return Annotated[reporter | list[reporter], f"none, all or names of {', '.join(reporters())}"]
     return LIMITS.get(section, {}).get(name, hint)
 
 

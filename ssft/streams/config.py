@@ -52,14 +52,15 @@ class StreamConfig:
         check_fields(self, StreamConfig)
         if not 1 <= self.num_streams <= MAX_STREAMS:
             raise ConfigError(
-                f"num_streams={shown(self.num_streams)}: γ must lie between 1 and {MAX_STREAMS}; set num_streams in that range"
+                f"num_streams={shown(self.num_streams)}: γ must lie between 1 and {MAX_STREAMS}; set num_streams in "
+                "that range"
             )
         if self.num_msa_layers < 1:
             raise ConfigError(f"num_msa_layers={shown(self.num_msa_layers)}: streams need at least one layer to run in")
         if num_layers is not None and self.num_msa_layers >= num_layers:
             raise ConfigError(
-                f"num_msa_layers={shown(self.num_msa_layers)}: the base has {num_layers} layers and streams start above at "
-                f"least one of them; choose a value from 1 to {num_layers - 1}"
+                f"num_msa_layers={shown(self.num_msa_layers)}: the base has {num_layers} layers and streams start "
+                f"above at least one of them; choose a value from 1 to {num_layers - 1}"
             )
         if self.identifier not in IDENTIFIERS:
             raise ConfigError(f"identifier={repr(self.identifier)[:60]}: expected one of {', '.join(IDENTIFIERS)}")
