@@ -104,8 +104,7 @@ def _plain_int(value: Any) -> Any:
 
 WHOLE = BeforeValidator(_plain_int)
 """In `Annotated[int, WHOLE, ...]`: numpy's whole numbers are taken, too."""
-POSITIVE = Annotated[int, WHOLE, Field(ge=1), "a whole number from 1"]
-COUNT = Annotated[int, WHOLE, Field(ge=0), "a whole number from 0"]
+POSITIVE = Annotated[int, WHOLE, Field(ge=1, lt=2**31), "a whole number from 1, below 2^31"]
 NOT_NEGATIVE = Annotated[float, Field(ge=0, allow_inf_nan=False), "a number from 0"]
 ABOVE_ZERO = Annotated[float, Field(gt=0, allow_inf_nan=False), "a number above 0"]
 SHARE = Annotated[float, Field(ge=0, le=1), "a number from 0 to 1"]

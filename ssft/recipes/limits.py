@@ -9,20 +9,26 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from ssft.schema import ABOVE_ZERO, BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE
+from ssft.schema import ABOVE_ZERO, BELOW_ONE, NOT_NEGATIVE, POSITIVE
 
 SEED = Annotated[int, Field(ge=0, lt=2**32), "a whole number from 0 to 4294967295"]
 
+WORKERS = Annotated[int, Field(ge=0, le=1024), "a whole number from 0 to 1024"]
+RANK = Annotated[int, Field(ge=1, le=2**16), "a whole number from 1 to 65536"]
+OBJECT = dict[str, Any] | None  # a text of JSON is for the command line of other programs
+
 LIMITS: dict[str, dict[str, Any]] = {
-    "lora": {"r": POSITIVE, "lora_alpha": POSITIVE, "lora_dropout": BELOW_ONE},
+    "lora": {"r": RANK, "lora_alpha": POSITIVE, "lora_dropout": BELOW_ONE},
     "training": {
+        "activation_checkpointing_kwargs": OBJECT,
         "adam_beta1": BELOW_ONE,
         "adam_beta2": BELOW_ONE,
         "adam_epsilon": NOT_NEGATIVE,
         "data_seed": SEED | None,
-        "dataloader_num_workers": COUNT,
+        "dataloader_num_workers": WORKERS,
         "dataloader_prefetch_factor": POSITIVE | None,
-        "dataset_num_proc": POSITIVE | None,
+        "dataset_kwargs": OBJECT,
+        "dataset_num_proc": WORKERS | None,
         "ddp_bucket_cap_mb": POSITIVE | None,
         "ddp_timeout": POSITIVE,
         "eval_accumulation_steps": POSITIVE | None,
@@ -30,8 +36,10 @@ LIMITS: dict[str, dict[str, Any]] = {
         "eval_steps": ABOVE_ZERO | None,
         "gradient_accumulation_steps": POSITIVE,
         "label_smoothing_factor": BELOW_ONE,
+        "include_num_input_tokens_seen": Literal["all", "non_padding", "no"] | bool,
         "learning_rate": NOT_NEGATIVE,
         "logging_steps": ABOVE_ZERO,
+        "lr_scheduler_kwargs": OBJECT,
         "max_grad_norm": NOT_NEGATIVE,
         "max_length": POSITIVE | None,
         "max_steps": Annotated[Literal[-1] | POSITIVE, "a whole number from 1, or -1 for num_train_epochs"],

@@ -122,6 +122,11 @@ class Recipe:
                 "method=lora with training.mode=lossless: the text of a lossless adapter is the base's own, or that of "
                 "the adapter whose LoRA it kept; compare with that, or set training.mode=shared"
             )
+        if self.training.get("dataloader_persistent_workers") and not self.training.get("dataloader_num_workers"):
+            raise ConfigError(
+                "training.dataloader_persistent_workers=true keeps workers, and there are none; set "
+                "training.dataloader_num_workers to at least 1"
+            )
         packed = [key for key in ("packing", "padding_free") if self.training.get(key)]
         if packed and self.method == "lora":
             what = f"training.{packed[0]}=true puts several rows into one, which the run that it is the twin of cannot"

@@ -11,7 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from ssft.bundle.format import RUN
-from ssft.errors import ConfigError
+from ssft.errors import ConfigError, SSFTError
 from ssft.runs.methods import training_method
 from ssft.runs.provenance import provenance
 from ssft.runs.run import PreparedRun, Trained, run_folder
@@ -20,13 +20,21 @@ from ssft.training.callbacks import MarkComplete, last_complete_checkpoint
 
 
 def build_trainer(run: PreparedRun) -> Any:
-    """The trainer of a prepared run."""
-    trainer = training_method(run.recipe.method).build_trainer(
-        run,
-        train_dataset=_trl_columns(run.train),
-        eval_dataset=_trl_columns(run.validation) if len(run.validation) else None,
-        processing_class=run.tokenizer,
-    )
+    """The trainer of a prepared run; raises `ConfigError` for settings that the libraries refuse."""
+    data = {
+        "train_dataset": _trl_columns(run.train),
+        "eval_dataset": _trl_columns(run.validation) if len(run.validation) else None,
+        "processing_class": run.tokenizer,
+    }
+    try:
+        trainer = training_method(run.recipe.method).build_trainer(run, **data)
+    except SSFTError:
+        raise
+    except Exception as error:  # the libraries raise anything here, from KeyError to ImportError
+        raise ConfigError(
+            f"the trainer refuses a setting: {type(error).__name__}: {error}; change the key of training or lora that "
+            "it is about"
+        ) from error
     if run.start is not None and not run.held:
         begin_from(trainer.model, run.start)
     trainer.add_callback(MarkComplete())
