@@ -204,7 +204,7 @@ def _section(section: str, values: dict[str, Any]) -> Any:
         return _classes()[section](**{**values, **({"task_type": "CAUSAL_LM"} if section == "lora" else {})})
     except SSFTError:
         raise
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # peft asks for other packages, too
         raise ConfigError(f"{section}: {error}") from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers.optimization import get_scheduler
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
@@ -28,6 +29,7 @@ def build_trainer(run: PreparedRun) -> Any:
     }
     try:
         trainer = training_method(run.recipe.method).build_trainer(run, **data)
+        _check_steps(trainer)
     except SSFTError:
         raise
     except Exception as error:  # the libraries raise anything here, from KeyError to ImportError
@@ -39,6 +41,14 @@ def build_trainer(run: PreparedRun) -> Any:
         begin_from(trainer.model, run.start)
     trainer.add_callback(MarkComplete())
     return trainer
+
+
+def _check_steps(trainer: Any) -> None:
+    """Let the libraries raise what they would say about optimiser and schedule only when the first step comes."""
+    args = trainer.args
+    trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+    stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    get_scheduler(args.lr_scheduler_type, stand_in, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
 
 
 def train(run: PreparedRun, output: Path, resume: bool = False) -> Trained | None:
