@@ -41,21 +41,127 @@ class GenerationError(SSFTError, ValueError):
     """A prompt or a decoding setting cannot be served."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x' or 'y'?` with the known names that are spelt most like `name`; empty where none is near.
+SYNONYMS = {
+    # keys of recipes and of draft trees
+    "accumulation": ("gradient_accumulation_steps",),
+    "accumulation_steps": ("gradient_accumulation_steps",),
+    "alpha": ("lora_alpha",),
+    "batch": ("per_device_train_batch_size", "batch_size"),
+    "batch_size": ("per_device_train_batch_size",),
+    "checkpointing": ("activation_checkpointing",),
+    "context": ("max_length",),
+    "dataset": ("data", "train"),
+    "depth": ("max_depth",),
+    "dropout": ("lora_dropout",),
+    "epoch": ("num_train_epochs",),
+    "epochs": ("num_train_epochs",),
+    "eta": ("projection_rank",),
+    "eval_batch_size": ("per_device_eval_batch_size",),
+    "gamma": ("num_streams",),
+    "grad_accum": ("gradient_accumulation_steps",),
+    "gradient_accumulation": ("gradient_accumulation_steps",),
+    "heads": ("num_heads",),
+    "k": ("top_k",),
+    "layers": ("num_msa_layers", "num_layers"),
+    "load_in_4bit": ("quantization",),
+    "lora_r": ("r",),
+    "lora_rank": ("r",),
+    "lr": ("learning_rate",),
+    "lr_scheduler": ("lr_scheduler_type",),
+    "max_seq_len": ("max_length",),
+    "max_seq_length": ("max_length",),
+    "model": ("base",),
+    "model_name": ("base",),
+    "model_name_or_path": ("base",),
+    "modules": ("target_modules",),
+    "msa_layers": ("num_msa_layers",),
+    "n_s": ("num_msa_layers",),
+    "nodes": ("max_nodes",),
+    "num_epochs": ("num_train_epochs",),
+    "optimizer": ("optim",),
+    "precision": ("dtype",),
+    "quantize": ("quantization",),
+    "rank": ("r",),
+    "scheduler": ("lr_scheduler_type",),
+    "seq_length": ("max_length",),
+    "steps": ("max_steps",),
+    "streams": ("num_streams",),
+    "targets": ("target_modules",),
+    "template": ("prompt_template", "completion_template"),
+    "train_batch_size": ("per_device_train_batch_size",),
+    "train_file": ("train",),
+    "validation_file": ("validation",),
+    "warmup": ("warmup_steps",),
+    "wd": ("weight_decay",),
+    "γ": ("num_streams",),
+    # options
+    "count": ("limit",),
+    "file": ("data",),
+    "gpu": ("device",),
+    "input": ("data",),
+    "max_tokens": ("max_new_tokens",),
+    "num_samples": ("limit",),
+    "out": ("output",),
+    "output_dir": ("output",),
+    "output_file": ("output",),
+    "rows": ("limit",),
+    "tokens": ("max_new_tokens",),
+    # commands
+    "benchmark": ("bench",),
+    "check": ("verify",),
+    "complete": ("generate",),
+    "download": ("pull",),
+    "evaluate": ("eval",),
+    "fetch": ("bases", "pull"),
+    "finetune": ("train",),
+    "fit": ("train",),
+    "infer": ("generate",),
+    "info": ("inspect",),
+    "models": ("bases",),
+    "publish": ("push",),
+    "run": ("generate",),
+    "show": ("inspect",),
+    "upload": ("push",),
+    "version": ("env",),
+    # what there is none of
+    "do_sample": (),
+    "num_beams": (),
+    "temperature": (),
+    "top_p": (),
+}
+"""What people call a setting, an option or a command elsewhere -> its names here; none where ssft has no such thing,
+and one that is spelt alike would mislead."""
 
-    A name with sections or folders (`tree.max_nodes`, `peers/medusa_sql`) is also compared by its last part: in
-    the wrong section, or in none, it is far from the right one in letters.
+SIMILAR = 0.75
+"""Least share of letters that two names have in common, in their order, for one to be taken for a slip of the other."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x' or 'y'?` with the known names that `near_names` finds; empty where none is near."""
+    near = near_names(name, known)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that are meant by `name`: those that mean the same (`SYNONYMS`), else those spelt alike.
+
+    A name with sections or folders (`tree.max_nodes`, `peers/medusa_sql`) is compared by its last part alone: the
+    section may be wrong or left out, and the letters of the right one say nothing about the rest.
     """
-    names = {full.lower(): full for full in known}
-    ends = {key: _end(key) for key in names}
-    wanted = name.lower()
-    same = [_end(wanted)] if _end(wanted) in ends.values() else []
-    parts = same or difflib.get_close_matches(_end(wanted), sorted(set(ends.values())), n=1, cutoff=0.7)
-    near = [key for part in parts for key, end in ends.items() if end == part]
-    near += difflib.get_close_matches(wanted, names, n=1)
-    return f"did you mean {' or '.join(repr(names[key]) for key in dict.fromkeys(near))}?" if near else ""
+    ends: dict[str, list[str]] = {}
+    for full in known:
+        ends.setdefault(_end(full), []).append(full)
+    wanted = _end(name)
+    if wanted in ends:  # in another section
+        same = [wanted]
+    elif wanted in SYNONYMS:
+        same = [other for other in SYNONYMS[wanted] if other in ends]
+    else:
+        same = difflib.get_close_matches(wanted, sorted(ends), n=1, cutoff=SIMILAR)
+        if not same and len(wanted) > 3:
+            same = [end for end in ends if end.startswith(wanted)]
+    return [full for end in same for full in ends[end]]
 
 
 def _end(name: str) -> str:
-    return re.split(r"[./]", name)[-1]
+    return re.split(r"[./]", name.lower().lstrip("-"))[-1].replace("-", "_")

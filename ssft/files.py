@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -69,18 +70,27 @@ def check_target(path: Path, option: str = "--output") -> None:
 
     The folder is made where it is missing; `option` is the one that the message names.
     """
-    if path.is_dir():
-        raise ConfigError(f"{option} {path} is a folder; give a file")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{option} {path}: its folder cannot be made ({error.strerror or error})") from error
-    if not os.access(path.parent, os.W_OK):
+        if path.is_dir():
+            raise ConfigError(f"{option} {path} is a folder; give a file")
+        if _takes_what_comes(path):
+            if not os.access(path, os.W_OK):
+                raise ConfigError(f"{option} {path} is a device or a pipe that is not writable; choose another place")
+            return
+        folder = path.resolve().parent
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links before Python 3.13
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{option} {path}: its folder cannot be made ({reason})") from error
+    if not os.access(folder, os.W_OK):
         raise ConfigError(f"{option} {path}: its folder is not writable; choose another place")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, with the permissions of a new file; raises `OSError`."""
+    """Write a file whole or not at all, with the permissions of a new file; raises `OSError`.
+
+    It takes the place of whatever stands at `path`, of a link too: a stranger's folder may hold one that leads out.
+    """
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         with scratch.open("xb") as file:  # a new file of mode 0666, to which the system applies the umask
@@ -91,15 +101,63 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+def write_member(path: Path, data: bytes) -> None:
+    """`write_bytes` into an adapter's folder; raises `ConfigError` where no file can be written."""
+    try:
+        write_bytes(path, data)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error}); check the folder's rights") from error
+
+
+def write_output(path: Path, data: bytes, option: str = "--output") -> None:
+    """Write where the user said by `option`, whole or not at all; raises `ConfigError` where that cannot be.
+
+    A link stays one, and the file that it points to is replaced. A device or a pipe cannot be replaced: the bytes go
+    into it, and those that it took before an error stay there.
+    """
+    check_target(path, option)
+    try:
+        if not _takes_what_comes(path):
+            write_bytes(path.resolve(), data)
+            return
+        own = _descriptor(path)
+        if own is not None:
+            sys.stdout.flush()  # what was printed before comes before
+        with open(path if own is None else os.dup(own), "wb") as node:
+            node.write(data)
+    except BrokenPipeError:
+        raise  # whoever was reading has seen enough
+    except OSError as error:
+        raise ConfigError(f"{option} {path} cannot be written ({error.strerror or error})") from error
+
+
+def _takes_what_comes(path: Path) -> bool:
+    """Whether bytes go into what is at `path`, a device, a pipe or this process's own output, and do not replace it."""
+    return _descriptor(path) is not None or (path.exists() and not path.is_file())
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of this process's own descriptor that `path` names (/dev/stdout, /dev/fd/1); None: it names none.
+
+    A shell may have put a file there, and has its own place in it: it is neither replaced nor opened anew.
+    """
+    own = Path("/proc/self/fd").resolve() if Path("/proc/self/fd").is_dir() else Path("/dev/fd")
+    for _ in range(8):  # /dev/stdout -> /proc/self/fd/1
+        if path.name.isdecimal() and path.parent.resolve() == own:
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8, whole or not at all; raises `ConfigError` where no file can be."""
-    data = text.encode("utf-8")
-    check_target(path)
-    write_bytes(path, data)
+    """`write_output` of a text as UTF-8."""
+    write_output(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write what `json_text` makes of a value, whole or not at all."""
+    """`write_output` of what `json_text` makes of a value."""
     write_text(path, json_text(value) + "\n")
 
 

@@ -4,7 +4,9 @@ Types are strict: "5" is no number and true is none. Annotations are those of ou
 (peft's LoraConfig, TRL's SFTConfig), whose keys are the keys of a recipe.
 """
 
+import math
 import operator
+import os
 import re
 import types
 import typing
@@ -13,12 +15,13 @@ from contextlib import suppress
 from dataclasses import MISSING, field, fields, is_dataclass
 from enum import Enum
 from functools import cache, partial, reduce
+from numbers import Integral
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from ssft.errors import nearest
+from ssft.errors import ConfigError, SSFTError, nearest
 
 MAX_SHOWN = 80
 """Characters of a value or key in a message; it may come from a stranger's file."""
@@ -61,6 +64,54 @@ def read(hint: Any, value: Any, place: str) -> Any:
     raise ValueError(f"{place}={shown(value)}, expected {type_name(hint)}")
 
 
+def check(hint: Any, value: Any, place: str, error: type[SSFTError] = ConfigError) -> Any:
+    """`value` of Python as the annotation `hint` wants it, from callers instead of files: `InstanceOf[X]` fits, too.
+
+    As strict as `read`; numpy's whole numbers count as Python's where `WHOLE` stands. Raises `error`, which names
+    `place`, what stands there and what was expected.
+    """
+    try:
+        return _python_adapter(hint).validate_python(value, strict=True)
+    except ValidationError as found:
+        raise error(f"{place}={shown(value)}, expected {type_name(hint)}") from found
+
+
+def check_fields(config: Any, kind: type, place: str = "") -> None:
+    """Raise `ConfigError` for the first of the fields that the dataclass `kind` itself defines whose value in `config`,
+    an instance, is of another type than annotated."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for name in kind.__annotations__:
+        check(hints[name], getattr(config, name), _inside(place, name))
+
+
+def _fit_for_a_file(value: Any) -> Any:
+    try:
+        fits = b"\0" not in os.fsencode(value)
+    except (TypeError, UnicodeEncodeError):
+        fits = False
+    if not fits or isinstance(value, bytes):
+        raise ValueError("no name")
+    return value
+
+
+PATH = Annotated[Any, AfterValidator(_fit_for_a_file), "a path or a name"]
+"""What a file or a repository can be named: str or `os.PathLike`, without NUL and without halves of surrogate pairs."""
+
+
+def _plain_int(value: Any) -> Any:
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
+WHOLE = BeforeValidator(_plain_int)
+"""In `Annotated[int, WHOLE, ...]`: numpy's whole numbers are taken, too."""
+POSITIVE = Annotated[int, WHOLE, Field(ge=1, lt=2**31), "a whole number from 1, below 2^31"]
+FROM_ZERO = Annotated[int, WHOLE, Field(ge=0, lt=2**31), "a whole number from 0, below 2^31"]
+NOT_NEGATIVE = Annotated[float, Field(ge=0, allow_inf_nan=False), "a number from 0"]
+ABOVE_ZERO = Annotated[float, Field(gt=0, allow_inf_nan=False), "a number above 0"]
+SHARE = Annotated[float, Field(ge=0, le=1), "a number from 0 to 1"]
+BELOW_ONE = Annotated[float, Field(ge=0, lt=1), "a number from 0, below 1"]
+
+
 def _holds_dataclass(hint: Any) -> bool:
     known = isinstance(hint, type) and is_dataclass(hint)  # metadata of `Annotated` may be an instance of one
     return known or any(map(_holds_dataclass, typing.get_args(hint)))
@@ -83,12 +134,22 @@ def _read_fields(kind: Any, value: Any, place: str) -> Any:
 
 def shown(value: Any) -> str:
     """A value or key for a message: printable, and cut to `MAX_SHOWN` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python's bound against long conversions
+        text = (
+            f"a number of some {round(math.log10(abs(value))):,} digits" if type(value) is int else type(value).__name__
+        )
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def _inside(place: str, key: Any) -> str:
     return f"{place}.{key}" if place else str(key)
+
+
+@cache
+def _python_adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint)
 
 
 @cache

@@ -92,6 +92,11 @@ class Backbone:
         return int(self.config.max_position_embeddings)
 
     @property
+    def vocabulary(self) -> int:
+        """Token ids that the model knows: rows of its embedding, of which a tokenizer may use fewer."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
     def window(self) -> int | None:
         """Tokens that a row sees of its past, itself included; None: all of them (no sliding window)."""
         return getattr(self.config, "sliding_window", None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssft.base.embedded import ALIASES, base_path, check_folder, fetch, is_fetched
 from ssft.errors import BaseModelError, ConfigError, nearest
-from ssft.schema import is_hub_id
+from ssft.schema import PATH, check, is_hub_id
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | 
     if text in ALIASES:
         return base_path(text) if is_fetched(text) else fetch(text, progress=progress)
     folder = _local(text)
-    if text and folder.is_dir():
+    if text and os.path.isdir(folder):  # false also for what no folder can be named
         check_folder(folder)
         return folder
     if is_hub_id(text):
@@ -85,14 +85,26 @@ def _local(name: str) -> Path:
     return Path(os.path.expanduser(name))
 
 
+def named_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; None and "auto" mean CUDA if there is one, else the CPU. Raises `ConfigError` for a name
+    that torch does not know, whether or not there is such a device here."""
+    import torch
+
+    if device is None or (isinstance(device, str) and device == "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"device {device!r} is unknown. Use cpu, cuda, cuda:N, mps or auto.") from error
+
+
 def auto_dtype(device: str | torch.device | dict[str, Any] | None = None) -> torch.dtype:
     """bfloat16 where `device` computes it natively, else float32. None, "auto" and a map of modules mean CUDA if there
     is one, else the CPU."""
     import torch
 
     cuda = torch.cuda.is_available()
-    named = None if device == "auto" or isinstance(device, dict) else device
-    kind = torch.device(named or ("cuda" if cuda else "cpu")).type
+    kind = named_device(None if isinstance(device, dict) else device).type
     native = (kind == "cuda" and cuda and torch.cuda.is_bf16_supported(including_emulation=False)) or (
         kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     )
@@ -107,10 +119,7 @@ def _device_map(device: str | dict[str, Any] | None) -> dict[str, Any] | str | N
         return {"": "cuda:0"} if torch.cuda.is_available() else None
     if device == "auto" or isinstance(device, dict):
         return device
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r} is unknown. Use cpu, cuda, cuda:N, mps or auto.") from error
+    kind = named_device(device).type
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(kind, False):
         raise ConfigError(f"device {device!r} is not available here. Leave --device out, or use --device cpu.")
@@ -134,6 +143,7 @@ def load_base(
         raise ConfigError(f"dtype {dtype!r} is unknown. Use one of {', '.join(DTYPES)}.")
     if quantization not in QUANTIZATIONS:
         raise ConfigError(f"quantization {quantization!r} is unknown. Use one of {', '.join(QUANTIZATIONS)}.")
+    check(PATH, name, "base", BaseModelError)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ssft.errors import BundleError
+from ssft.files import parse_json
+from ssft.schema import PATH, check
 
 MAX_JSON = 16 * 2**20
 MAX_WEIGHTS = 16 * 2**30
@@ -41,8 +42,8 @@ class AdapterFiles:
     """One reading of the folder `path`; every method raises `BundleError` naming the file and what is wrong with it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if not self.path.is_dir():
+        self.path = Path(check(PATH, path, "adapter", BundleError))
+        if not os.path.isdir(path):  # false also for what no folder can be named
             raise BundleError(f"adapter {str(path)!r} is no folder; give the folder that `ssft train --output` wrote")
         self._root = self.path.resolve()
         self._hash = hashlib.sha256()
@@ -181,8 +182,8 @@ class AdapterFiles:
         """The JSON object of `data`, which was read from the file `name`."""
         self._check_values(name, data)
         try:
-            value = json.loads(data.decode("utf-8"), object_pairs_hook=_object)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(data.decode("utf-8"))
+        except ValueError as error:
             raise BundleError(f"{self.path / name}: not readable as JSON ({error}); the file is damaged") from error
         if not isinstance(value, dict):
             raise BundleError(f"{self.path / name}: holds a {type(value).__name__}, expected an object")
@@ -250,11 +251,3 @@ def _in_hub_store(root: Path, target: Path) -> bool:
             shared = "--" in repository.name and target.parent.parent == repository.parent / "blobs"
             return shared or target.parent == repository / "blobs"
     return False
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {key[:60]!r} stands twice")
-    return value

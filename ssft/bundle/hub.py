@@ -22,7 +22,7 @@ from ssft.bundle.shipped import check_adapter_name, local_adapter
 from ssft.bundle.write import check_replaceable
 from ssft.errors import BundleError, ConfigError, HubError
 from ssft.files import whole_folder
-from ssft.schema import is_hub_id
+from ssft.schema import PATH, check, is_hub_id
 
 TIMEOUT = 30.0
 
@@ -85,7 +85,7 @@ def resolve_adapter(path_or_repo: str | os.PathLike[str]) -> Path:
     Raises:
         BundleError: neither can be had; says what was tried.
     """
-    text = os.fspath(path_or_repo)
+    text = os.fspath(check(PATH, path_or_repo, "adapter", BundleError))
     if (folder := local_adapter(text)) is not None:
         return folder
     check_adapter_name(text)

@@ -15,7 +15,7 @@ from pathlib import Path
 from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.format import RESULTS, Bundle
 from ssft.errors import BundleError, ConfigError
-from ssft.files import json_text, write_text
+from ssft.files import json_text, write_member
 from ssft.results.reading import Kept, read_kept, read_result, run_of
 from ssft.results.schema import BenchResult, SuiteResult, Text
 from ssft.schema import read
@@ -143,4 +143,4 @@ def results_text(results: Results) -> str:
 
 def write_results(bundle: Bundle, results: Results) -> None:
     """Write `results.json` into the bundle's folder, atomically; raises `ConfigError` where it cannot be."""
-    write_text(bundle.path / RESULTS, results_text(results))
+    write_member(bundle.path / RESULTS, results_text(results).encode())

@@ -21,7 +21,7 @@ from ssft.card.results import Results, read_results
 from ssft.card.rows import rows_of
 from ssft.card.tables import commands, data_files, quality_table, speed_tables, training_table
 from ssft.errors import BundleError, ConfigError
-from ssft.files import check_target, write_bytes
+from ssft.files import write_member
 from ssft.tables import markdown, markdown_text
 
 
@@ -39,8 +39,7 @@ def write_card(bundle: Bundle) -> bool:
         path = bundle.path / name
         same_size = path.is_file() and not path.is_symlink() and path.stat().st_size == len(data)
         if not same_size or path.read_bytes() != data:
-            check_target(path)
-            write_bytes(path, data)
+            write_member(path, data)
             changed = True
     return changed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,7 @@ def override_tree(tree: TreeConfig, overrides: tuple[str, ...] | list[str]) -> T
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise ConfigError(f"--tree {text!r}: write key=value, such as max_nodes=32")
-        values[name.removeprefix("tree.")] = int(value) if value.removeprefix("-").isdecimal() else value
+        values[name.removeprefix("tree.")] = int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value
     try:
         changed: TreeConfig = read(TreeConfig, values, "tree")
         changed.check_tree()

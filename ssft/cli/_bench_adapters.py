@@ -10,6 +10,7 @@ import click
 from ssft.cli._adapted import prompt_rows
 from ssft.cli._bench import print_tables, rounds_option
 from ssft.cli._options import (
+    Whole,
     base_option,
     data_option,
     device_option,
@@ -43,7 +44,7 @@ from ssft.cli._shelf import adapter_names, data_files, shared_base
     "--adapters",
     "loads",
     metavar="N",
-    type=click.IntRange(min=2),
+    type=Whole(min=2),
     default=100,
     show_default=True,
     help="Load the given folders again and again, until N are loaded, to measure loading, switching and memory.",

@@ -10,7 +10,7 @@ import click
 
 from ssft.cli._adapted import Decoding, decoding_options, prompt_rows
 from ssft.cli._bench import exit_code, measuring_options, print_comparison, suite_settings
-from ssft.cli._options import data_option, json_option, limit_option
+from ssft.cli._options import NOT_NEGATIVE, data_option, json_option, limit_option
 from ssft.cli._result import command_line, deliver, describe_data
 from ssft.cli._shelf import adapter_names, data_files
 from ssft.errors import ConfigError
@@ -33,7 +33,7 @@ ADAPTERS = Path("adapters")
 @click.option(
     "--quality-limit",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=NOT_NEGATIVE,
     default=40,
     help="Rows per adapter whose answers are compared with their references. Where --peers has the adapter's twin, its "
     "answers to the same rows are compared, too. With 0 nothing is compared.",

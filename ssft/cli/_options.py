@@ -20,7 +20,22 @@ from ssft.files import json_text
 from ssft.tables import Table, terminal
 
 Decorator = Callable[[Any], Any]
-POSITIVE = click.IntRange(min=1)
+MOST = 2**31 - 1
+MAX_THREADS = 1024
+
+
+class Whole(click.IntRange):
+    """A whole number from `min` to what libraries can count to, which is too far away for --help."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number > MOST:
+            self.fail(f"{number} is too large; at most {MOST} can be counted", param, ctx)
+        return number
+
+
+POSITIVE = Whole(min=1)
+NOT_NEGATIVE = Whole(min=0)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -57,7 +72,10 @@ device_option = partial(
     help="cpu, cuda, cuda:N, mps or auto. Without it the command takes CUDA if there is one, else the CPU.",
 )
 threads_option = partial(
-    click.option, "--threads", type=POSITIVE, help="Number of CPU threads. Without it torch decides."
+    click.option,
+    "--threads",
+    type=click.IntRange(1, MAX_THREADS),
+    help="Number of CPU threads. Without it torch decides.",
 )
 data_option = partial(
     click.option,
@@ -70,7 +88,7 @@ limit_option = partial(click.option, "--limit", type=POSITIVE, help="Use only th
 max_new_tokens_option = partial(
     click.option, "--max-new-tokens", type=POSITIVE, default=128, help="Longest completion, in tokens."
 )
-seed_option = partial(click.option, "--seed", type=click.IntRange(min=0), default=0, help="Random seed.")
+seed_option = partial(click.option, "--seed", type=NOT_NEGATIVE, default=0, help="Random seed.")
 json_option = partial(
     click.option,
     "--json",

@@ -14,7 +14,8 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,6 +48,22 @@ class Failure(click.ClickException):
         click.echo(f"error: {self.format_message()}", file=file, err=True)
 
 
+@contextmanager
+def _own_suggestions() -> Iterator[None]:
+    """Let an unknown option or subcommand be told with what `nearest` finds; click's own search finds what is far."""
+    try:
+        yield
+    except (click.NoSuchOption, click.NoSuchCommand) as error:
+        command: Any = error.ctx.command if error.ctx else click.Group()
+        if isinstance(error, click.NoSuchOption):
+            what, name = "option", error.option_name
+            known = [text for option in command.params for text in (*option.opts, *option.secondary_opts)]
+        else:
+            what, name, known = "command", error.command_name, list(command.commands)
+        hint = nearest(name, known)
+        raise click.UsageError(f"No such {what} {name!r}{hint and f'; {hint}'}", error.ctx) from error
+
+
 class CommandFiles(click.Group):
     """A group whose commands are imported only when they are called."""
 
@@ -60,6 +77,18 @@ class CommandFiles(click.Group):
         command = importlib.import_module(f"ssft.cli.{path.stem}").command
         command.name = cmd_name
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for argument in args:
+            try:
+                whole = b"\0" not in os.fsencode(argument)
+            except UnicodeEncodeError:
+                whole = False
+            if not whole:
+                what = "holds a character that neither a file's name nor a text can hold"
+                raise click.UsageError(f"{repr(argument)[:80]} {what}; write it without", ctx)
+        with _own_suggestions():
+            return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -76,7 +105,8 @@ class CommandFiles(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _own_suggestions():
+                return super().invoke(ctx)
         except SSFTError as error:
             raise Failure(str(error)) from error
 

@@ -8,7 +8,7 @@ import click
 
 from ssft.cli._options import json_option, print_json, table
 from ssft.errors import ConfigError
-from ssft.files import check_target, write_bytes
+from ssft.files import write_output
 from ssft.recipes.recipe import SECTIONS, TOP, describe_keys, recipe_head, recipe_names, recipe_path, recipe_summary
 
 KEY = ("key", "type", "default", "help")
@@ -77,8 +77,7 @@ def copy_command(name: str, destination: Path, force: bool, as_json: bool) -> No
         raise ConfigError(f"{target}: a recipe is a .yaml file; give a name that ends so")
     if target.exists() and not force:
         raise ConfigError(f"{target} exists already; choose another name, or overwrite it with --force")
-    check_target(target, "DEST")
-    write_bytes(target, source.read_bytes())
+    write_output(target, source.read_bytes(), "DEST")
     if as_json:
         print_json({"name": name, "path": target})
     else:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ssft.errors import ConfigError
+from ssft.schema import check_fields, shown
 
 TREE_KINDS = ("best_first", "k_ary", "chain")
 MAX_NODES = 512
@@ -45,20 +46,26 @@ class TreeConfig:
         """Node budget of one row's tree while `rows` rows share a pass."""
         return min(self.max_nodes, max(2, self.max_batch_nodes // rows)) if self.max_batch_nodes else self.max_nodes
 
+    def __post_init__(self) -> None:
+        self.check_tree()
+
     def check_tree(self) -> None:
-        """Raise `ConfigError` if a field is out of range."""
+        """Raise `ConfigError` if a field is of another type or out of range, as the constructor does."""
+        check_fields(self, TreeConfig, "tree")
         if self.kind not in TREE_KINDS:
             raise ConfigError(f"tree.kind={repr(self.kind)[:60]}: expected one of {', '.join(TREE_KINDS)}")
         if not 1 <= self.max_nodes <= MAX_NODES:
-            raise ConfigError(f"tree.max_nodes={self.max_nodes}: must lie between 1 and {MAX_NODES}")
+            raise ConfigError(f"tree.max_nodes={shown(self.max_nodes)}: must lie between 1 and {MAX_NODES}")
         if self.top_k < 1:
-            raise ConfigError(f"tree.top_k={self.top_k}: at least one token per stream is needed")
+            raise ConfigError(f"tree.top_k={shown(self.top_k)}: at least one token per stream is needed")
         if self.max_depth < 0:
-            raise ConfigError(f"tree.max_depth={self.max_depth}: 0 (as deep as the streams) or a positive depth")
+            raise ConfigError(f"tree.max_depth={shown(self.max_depth)}: 0 (as deep as the streams) or a positive depth")
         if self.max_stream_nodes < 0:
-            raise ConfigError(f"tree.max_stream_nodes={self.max_stream_nodes}: 0 (all nodes) or a positive number")
+            raise ConfigError(
+                f"tree.max_stream_nodes={shown(self.max_stream_nodes)}: 0 (all nodes) or a positive number"
+            )
         if self.max_batch_nodes < 0:
-            raise ConfigError(f"tree.max_batch_nodes={self.max_batch_nodes}: 0 (no limit) or a positive number")
+            raise ConfigError(f"tree.max_batch_nodes={shown(self.max_batch_nodes)}: 0 (no limit) or a positive number")
 
     def tree_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

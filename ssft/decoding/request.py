@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import InstanceOf
 from torch import Tensor
 
 from ssft.decoding.config import TreeConfig
+from ssft.errors import GenerationError
+from ssft.schema import WHOLE, check, shown
 from ssft.streams.modules import StreamModules
 
 if TYPE_CHECKING:
@@ -17,6 +20,21 @@ StopCheck = Callable[[list[int]], bool]
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """transformers' contract: ids so far [1, t], scores [1, V] -> scores [1, V]."""
+
+
+_IDS = Annotated[list[int] | tuple[int, ...], "a list of token ids"]
+_ID_SET = Annotated[frozenset[int] | set[int], "a set of token ids"]
+_CALLABLES = Annotated[list[Callable[..., Any]] | tuple[Callable[..., Any], ...], "a list of logits processors"]
+_TYPES = {
+    "prompt": _IDS,
+    "max_new_tokens": Annotated[int, WHOLE, "a whole number from 1"],
+    "tree": Annotated[InstanceOf[TreeConfig], "a TreeConfig"],
+    "eos_token_ids": _ID_SET,
+    "stop_token_ids": _ID_SET,
+    "stop": Annotated[Callable[..., Any] | None, "a callable or None"],
+    "processors": _CALLABLES,
+}
+"""What the fields of a `Request` must be."""
 
 
 @dataclass
@@ -39,6 +57,36 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()
     stop: StopCheck | None = None
     processors: Sequence[LogitsProcessor] = ()
+
+    def __post_init__(self) -> None:
+        """Raises `GenerationError` for a field of another type; `most_tokens` checks what depends on the model."""
+        for name, hint in _TYPES.items():
+            check(hint, getattr(self, name), name, GenerationError)
+
+    def most_tokens(self, context: int, vocabulary: int) -> int:
+        """Tokens that it may produce on a model of `context` positions and `vocabulary` token ids.
+
+        Raises:
+            GenerationError: the prompt is empty, leaves no room in the context, or holds ids that the model lacks.
+        """
+        if not self.prompt:
+            raise GenerationError("a prompt has no tokens; give at least one, for example the BOS token")
+        if self.max_new_tokens < 1:
+            raise GenerationError(
+                f"max_new_tokens={self.max_new_tokens}: at least one token must be asked for; raise max_new_tokens"
+            )
+        if len(self.prompt) >= context:
+            raise GenerationError(
+                f"a prompt has {len(self.prompt)} tokens, but the model's context holds {context} and the answer "
+                "needs room in it; shorten the prompt"
+            )
+        for what, ids in (("a prompt", self.prompt), ("stop_token_ids", self.stop_token_ids)):
+            if unknown := [token for token in ids if not 0 <= token < vocabulary]:
+                raise GenerationError(
+                    f"{what} has the token id {shown(unknown[0])}, but the model knows 0 to {vocabulary - 1} only; "
+                    "take ids from the base's own tokenizer"
+                )
+        return min(self.max_new_tokens, context - len(self.prompt))
 
     @property
     def depth(self) -> int:

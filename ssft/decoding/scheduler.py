@@ -23,7 +23,6 @@ from ssft.decoding.request import Generation, Request
 from ssft.decoding.row import Row
 from ssft.decoding.step import States, Step
 from ssft.decoding.tree import DraftTree, grow_tree
-from ssft.errors import GenerationError
 
 CACHE, DRAFT = "cache compaction", "draft tree (Python)"
 """Parts of a pass that are timed here."""
@@ -55,11 +54,14 @@ class Scheduler:
         """Rows for these requests, which take part from the next pass on.
 
         Raises:
-            GenerationError: an empty prompt, one that leaves no room in the model's context, or a model that was
-                changed so that streams cannot run on it (`StreamHooks.check`); none was admitted.
+            GenerationError: a request that the model cannot serve (`Request.most_tokens`), or a model that was changed
+                so that streams cannot run on it (`StreamHooks.check`); none was admitted.
         """
         self.step.hooks.check()
-        rows = [Row(request, self._tokens(request), DraftTree([request.prompt[-1]])) for request in requests]
+        backbone = self.step.backbone
+        limits = [request.most_tokens(backbone.context_length, backbone.vocabulary) for request in requests]
+        pairs = zip(requests, limits, strict=True)
+        rows = [Row(request, limit, DraftTree([request.prompt[-1]])) for request, limit in pairs]
         self.waiting += rows
         return rows
 
@@ -174,22 +176,6 @@ class Scheduler:
         elif not active:
             self._cache = None
         self.rows = [self.rows[b] for b in active]
-
-    def _tokens(self, request: Request) -> int:
-        """Tokens that this request may produce."""
-        context = self.step.backbone.context_length
-        if not request.prompt:
-            raise GenerationError("a prompt has no tokens; give at least one, for example the BOS token")
-        if request.max_new_tokens < 1:
-            raise GenerationError(
-                f"max_new_tokens={request.max_new_tokens}: at least one token must be asked for; raise max_new_tokens"
-            )
-        if len(request.prompt) >= context:
-            raise GenerationError(
-                f"a prompt has {len(request.prompt)} tokens, but the model's context holds {context} and the answer "
-                "needs room in it; shorten the prompt"
-            )
-        return min(request.max_new_tokens, context - len(request.prompt))
 
 
 def _side_by_side(rows: list[Row]) -> list[Row]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from ssft.decoding.draft.vocabulary import DraftVocabulary
 from ssft.errors import BundleError, ConfigError, GenerationError, SSFTError
 from ssft.lora.vocabulary import draft_vocabulary
 from ssft.lora.weights import LoraWeights
+from ssft.schema import WHOLE, check
 from ssft.streams.modules import StreamModules
 
 EVICTION_TARGETS = ("host", "disk")
@@ -82,6 +83,7 @@ class AdapterBank:
     def __init__(self, model: Any, fingerprint: dict[str, str], max_bytes: int | None, evict_to: str | None) -> None:
         """`max_bytes` None: no limit. `evict_to` None: "host" for an accelerator, "disk" on the CPU."""
         on_cpu = model.device.type == "cpu"
+        check(Annotated[int, WHOLE] | None, max_bytes, "max_adapter_bytes")
         if max_bytes is not None and max_bytes < 1:
             raise ConfigError(f"max_adapter_bytes={max_bytes}: a positive number of bytes, or None for no limit")
         if evict_to is not None and evict_to not in EVICTION_TARGETS:
@@ -112,10 +114,15 @@ class AdapterBank:
         """The adapter of that name, wherever its tensors are; None is the bare base."""
         if name is None:
             return self.bare
-        if name not in self._adapters:
+        if not isinstance(name, str) or name not in self._adapters:
             known = ", ".join(map(repr, self._adapters)) or "none"
             raise ConfigError(f"adapter {name!r} is not loaded; loaded are: {known}. Call load_adapter first")
         return self._adapters[name]
+
+    def _own(self, name: str) -> Adapter:
+        if name is None:
+            raise ConfigError("None is the bare base, which stays as it is; give the name of a loaded adapter")
+        return self.get(name)
 
     def add(
         self, name: str, path: Any, *, pinned: bool = False, tree: TreeConfig | None = None, merged: bool = False
@@ -153,7 +160,7 @@ class AdapterBank:
     def remove(self, name: str) -> None:
         """Forget an adapter; calls that are using it finish with it."""
         with self._changed:
-            adapter = self.get(name)
+            adapter = self._own(name)
             del self._adapters[name]
             if adapter.users:
                 self._departed.append(adapter)
@@ -162,7 +169,7 @@ class AdapterBank:
     def pin(self, name: str, pinned: bool = True) -> None:
         """Keep an adapter on the device whatever the budget, or let it go again."""
         with self._changed:
-            adapter = self.get(name)
+            adapter = self._own(name)
             if pinned:
                 self._check_budget([adapter], ConfigError)
             adapter.pinned = pinned

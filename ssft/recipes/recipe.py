@@ -1,5 +1,6 @@
 """Recipes: YAML files that settle a training run, checked against the dataclasses whose fields are their keys."""
 
+import os
 import re
 import typing
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from ssft.bundle.shipped import shipped_adapters
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError, SSFTError, nearest
 from ssft.recipes.config import DataConfig
+from ssft.recipes.limits import narrowed, reporters
 from ssft.recipes.yaml import MAX_BYTES, Dumper, Loader
-from ssft.schema import read, setting, type_name
+from ssft.schema import read, setting, shown, type_name
 from ssft.streams.config import StreamConfig
 
 if TYPE_CHECKING:
@@ -95,8 +97,6 @@ class Recipe:
         self.tree.check_tree()
         self.medusa.check_medusa()
         self.draft.check_draft()
-        if self.lora.r < 1:
-            raise ConfigError(f"lora.r={self.lora.r}: a LoRA has a rank of at least 1")
         self.stream_config().check_streams()
 
     def _check_method(self) -> None:
@@ -121,6 +121,11 @@ class Recipe:
             raise ConfigError(
                 "method=lora with training.mode=lossless: the text of a lossless adapter is the base's own, or that of "
                 "the adapter whose LoRA it kept; compare with that, or set training.mode=shared"
+            )
+        if self.training.get("dataloader_persistent_workers") and not self.training.get("dataloader_num_workers"):
+            raise ConfigError(
+                "training.dataloader_persistent_workers=true keeps workers, and there are none; set "
+                "training.dataloader_num_workers to at least 1"
             )
         packed = [key for key in ("packing", "padding_free") if self.training.get(key)]
         if packed and self.method == "lora":
@@ -147,24 +152,27 @@ class Recipe:
         import torch
         from trl import SFTConfig
 
-        from ssft.base.load import auto_dtype
+        from ssft.base.load import auto_dtype, named_device
         from ssft.training.config import StreamSFTConfig
 
-        cuda = torch.cuda.is_available()
-        device = torch.device(("cuda" if cuda else "cpu") if device in (None, "auto") else device)
+        device = named_device(device)
         dtype = auto_dtype(device) if self.dtype == "auto" else getattr(torch, self.dtype)
-        use_cpu = device.type == "cpu" or not cuda
+        use_cpu = device.type == "cpu" or not torch.cuda.is_available()
         bf16, fp16 = dtype == torch.bfloat16, dtype == torch.float16 and not use_cpu
         resolved = {"report_to": "none", "use_cpu": use_cpu, "bf16": bf16, "fp16": fp16}
         values = {**resolved, **self.training, "output_dir": str(output_dir)}
+        kind: type[SFTConfig] = StreamSFTConfig
+        if self.method != "streams":
+            kind, values = SFTConfig, {key: value for key, value in values.items() if key not in _stream_keys()}
         try:
-            if self.method == "streams":
-                return StreamSFTConfig(**values)
-            return SFTConfig(**{key: value for key, value in values.items() if key not in _stream_keys()})
-        except (TypeError, ValueError) as error:
-            if isinstance(error, SSFTError):
-                raise
+            args = kind(**values)
+            for name in args.report_to or ():
+                reporters()[name]()  # as the trainer will
+        except SSFTError:
+            raise
+        except Exception as error:  # the libraries raise anything here, from ValueError to ImportError
             raise ConfigError(f"recipe {self.name or '(unnamed)'}, training: {error}") from error
+        return args
 
 
 @cache
@@ -194,7 +202,9 @@ def _section(section: str, values: dict[str, Any]) -> Any:
     """A section's object from checked values."""
     try:
         return _classes()[section](**{**values, **({"task_type": "CAUSAL_LM"} if section == "lora" else {})})
-    except (TypeError, ValueError) as error:
+    except SSFTError:
+        raise
+    except Exception as error:  # peft asks for other packages, too
         raise ConfigError(f"{section}: {error}") from error
 
 
@@ -204,11 +214,13 @@ def _schema(section: str) -> dict[str, tuple[Any, Any, str]]:
     if section not in _classes():
         raise ConfigError(f"unknown section {section!r}; there are {', '.join(SECTIONS)}")
     kind = _classes()[section]
-    hints = typing.get_type_hints(kind, localns={value.__name__: value for value in _classes().values()})
+    names = {value.__name__: value for value in _classes().values()}
+    hints = typing.get_type_hints(kind, localns=names, include_extras=True)
     hidden = RESERVED.get(section, {}) if section else {*SECTIONS, "explicit"}
     keys = [f for f in fields(kind) if f.name not in hidden]
     defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in keys}
-    return {f.name: (hints[f.name], defaults[f.name], " ".join(f.metadata.get("help", "").split())) for f in keys}
+    wanted = {f.name: narrowed(section, f.name, hints[f.name], f.metadata.get("choices")) for f in keys}
+    return {f.name: (wanted[f.name], defaults[f.name], " ".join(f.metadata.get("help", "").split())) for f in keys}
 
 
 def describe_keys(section: str = TOP) -> list[tuple[str, str, Any, str]]:
@@ -229,6 +241,8 @@ def _checked(section: str, name: str, value: Any, where: str, raw: str | None = 
     options = typing.get_args(wanted)
     if isinstance(value, str) and value.lower() == "none" and type(None) in options and str not in options:
         return None
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{where}: {path}={shown(value)} holds the character NUL, which no setting can; remove it")
     try:
         return read(wanted, value, path)
     except ValueError as error:
@@ -255,7 +269,7 @@ def _file_values(path: Path) -> Iterator[tuple[str, str, Any]]:
         if name not in SECTIONS:
             yield TOP, str(name), _checked(TOP, str(name), value, str(path))
         elif not isinstance(value, dict | None):
-            raise ConfigError(f"{path}: section {name} is {value!r}; write indented `key: value` lines below it")
+            raise ConfigError(f"{path}: section {name} is {shown(value)}; write indented `key: value` lines below it")
         else:
             for key, item in (value or {}).items():
                 yield name, str(key), _checked(name, str(key), item, str(path))
@@ -263,7 +277,7 @@ def _file_values(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 def _override(text: str) -> tuple[str, str, Any]:
     """(section, key, checked value) of one `key=value`."""
-    where = f"override {text!r}"
+    where = f"override {shown(text)}"
     path, equals, raw = text.partition("=")
     section, _, name = path.strip().rpartition(".")
     if not equals or not name:
@@ -274,7 +288,7 @@ def _override(text: str) -> tuple[str, str, Any]:
             raise ConfigError(f"{where}: {name} is ambiguous; write {' or '.join(f'{home}.{name}' for home in homes)}")
         section = homes[0] if homes else section
     value: Any = raw  # text that is no YAML, such as a template, stays as it is; the type check decides
-    with suppress(yaml.YAMLError):
+    with suppress(yaml.YAMLError, RecursionError):
         value = yaml.load(raw, Loader=Loader)
     return section, name, _checked(section, name, value, where, raw)
 
@@ -337,11 +351,11 @@ def recipe_path(name: str | Path) -> Path:
     with the nearest name if there is none."""
     if str(name) in recipe_names():
         return _folder() / f"{name}.yaml"
+    if os.path.isfile(name):  # false also for what no file can be named
+        return Path(name)
     path = Path(name)
-    if path.is_file():
-        return path
     shipped = shipped_adapters().get(path.parent.as_posix())
-    if shipped is not None and (shipped / path.name).is_file():
+    if shipped is not None and os.path.isfile(shipped / path.name):
         return shipped / path.name
     hint = nearest(str(name).removesuffix(".yaml"), recipe_names()) or f"shipped are {', '.join(recipe_names())}"
     raise ConfigError(f"{str(name)!r} is neither a shipped recipe nor a YAML file; {hint}")

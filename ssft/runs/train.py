@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers.optimization import get_scheduler
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
+from ssft.errors import ConfigError, SSFTError
 from ssft.runs.methods import training_method
 from ssft.runs.provenance import about_rows, provenance
 from ssft.runs.resume import check_may_begin, check_same_run, write_identity
@@ -20,17 +22,34 @@ from ssft.training.progress import training_table
 
 
 def build_trainer(run: PreparedRun) -> Any:
-    """The trainer of a prepared run."""
-    trainer = training_method(run.recipe.method).build_trainer(
-        run,
-        train_dataset=_trl_columns(run.train),
-        eval_dataset=_trl_columns(run.validation) if len(run.validation) else None,
-        processing_class=run.tokenizer,
-    )
+    """The trainer of a prepared run; raises `ConfigError` for settings that the libraries refuse."""
+    data = {
+        "train_dataset": _trl_columns(run.train),
+        "eval_dataset": _trl_columns(run.validation) if len(run.validation) else None,
+        "processing_class": run.tokenizer,
+    }
+    try:
+        trainer = training_method(run.recipe.method).build_trainer(run, **data)
+        _check_steps(trainer)
+    except SSFTError:
+        raise
+    except Exception as error:  # the libraries raise anything here, from KeyError to ImportError
+        raise ConfigError(
+            f"the trainer refuses a setting: {type(error).__name__}: {error}; change the key of training or lora that "
+            "it is about"
+        ) from error
     if run.start is not None and not run.held:
         begin_from(trainer.model, run.start)
     trainer.add_callback(OrderByEpoch())
     return trainer
+
+
+def _check_steps(trainer: Any) -> None:
+    """Let the libraries raise what they would say about optimiser and schedule only when the first step comes."""
+    args = trainer.args
+    trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+    stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    get_scheduler(args.lr_scheduler_type, stand_in, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
 
 
 def train(run: PreparedRun, output: Path, resume: bool = False, force: bool = False) -> Trained | None:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import InstanceOf
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessorList, StoppingCriteriaList
@@ -26,6 +27,7 @@ from ssft.decoding.step import Step
 from ssft.decoding.turn import Turn
 from ssft.errors import GenerationError
 from ssft.runtime.foreign_model import check_lora, drafts_from, fingerprint_of, hooks_on, own_lora
+from ssft.schema import check
 from ssft.streams.insertion import StreamHooks
 
 _SAMPLED = ("do_sample", "num_beams", "num_return_sequences", "penalty_alpha", "dola_layers")
@@ -84,6 +86,7 @@ class StreamGenerate:
     last: list[Generation] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        check(Annotated[InstanceOf[TreeConfig], "a TreeConfig"], self.tree, "tree")
         self.tree.check_tree()
 
     @classmethod
@@ -113,7 +116,7 @@ class StreamGenerate:
         check_lora(base, bundle)
         streams = load_stream_modules(bundle, base.config.hidden_size).to(base.device)
         drafter = StreamDrafter(streams, drafts_from(base, bundle))
-        return cls(hooks_on(base), drafter, tree or bundle.tree, own_lora(base, bundle))
+        return cls(hooks_on(base), drafter, bundle.tree if tree is None else tree, own_lora(base, bundle))
 
     # generate() takes the arguments that it finds in this signature from the user's. attention_mask is therefore among
     # `model_kwargs`: generate() would not see a mask that it took, and make another.

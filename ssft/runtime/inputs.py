@@ -1,13 +1,15 @@
 """What callers hand to `MultiAdapterModel.generate`: the forms of a prompt, and settings for one or for every row."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
-from jinja2 import TemplateError
+from pydantic import InstanceOf
 from torch import Tensor
 
 from ssft.base.chat import render_prompt
-from ssft.errors import ConfigError, GenerationError
+from ssft.decoding.draft.drafter import Drafter
+from ssft.errors import ConfigError, GenerationError, SSFTError
+from ssft.schema import POSITIVE, check, shown
 
 T = TypeVar("T")
 
@@ -18,11 +20,11 @@ def split_prompts(prompts: Any) -> tuple[list[Any], bool]:
     A prompt is a text, token ids (list or 1-D tensor), a chat (a list of messages with `role` and `content`), or a
     data row with `prompt` or `messages`. A list of those, or a 2-D tensor without padding, is a batch.
     """
-    if isinstance(prompts, Tensor):
+    if isinstance(prompts, Tensor) and prompts.dim() in (1, 2):
         return ([prompts.tolist()], True) if prompts.dim() == 1 else (prompts.tolist(), False)
     if isinstance(prompts, str | Mapping):
         return [prompts], True
-    if not isinstance(prompts, Sequence):
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
         raise GenerationError(
             f"prompts is a {type(prompts).__name__}; give a text, token ids, a list of messages or a list of those"
         )
@@ -36,27 +38,79 @@ def encode_prompt(prompt: Any, tokenizer: Any) -> list[int]:
     if isinstance(prompt, Tensor):
         prompt = prompt.tolist()
     if isinstance(prompt, str):
+        check_text("a prompt", prompt)
         return list(tokenizer(prompt)["input_ids"])
     if isinstance(prompt, Mapping):
-        if "prompt" not in prompt and "messages" not in prompt:
-            raise GenerationError(
-                f"a prompt has the keys {', '.join(map(str, prompt))}; it needs `prompt` or `messages`"
-            )
-        row = dict(prompt)
-        try:
-            text = render_prompt(row, tokenizer)
-        except TemplateError as error:
-            raise GenerationError(
-                f"the base's chat template refuses the messages ({error}); each needs `role` and `content`"
-            ) from error
-        return list(tokenizer(text, add_special_tokens="messages" not in row)["input_ids"])
+        text = _rendered(dict(prompt), tokenizer)
+        check_text("a prompt", text)
+        return list(tokenizer(text, add_special_tokens="messages" not in prompt)["input_ids"])
     if isinstance(prompt, Sequence) and prompt and all(isinstance(message, Mapping) for message in prompt):
         return encode_prompt({"messages": list(prompt)}, tokenizer)
-    if isinstance(prompt, Sequence) and _all_ints(prompt):
+    if isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray) and _all_ints(prompt):
         return list(prompt)
     raise GenerationError(
-        f"a prompt is a {type(prompt).__name__} ({str(prompt)[:40]}); give a text, token ids or a list of messages"
+        f"a prompt is a {type(prompt).__name__} ({shown(prompt)}); give a text, token ids or a list of messages"
     )
+
+
+def _rendered(row: dict[Any, Any], tokenizer: Any) -> str:
+    """The text of a prompt that is a data row."""
+    if "prompt" not in row and "messages" not in row:
+        raise GenerationError(f"a prompt has the keys {', '.join(map(str, row))}; it needs `prompt` or `messages`")
+    if "messages" not in row and not isinstance(row["prompt"], str):
+        raise GenerationError(f"a prompt has prompt={shown(row['prompt'])}, expected a text")
+    try:
+        return render_prompt(row, tokenizer)
+    except SSFTError:
+        raise
+    except Exception as error:  # a template may do with a wrong message whatever Python can
+        raise GenerationError(
+            f"the base's chat template refuses the messages ({error}); each needs `role` and `content`, and there must "
+            "be at least one"
+        ) from error
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise `GenerationError` unless `text` can be written down in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise GenerationError(
+            f"{name} holds {half!r} at character {error.start}, half a surrogate pair, which is no character; read the "
+            "text as what it is, or put in its place what it stands for"
+        ) from error
+
+
+@runtime_checkable
+class _Streamer(Protocol):
+    """transformers' `BaseStreamer`, or what looks like one."""
+
+    put: Any
+    end: Any
+
+
+@runtime_checkable
+class _Cancel(Protocol):
+    """`threading.Event`, or what looks like one."""
+
+    is_set: Any
+
+
+_OF_A_CALL: dict[str, Any] = {
+    **dict.fromkeys(("ignore_eos", "speculate", "progress", "return_dict"), Annotated[bool, "True or False"]),
+    "batch_size": Annotated[POSITIVE | None, "a whole number from 1, or None for all prompts at once"],
+    "streamer": Annotated[InstanceOf[_Streamer] | None, "an object with `put` and `end`, or None"],
+    "cancel": Annotated[InstanceOf[_Cancel] | None, "a threading.Event or None"],
+    "drafter": Annotated[InstanceOf[Drafter] | None, "a Drafter or None"],
+}
+"""What the settings must be that are one for all rows of a call."""
+
+
+def check_call(**settings: Any) -> None:
+    """Raise `GenerationError` for a setting of a whole call that is of another type or out of range."""
+    for name, value in settings.items():
+        check(_OF_A_CALL[name], value, name, GenerationError)
 
 
 def per_row(name: str, value: Any, count: int, kinds: tuple[type, ...]) -> list[Any]:
@@ -76,9 +130,10 @@ def per_row(name: str, value: Any, count: int, kinds: tuple[type, ...]) -> list[
 
 def as_tuple(name: str, value: Any, kind: type[T], expected: str) -> tuple[T, ...]:
     """None, one `kind` or several of them as a tuple; `expected` says to people what they may give."""
-    values = () if value is None else (value,) if isinstance(value, kind) else tuple(value)
+    one = isinstance(value, kind) or not isinstance(value, Iterable)
+    values = () if value is None else (value,) if one else tuple(value)
     if not all(isinstance(item, kind) and not isinstance(item, bool) for item in values):
-        raise ConfigError(f"{name}={value!r}: expected {expected}")
+        raise ConfigError(f"{name}={shown(value)}: expected {expected}")
     return values
 
 

@@ -9,7 +9,8 @@ from ssft.decoding.request import Generation, Request
 from ssft.decoding.stops import StopStrings
 from ssft.errors import GenerationError
 from ssft.lora.bank import Adapter
-from ssft.runtime.inputs import as_tuple, encode_prompt, per_row
+from ssft.runtime.inputs import as_tuple, check_call, check_text, encode_prompt, per_row
+from ssft.schema import shown
 
 Decode = Callable[[list[int]], str]
 
@@ -69,6 +70,7 @@ def make_jobs(
     logits_processor: Any = (),
 ) -> list[Job]:
     """A job per prompt; every setting is one value for all rows or a list of one per row (see `per_row`)."""
+    check_call(ignore_eos=ignore_eos)
     count, none = len(prompts), type(None)
     names = per_row("adapter", adapter, count, (str, none))
     limits = per_row("max_new_tokens", max_new_tokens, count, (int,))
@@ -78,8 +80,12 @@ def make_jobs(
     jobs = []
     for i, prompt in enumerate(prompts):
         if not isinstance(names[i], str | None):
-            raise GenerationError(f"adapter={names[i]!r}: expected a name, None for the bare base, or a list of those")
+            raise GenerationError(
+                f"adapter={shown(names[i])}: expected a name, None for the bare base, or a list of those"
+            )
         strings = as_tuple("stop", stops[i], str, "a string or a list of strings")
+        for string in strings:
+            check_text("stop", string)
         jobs.append(
             Job(
                 prompt=encode_prompt(prompt, tokenizer),
@@ -88,7 +94,7 @@ def make_jobs(
                 eos_token_ids=frozenset() if ignore_eos else frozenset(eos_token_ids),
                 stop_token_ids=frozenset(as_tuple("stop_token_ids", ids[i], int, "token ids")),
                 stop=StopStrings(strings, decode) if strings else None,
-                processors=processors[i] or (),
+                processors=() if processors[i] is None else processors[i],
             )
         )
     return jobs

@@ -1,7 +1,7 @@
 """One base with one adapter over it, ready to decode: the simplest case of `MultiAdapterModel`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from peft import PeftModel
 
@@ -14,6 +14,7 @@ from ssft.bundle.lora_config import check_low_rank
 from ssft.bundle.read import read_outline
 from ssft.errors import ConfigError
 from ssft.runtime.model import MultiAdapterModel
+from ssft.schema import check
 
 
 def load_adapted(
@@ -35,6 +36,7 @@ def load_adapted(
     streams stay right, and no pass pays for the low-rank products; a LoRA of the streams' own stays beside them. The
     adapter can then not be taken off again.
     """
+    check(Annotated[bool, "True or False"], merge, "merge")
     if merge and quantization == "4bit":
         raise ConfigError(
             "merge: 4-bit weights cannot hold a LoRA without being quantised anew, which would change the model; "

@@ -4,9 +4,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import InstanceOf
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.kernels.linears import FastLinears
@@ -24,9 +25,10 @@ from ssft.lora.memory import memory_account
 from ssft.lora.router import LoraRouter
 from ssft.runtime.batching import run_in_batches
 from ssft.runtime.generate import StreamGenerate
-from ssft.runtime.inputs import encode_prompt, split_prompts
+from ssft.runtime.inputs import check_call, encode_prompt, split_prompts
 from ssft.runtime.jobs import ACTIVE, Active, Job, make_jobs
 from ssft.runtime.stream import TextStream
+from ssft.schema import PATH, check
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.passes import Pass, announced
 
@@ -56,6 +58,8 @@ class MultiAdapterModel:
         evict_to: str | None = None,
     ) -> None:
         """`model`: a causal LM without peft. `name`: its id, for messages. See `from_pretrained` for the rest."""
+        check(Annotated[InstanceOf[torch.nn.Module], "a causal LM of transformers"], model, "model")
+        check(Annotated[Callable[..., Any], "the base's tokenizer"], tokenizer, "tokenizer")
         if hasattr(model, "peft_config"):
             raise ConfigError(
                 "the model carries a peft adapter already; give the base itself (peft: model.unload()) and "
@@ -111,6 +115,9 @@ class MultiAdapterModel:
         checked whole first; if anything is wrong with it, nothing has changed. A plain peft LoRA loads too and decodes
         without streams. `pinned` keeps it on the device; `tree` replaces its own draft tree.
         """
+        check(PATH, path, "path")
+        check(Annotated[str | None, "a name or None"], name, "name")
+        check(Annotated[InstanceOf[TreeConfig] | None, "a TreeConfig or None"], tree, "tree")
         name = name or Path(path).resolve().name
         if tree is not None:
             tree.check_tree()
@@ -217,6 +224,8 @@ class MultiAdapterModel:
         Raises:
             ConfigError: an adapter is not loaded. GenerationError: a prompt or setting cannot be served.
         """
+        check_call(speculate=speculate, progress=progress, return_dict=return_dict, batch_size=batch_size)
+        check_call(streamer=streamer, cancel=cancel)
         values, single = split_prompts(prompts)
         jobs = self._jobs(
             values,
@@ -229,8 +238,6 @@ class MultiAdapterModel:
         )
         if streamer is not None and len(jobs) != 1:
             raise GenerationError(f"streamer: one prompt can be streamed, {len(jobs)} were given; call once per prompt")
-        if batch_size is not None and batch_size < 1:
-            raise GenerationError(f"batch_size={batch_size}: at least one prompt per batch, or None for all at once")
         run = {"speculate": speculate, "streamer": streamer, "cancel": cancel}
         results = zip(jobs, self._in_batches(jobs, batch_size, progress, **run), strict=True)
         outputs = [job.output(result, self.decode) for job, result in results]
@@ -253,6 +260,7 @@ class MultiAdapterModel:
 
         Closing the stream cancels the rest. Wrong input raises here, not at the first piece.
         """
+        check_call(speculate=speculate)
         values, single = split_prompts(prompt)
         if not single:
             raise GenerationError(f"stream takes one prompt, {len(values)} were given; call it once per prompt")
@@ -283,7 +291,11 @@ class MultiAdapterModel:
 
         `drafter` proposes in place of the adapters' own streams; the rest is as for `generate`.
         """
-        jobs = self._jobs(list(prompts), adapter, max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
+        check_call(speculate=speculate, progress=progress, batch_size=batch_size, drafter=drafter)
+        values, single = split_prompts(prompts)
+        if single:
+            raise GenerationError("complete takes a list of prompts, and one prompt was given; put it into a list")
+        jobs = self._jobs(values, adapter, max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
         return self._in_batches(jobs, batch_size, progress, speculate=speculate, drafter=drafter)
 
     @contextmanager
@@ -333,8 +345,11 @@ class MultiAdapterModel:
         """Every row with its own settings, checked."""
         adapter = self._active if isinstance(adapter, Active) else adapter
         jobs = make_jobs(prompts, adapter, self.tokenizer, self.decode, self.eos_token_ids, **settings)
+        self.hooks.check()
+        backbone = self.hooks.backbone
         for job in jobs:
             self.bank.get(job.adapter)
+            job.most_tokens(backbone.context_length, backbone.vocabulary)
         return jobs
 
     def _named(self, adapter: Any) -> str | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ssft.errors import ConfigError
+from ssft.schema import check_fields, shown
 
 IDENTIFIERS = ("embedding", "rotation")
 MODES = ("shared", "lossless")
@@ -42,25 +43,31 @@ class StreamConfig:
         },
     )
 
+    def __post_init__(self) -> None:
+        self.check_streams()
+
     def check_streams(self, num_layers: int | None = None) -> None:
-        """Raise `ConfigError` if a field is out of range; `num_layers` is N of the base model if known."""
+        """Raise `ConfigError` if a field is of another type or out of range; `num_layers` is N of the base model if
+        known, and the constructor checks without it."""
+        check_fields(self, StreamConfig)
         if not 1 <= self.num_streams <= MAX_STREAMS:
             raise ConfigError(
-                f"num_streams={self.num_streams}: γ must lie between 1 and {MAX_STREAMS}; set num_streams in that range"
+                f"num_streams={shown(self.num_streams)}: γ must lie between 1 and {MAX_STREAMS}; set num_streams in "
+                "that range"
             )
         if self.num_msa_layers < 1:
-            raise ConfigError(f"num_msa_layers={self.num_msa_layers}: streams need at least one layer to run in")
+            raise ConfigError(f"num_msa_layers={shown(self.num_msa_layers)}: streams need at least one layer to run in")
         if num_layers is not None and self.num_msa_layers >= num_layers:
             raise ConfigError(
-                f"num_msa_layers={self.num_msa_layers}: the base has {num_layers} layers and streams start above at "
-                f"least one of them; choose a value from 1 to {num_layers - 1}"
+                f"num_msa_layers={shown(self.num_msa_layers)}: the base has {num_layers} layers and streams start "
+                f"above at least one of them; choose a value from 1 to {num_layers - 1}"
             )
         if self.identifier not in IDENTIFIERS:
             raise ConfigError(f"identifier={repr(self.identifier)[:60]}: expected one of {', '.join(IDENTIFIERS)}")
         if self.mode not in MODES:
             raise ConfigError(f"mode={repr(self.mode)[:60]}: expected one of {', '.join(MODES)}")
         if self.projection_rank < 0:
-            raise ConfigError(f"projection_rank={self.projection_rank}: η is 0 (identity) or a positive rank")
+            raise ConfigError(f"projection_rank={shown(self.projection_rank)}: η is 0 (identity) or a positive rank")
 
     def stream_config(self) -> "StreamConfig":
         """The stream fields alone, as a plain `StreamConfig` (subclasses carry more)."""

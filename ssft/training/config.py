@@ -1,11 +1,11 @@
 """`StreamSFTConfig`: TRL's `SFTConfig` plus the streams."""
 
 from dataclasses import dataclass, field
-from typing import get_args
 
 from trl import SFTConfig
 
 from ssft.errors import ConfigError
+from ssft.schema import ABOVE_ZERO, FROM_ZERO, NOT_NEGATIVE, SHARE, check_fields
 from ssft.streams.config import StreamConfig
 from ssft.training.loss import Supervision
 
@@ -17,11 +17,11 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
     The loss is `L = α_0 · CE(main, y_t) + Σ_j α_j · CE(stream j, y_{t+j})` (paper §3.2.4), on completion tokens only.
     """
 
-    main_loss_weight: float = field(
+    main_loss_weight: NOT_NEGATIVE = field(
         default=1.0, metadata={"help": "weight α_0 of the main stream's loss on the next token"}
     )
-    stream_loss_weight: float = field(default=0.1, metadata={"help": "weight α_j of the loss of each stream"})
-    stream_loss_warmup_ratio: float = field(
+    stream_loss_weight: NOT_NEGATIVE = field(default=0.1, metadata={"help": "weight α_j of the loss of each stream"})
+    stream_loss_warmup_ratio: SHARE = field(
         default=0.0,
         metadata={
             "help": "share of all steps during which α_j grows linearly from 0 to its value. Streams begin with a loss "
@@ -35,17 +35,17 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
             "main stream has at that place. A draft is accepted when it is what the main stream says"
         },
     )
-    stream_learning_rate: float | None = field(
+    stream_learning_rate: ABOVE_ZERO | None = field(
         default=None, metadata={"help": "learning rate of P_j and f_η; with none they have that of the LoRA"}
     )
-    measure_steps: int = field(
+    measure_steps: FROM_ZERO = field(
         default=100,
         metadata={
             "help": "steps between two measurements of tokens per call, for which some validation rows are decoded "
             "with the streams as they are, by the adapter's own tree; 0: never"
         },
     )
-    measure_rows: int = field(
+    measure_rows: FROM_ZERO = field(
         default=4, metadata={"help": "validation rows that each such measurement decodes, at most 64 tokens of each"}
     )
     stop_at_tokens_per_call: float | None = field(
@@ -56,7 +56,7 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
         },
     )
 
-    draft_vocabulary: int = field(
+    draft_vocabulary: FROM_ZERO = field(
         default=4096,
         metadata={
             "help": "token ids that the streams guess from when they decode, those that the training rows use most; a "
@@ -65,36 +65,15 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_streams()
-        if self.main_loss_weight < 0 or self.stream_loss_weight < 0:
-            raise ConfigError(
-                f"main_loss_weight={self.main_loss_weight}, stream_loss_weight={self.stream_loss_weight}: loss weights "
-                "cannot be negative"
-            )
-        if self.stream_supervision not in get_args(Supervision):
-            known = " or ".join(get_args(Supervision))
-            raise ConfigError(f"stream_supervision={self.stream_supervision!r}: streams learn from {known}")
-        if not 0 <= self.stream_loss_warmup_ratio <= 1:
-            raise ConfigError(
-                f"stream_loss_warmup_ratio={self.stream_loss_warmup_ratio}: a share of the steps, from 0 to 1"
-            )
-        self._check_measurements()
-        if self.draft_vocabulary < 0:
-            raise ConfigError(
-                f"draft_vocabulary={self.draft_vocabulary}: 0 (all token ids of the base) or a positive number of them"
-            )
-        check_unpacked(self)
-
-    def _check_measurements(self) -> None:
-        for key in ("measure_steps", "measure_rows"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"{key}={getattr(self, key)}: 0 (no measurement) or a positive number")
+        SFTConfig.__post_init__(self)
+        StreamConfig.__post_init__(self)
+        check_fields(self, StreamSFTConfig)
         target = self.stop_at_tokens_per_call
         if target is not None and not target > 1:
             raise ConfigError(
                 f"stop_at_tokens_per_call={target:g}: plain decoding has 1 token per call; set a target above 1"
             )
+        check_unpacked(self)
 
 
 def check_unpacked(args: SFTConfig) -> None:

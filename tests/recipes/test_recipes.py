@@ -189,7 +189,7 @@ def test_a_name_that_python_gave_is_checked_too():
         ("training:\n  hub_model_id: me/x", "training.hub_model_id cannot be set in a recipe: .*`ssft push`"),
         ("training:\n  trust_remote_code: true", "trust_remote_code cannot be set in a recipe: it would run code"),
         ("training:\n  model_init_kwargs: {a: 1}", "model_init_kwargs cannot be set in a recipe: ssft loads the base"),
-        ("training:\n  learning_rate: fast", "training.learning_rate='fast', expected float"),
+        ("training:\n  learning_rate: fast", "training.learning_rate='fast', expected a number from 0"),
         ("data:\n  train: 3", "data.train=3, expected str"),
         ("medusa:\n  num_layer: 1", r"unknown key medusa\.num_layer; did you mean .*medusa\.num_layers"),
         ("draft:\n  layrs: first", r"unknown key draft\.layrs; did you mean 'draft\.layers'"),
@@ -270,8 +270,8 @@ def test_override_values(override, section, key, value):
         ("lr_scheduler_type=foo", "expected 'linear' \\| 'cosine'"),
         ("lora.bias=both", "expected 'none' \\| 'all' \\| 'lora_only'"),
         ("lora.layers_to_transform=[a]", r"expected int \| list\[int\] \| none"),
-        ("lora.lora_dropout=[1]", "expected float"),
-        ("lora.r=0", "lora.r=0: a LoRA has"),
+        ("lora.lora_dropout=[1]", r"lora\.lora_dropout=\[1\], expected a number from 0, below 1"),
+        ("lora.r=0", r"lora\.r=0, expected a whole number from 1"),
         ("lora.layers_pattern=x", "lora: .*cannot be used when"),
         ("max_nodes=0", "tree.max_nodes=0"),
         ("num_streams=99", "num_streams=99"),
@@ -404,8 +404,9 @@ def test_training_args_follow_dtype_and_device(overrides, bf16):
 
 
 def test_training_args_errors_are_config_errors():
-    recipe = load_recipe("quickstart", ["dtype=float32", "stream_loss_weight=-1"])
-    with pytest.raises(ConfigError, match=r"stream_loss_weight=-1.0"):
+    recipe = load_recipe("quickstart", ["dtype=float32"])
+    recipe.training["stream_loss_weight"] = -1.0
+    with pytest.raises(ConfigError, match=r"stream_loss_weight=-1.0, expected a number from 0"):
         recipe.build_training_args("out", "cpu")
     recipe = load_recipe("quickstart", ["dtype=float32", "load_best_model_at_end=true", "eval_strategy=no"])
     with pytest.raises(ConfigError, match=r"recipe quickstart, training: .*load_best_model_at_end"):

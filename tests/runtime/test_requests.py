@@ -290,7 +290,7 @@ def test_cancel_ends_a_call_between_two_passes(shelf, model):
         (["a"], {"stop": ""}, GenerationError, "stop"),
         (["a"], {"stop": [1]}, ConfigError, "stop=.*expected a string"),
         (["a"], {"stop_token_ids": "x"}, ConfigError, "stop_token_ids='x': expected token ids"),
-        (["a"], {"batch_size": 0}, GenerationError, "batch_size=0: at least one prompt"),
+        (["a"], {"batch_size": 0}, GenerationError, "batch_size=0, expected a whole number from 1, or None"),
         ([""], {}, GenerationError, "a prompt has no tokens"),
         ([[]], {}, GenerationError, "a prompt is a list"),
         (3, {}, GenerationError, "prompts is a int; give a text"),

@@ -210,8 +210,8 @@ def test_needs_an_adapter(tmp_path):
     [
         ({"num_streams": 0}, "num_streams=0: γ must lie between 1 and 16"),
         ({"num_msa_layers": 0}, "num_msa_layers=0: streams need at least one layer"),
-        ({"stream_loss_weight": -1.0}, "loss weights cannot be negative"),
-        ({"stream_loss_warmup_ratio": 2.0}, "a share of the steps"),
+        ({"stream_loss_weight": -1.0}, "stream_loss_weight=-1.0, expected a number from 0"),
+        ({"stream_loss_warmup_ratio": 2.0}, "stream_loss_warmup_ratio=2.0, expected a number from 0 to 1"),
         ({"packing": True}, "several documents into one row"),
         ({"identifier": "colour"}, "identifier='colour': expected one of embedding, rotation"),
         ({"projection_rank": -1}, "projection_rank=-1"),

@@ -9,7 +9,7 @@ from ssft.bench.methods import method_module, method_names
 from ssft.bench.report import plots
 from ssft.bench.report.findings import LOW_PRECISION, OURS, TIE, benches, count, find
 from ssft.bench.report.tables import machine, tables
-from ssft.files import check_target, write_bytes, write_json, write_text
+from ssft.files import write_json, write_output, write_text
 from ssft.results.schema import SuiteResult
 from ssft.tables import html
 
@@ -52,8 +52,7 @@ def write_report(result: SuiteResult, folder: Path) -> list[Path]:
     if not any(task.bench.methods for task in result.tasks.values()):
         picture.unlink(missing_ok=True)
         return [data, page]
-    check_target(picture)
-    write_bytes(picture, plots.to_png(plots.overview_figure, result))
+    write_output(picture, plots.to_png(plots.overview_figure, result))
     return [data, page, picture]
 
 

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from ssft.base.backbone import family_of
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
+from ssft.bundle.hub import resolve_adapter
+from ssft.bundle.read import read_outline
 from ssft.errors import ConfigError, UnsupportedArchitectureError
 from ssft.recipes.recipe import Recipe
 from ssft.runs.lora_settings import check_targets
@@ -32,6 +34,8 @@ class TrainingMethod(ABC):
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
         """Load and check what the run trains; by default a LoRA over the base, and the adapter to begin from if any."""
+        if recipe.adapter:
+            read_outline(resolve_adapter(recipe.adapter))  # a mistake is told before the base is loaded
         loaded = load_checked(recipe, base_dtype(recipe, args), device)
         check_targets(recipe.lora, loaded.model)
         if recipe.adapter:
