@@ -6,6 +6,8 @@ from typing import Any
 from ssft.errors import ConfigError
 
 TREE_KINDS = ("best_first", "k_ary", "chain")
+FIXED, AUTO = "fixed", "auto"
+BUDGETS = (FIXED, AUTO)
 MAX_NODES = 512
 
 
@@ -41,6 +43,14 @@ class TreeConfig:
         },
     )
 
+    budget: str = field(
+        default=FIXED,
+        metadata={
+            "help": "'fixed': every tree has the nodes and stream nodes that are set here; 'auto': these numbers are "
+            "the most, and every pass takes what pays by the measured cost of a pass and by what was accepted so far"
+        },
+    )
+
     def nodes_in_batch(self, rows: int) -> int:
         """Node budget of one row's tree while `rows` rows share a pass."""
         return min(self.max_nodes, max(2, self.max_batch_nodes // rows)) if self.max_batch_nodes else self.max_nodes
@@ -49,6 +59,8 @@ class TreeConfig:
         """Raise `ConfigError` if a field is out of range."""
         if self.kind not in TREE_KINDS:
             raise ConfigError(f"tree.kind={repr(self.kind)[:60]}: expected one of {', '.join(TREE_KINDS)}")
+        if self.budget not in BUDGETS:
+            raise ConfigError(f"tree.budget={repr(self.budget)[:60]}: expected one of {', '.join(BUDGETS)}")
         if not 1 <= self.max_nodes <= MAX_NODES:
             raise ConfigError(f"tree.max_nodes={self.max_nodes}: must lie between 1 and {MAX_NODES}")
         if self.top_k < 1:
