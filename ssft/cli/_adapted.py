@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssft.cli import _options as shared
-from ssft.decoding.config import TreeConfig
+from ssft.decoding.config import AUTO, TreeConfig
 from ssft.errors import ConfigError, DataError
 from ssft.schema import read
 
@@ -52,6 +52,8 @@ class Decoding:
         how: dict[str, Any] = {key: getattr(self, key) for key in ("dtype", "quantization", "device", "merge")}
         adapted = load_adapted(adapter, self.base or base, **how)
         adapted.active.tree = override_tree(adapted.active.tree, self.tree)
+        if adapted.active.tree.budget == AUTO and adapted.active.streams is not None:
+            adapted.measure_costs(self.batch_size, progress=True)
         return adapted
 
 

@@ -55,6 +55,11 @@ class TreeConfig:
         """Node budget of one row's tree while `rows` rows share a pass."""
         return min(self.max_nodes, max(2, self.max_batch_nodes // rows)) if self.max_batch_nodes else self.max_nodes
 
+    @property
+    def size(self) -> str:
+        """How many nodes a tree has, in words."""
+        return f"up to {self.max_nodes} nodes as they pay" if self.budget == AUTO else f"{self.max_nodes} nodes"
+
     def check_tree(self) -> None:
         """Raise `ConfigError` if a field is out of range."""
         if self.kind not in TREE_KINDS:

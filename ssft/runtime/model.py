@@ -10,9 +10,11 @@ import torch
 
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import eos_token_ids, load_base
+from ssft.decoding.budget.cost import CostTable, PassCosts
+from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Drafter
-from ssft.decoding.request import Generation
+from ssft.decoding.request import Generation, Request
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
 from ssft.decoding.turn import Turn
@@ -67,6 +69,8 @@ class MultiAdapterModel:
         self.router = LoraRouter(model)
         self.step = Step(self.hooks)
         self.turn = Turn()
+        self.costs = PassCosts(self.step)
+        self.budget = TunedBudget(self.costs)
         self.eos_token_ids = eos_token_ids(model, tokenizer)
         # What the base computes in and on, as results tell it.
         quantized = getattr(model.config, "quantization_config", None) is not None
@@ -173,6 +177,18 @@ class MultiAdapterModel:
     def memory(self) -> dict[str, Any]:
         """Bytes of the base, of every adapter and of the process; see `memory_account`."""
         return memory_account(self.model, self.bank)
+
+    def measure_costs(self, rows: int = 1, adapter: Any = ACTIVE, *, progress: bool = False) -> dict[int, CostTable]:
+        """What passes with the adapter cost over 1, 2, 4, … rows, as many as `rows` need; measured where not yet known.
+
+        A tree with `budget="auto"` needs that; without this call its first passes measure it. `progress`: a bar.
+        """
+        name = self._named(adapter)
+        with self.bank.in_use([name]) as held, self.turn:
+            own = held[name]
+            request = Request([0], 1, own.drafter, own.tree, own.lora)
+            sizes = [1 << power for power in range((rows - 1).bit_length() + 1)]
+            return {size: self.costs.for_request(request, size, progress) for size in sizes}
 
     # -- text ---------------------------------------------------------------------------------------------------
 
@@ -317,7 +333,7 @@ class MultiAdapterModel:
         ) -> Any:
             with self.bank.in_use([name]) as held:
                 own = held[name]
-                call = StreamGenerate(self.hooks, own.drafter, own.tree, own.lora, self.turn)
+                call = StreamGenerate(self.hooks, own.drafter, own.tree, own.lora, self.turn, self.budget)
                 return call(
                     model, input_ids, logits_processor, stopping_criteria, generation_config, text_streamer, **rest
                 )
@@ -381,4 +397,4 @@ class MultiAdapterModel:
             drafters = [drafter or adapter.drafter if speculate else None for adapter in adapters]
             rows = zip(jobs, adapters, drafters, strict=True)
             requests = [job.request(adapter, own_drafter) for job, adapter, own_drafter in rows]
-            yield from Scheduler(self.step, self.turn).decode(requests)
+            yield from Scheduler(self.step, self.turn, self.budget).decode(requests)

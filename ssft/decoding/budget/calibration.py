@@ -1,20 +1,23 @@
-"""`Calibration`: how far the drafter's probabilities can be trusted, by what came of its guesses so far.
+"""`Calibration`: how far a drafter's probabilities can be trusted, by what came of its guesses so far.
 
-At depth d the drafter offers k tokens with the probabilities p_1 … p_k; their sum q is its own chance to be right
-there, given that it was right above. Of all depths d that were judged (the guesses above had come true), q is added to
-`predicted`, and 1 to `accepted` if one of the k tokens came. Then
+At depth d the drafter offers k tokens with probabilities, the best one and the others. Of all depths d that were judged
+(the guesses above had come true), what it said of the best token is added to `predicted`, and 1 to `accepted` if that
+one came; likewise for the others together, in a bucket of their own. With q the mean of what was predicted, a bucket's
+ratio is
 
-    r_d = (accepted_d + PRIOR · r_d of the parent) / (predicted_d + PRIOR)            calibrated p = p · min(r_d, 1 / q)
+    r = (accepted + PRIOR · q · r of the parent) / (predicted + PRIOR · q)                  calibrated p = p · r
 
-so that a row that is new is judged by what its adapter did for other rows, and an adapter that is new by its own word.
+so that a new row is judged by what its adapter did for other rows, and a new adapter by its own word.
 """
 
 import math
 from typing import Optional
 
+from ssft.decoding.draft.drafter import Guesses
+
 DEPTHS = 4
-"""Buckets: depths 1, 2, 3, and 4 with all beyond."""
-PRIOR = 2.0
+"""Buckets of either kind: depths 1, 2, 3, and 4 with all beyond."""
+PRIOR = 3.0
 """Judged guesses that the parent's ratio weighs."""
 
 
@@ -25,28 +28,41 @@ class Calibration:
         """`memory`: judged guesses after which an old one counts 1/e."""
         self.parent = parent
         self._kept = 1 - 1 / memory
-        self._accepted = [0.0] * DEPTHS
-        self._predicted = [0.0] * DEPTHS
+        # [kind][depth] of what was predicted, accepted, and how often.
+        self._sums = [[[0.0, 0.0, 0.0] for _ in range(DEPTHS)] for _ in range(2)]
 
-    def ratio(self, depth: int) -> float:
-        """r_d, above 0."""
-        bucket = min(depth, DEPTHS) - 1
-        before = 1.0 if self.parent is None else self.parent.ratio(depth)
-        return (self._accepted[bucket] + PRIOR * before) / (self._predicted[bucket] + PRIOR)
+    def ratio(self, depth: int, best: bool) -> float:
+        """r of the best token at `depth`, or of the others; above 0."""
+        predicted, accepted, times = self._sums[best][min(depth, DEPTHS) - 1]
+        before = 1.0 if self.parent is None else self.parent.ratio(depth, best)
+        if not predicted:
+            return before
+        prior = PRIOR * predicted / times
+        return (accepted + prior * before) / (predicted + prior)
 
-    def observe(self, depth: int, predicted: float, accepted: bool) -> None:
-        """One of the tokens offered at `depth`, of the probability `predicted` together, came; or none did."""
-        bucket = min(depth, DEPTHS) - 1
-        self._accepted[bucket] = self._kept * self._accepted[bucket] + accepted
-        self._predicted[bucket] = self._kept * self._predicted[bucket] + predicted
+    def judge(self, depth: int, tokens: list[int], scores: list[float], came: int) -> bool:
+        """Learn what came at `depth`, where tokens [k] were offered with log-probabilities; whether it was offered."""
+        chances = [math.exp(score) for score in scores]
+        for best, predicted, offered in ((True, chances[0], tokens[:1]), (False, sum(chances[1:]), tokens[1:])):
+            if offered:
+                self._observe(depth, best, predicted, came in offered)
+        return came in tokens
+
+    def _observe(self, depth: int, best: bool, predicted: float, accepted: bool) -> None:
+        sums = self._sums[best][min(depth, DEPTHS) - 1]
+        sums[:] = (self._kept * old + new for old, new in zip(sums, (predicted, accepted, 1.0), strict=True))
         if self.parent is not None:
-            self.parent.observe(depth, predicted, accepted)
+            self.parent._observe(depth, best, predicted, accepted)
 
-    def calibrated(self, scores: list[list[float]]) -> list[list[float]]:
-        """Log-probabilities [g][k], calibrated; those of one depth never exceed 1 together."""
-        found = []
-        for depth, offered in enumerate(scores, start=1):
-            together = sum(map(math.exp, offered))
-            shift = math.log(min(self.ratio(depth), 1 / max(together, 1e-9)))
-            found.append([score + shift for score in offered])
-        return found
+    def calibrated(self, guesses: Guesses) -> Guesses:
+        """Guesses with calibrated log-probabilities, best first; those of one depth never exceed 1 together."""
+        tokens, scores = [], []
+        for depth, (offered, said) in enumerate(zip(guesses.tokens, guesses.scores, strict=True), start=1):
+            first, rest = self.ratio(depth, True), self.ratio(depth, False)
+            chances = [math.exp(score) * (rest if rank else first) for rank, score in enumerate(said)]
+            # A chance of 0 has no logarithm.
+            whole = max(1.0, sum(chances))
+            order = sorted(range(len(chances)), key=lambda rank: -chances[rank])
+            tokens.append([offered[rank] for rank in order])
+            scores.append([math.log(max(chances[rank] / whole, 1e-9)) for rank in order])
+        return Guesses(tokens, scores)

@@ -6,17 +6,21 @@ probability that verification in row b reaches node v (`calibration.py`), P_b(ro
 token. s ≥ 1 is how many times as many tokens come in the same time as come plainly: the time of one plain pass must
 yield s·B tokens elsewhere. The pass takes the n and m with the largest
 
-    Σ_b [ Σ_{v < n} P_b(v) + V_b · (chance that verification in row b stops at one of the m nodes) ] − s · B · c(n, m)
+    Σ_b Σ_{v < n} P_b(v) + V(n, m) - s · B · c(n, m)
 
 where each row's nodes stand in the order of their probability, and its stream nodes are those where verification stops
 most likely. So a node joins while its probability times the tokens per millisecond pays for the milliseconds it adds,
-and a node gets streams while the chance that they are needed pays for them; one choice for all rows of the batch. V_b is
-what a draft for the next pass is worth in tokens: what the row's usual draft is expected to yield, less its share of the
-nodes' cost. Where neither pays, the pass is plain.
+and a node gets streams while the chance that verification stops there pays for them; one choice for all rows of the
+batch. What streams are worth is the next pass: with S_b(n, m) the chance that row b stops at one of its stream nodes,
+G_b the tokens that its usual draft yields beyond the root, and D what the usual number of nodes costs in tokens,
+
+    V(n, m) = max(0, Σ_b S_b · G_b - (1 - Π_b (1 - S_b)) · D)
+
+Where neither pays, the pass is plain.
 
 Plain passes leave no guesses, so now and then one of them carries streams beside the root. The plain tokens that follow
-tell whether those guesses were right, at no further cost. That is after 16 plain passes, then 32, 64, … up to 256, and
-after 16 again once a draft has paid.
+tell whether those guesses were right, at no further cost. That is after 8 plain passes, then 16, 32, … up to 256, and
+after 8 again once drafts pay.
 """
 
 from collections.abc import Sequence
@@ -33,10 +37,14 @@ from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.row import Row
 from ssft.decoding.tree import DraftTree, grow_tree, stop_order
 
-FIRST_LOOK, LAST_LOOK = 16, 256
+FIRST_LOOK, LAST_LOOK = 8, 256
 """Plain passes before streams are tried again: at first, and at most."""
-ROW_MEMORY, ADAPTER_MEMORY, PASS_MEMORY, WORTH_MEMORY = 24, 96, 10, 3
+ROW_MEMORY, ADAPTER_MEMORY, PASS_MEMORY, WORTH_MEMORY = 32, 128, 10, 3
 """Judged guesses of a row and of an adapter, passes, and drafts of a row, after which an old one counts 1/e."""
+
+
+MARGIN = 0.1
+"""Nodes and streams must yield so much more than their cost: estimates err, and of several the best one most."""
 
 
 class Costs(Protocol):
@@ -51,7 +59,7 @@ class Past:
     """What a row has shown so far.
 
     guesses: its latest, made when it had `place` tokens; `judged` of their depths are known to be right or wrong.
-    worth: V, tokens; `weighed` once it is known. news: whether the next pass may be unlike the one before. quiet:
+    gain, cost: G and D in tokens, `weighed` once they are known. news: whether the next pass may be unlike the one before. quiet:
     passes since it had streams; `wait`: how many there may be.
     """
 
@@ -59,7 +67,8 @@ class Past:
     guesses: Guesses | None = None
     place: int = 0
     judged: int = 0
-    worth: float = 0.0
+    gain: float = 0.0
+    cost: float = 0.0
     weighed: bool = False
     news: bool = True
     quiet: int = 0
@@ -98,10 +107,9 @@ class TunedBudget:
         came = row.result.token_ids[past.place :]
         while past.judged < min(len(past.guesses.tokens), len(came)):
             offered, scores = (values[past.judged][:width] for values in (past.guesses.tokens, past.guesses.scores))
-            hit = came[past.judged] in offered
+            token = came[past.judged]
             past.judged, past.news = past.judged + 1, True
-            past.calibration.observe(past.judged, float(np.exp(scores).sum()), hit)
-            if not hit:
+            if not past.calibration.judge(past.judged, offered, scores, token):
                 past.judged = len(past.guesses.tokens)
 
     def plan(self, rows: list[Row]) -> list[list[int]]:
@@ -131,15 +139,18 @@ class TunedBudget:
         limits = {row: _most_sources(row, tree) for row, tree in trees.items()}
         most = max(sources, *limits.values())
         cost = self.costs.of(rows).table(widest, most)
-        price = self.speedup * len(rows) * cost / cost[0, 0]
+        price = self.speedup * len(rows) * (cost / cost[0, 0] * (1 + MARGIN) - MARGIN)
         weigh(
             list(pasts.values()), [expected(tree, widest) for tree in usual.values()], price[nodes - 1 :, min(most, 1)]
         )
-        gain = -price
+        gain, drafts, none = -price, np.zeros_like(price), np.ones_like(price)
         for row, tree in trees.items():
+            stops = stop_chances(tree, widest, most, limits[row])
+            gain = gain + expected(tree, widest)[:, None]
             # A draft for the next pass is of no use to a row that has but one token left then.
-            worth = min(pasts[row].worth, max(row.left - 2, 0))
-            gain = gain + expected(tree, widest)[:, None] + worth * stop_chances(tree, widest, most, limits[row])
+            drafts = drafts + stops * min(pasts[row].gain, max(row.left - 2, 0))
+            none = none * (1 - stops)
+        gain = gain + (drafts - (1 - none) * np.mean([past.cost for past in pasts.values()])).clip(min=0)
         n, m = best(gain, nodes, sources)
         if m == 0 and most and _look_again(pasts):
             m = 1
@@ -149,7 +160,7 @@ class TunedBudget:
             row.tree = trees[row].first(n)
             past.news = n > 1 or m > 0
             past.quiet = 0 if m else past.quiet + 1
-            past.wait = FIRST_LOOK if len(row.tree) > 1 else past.wait
+            past.wait = FIRST_LOOK if len(row.tree) > 1 and m else past.wait
         return {row: sorted(stop_order(row.tree)[: min(m, limits[row])]) for row in pasts}
 
     def _past(self, row: Row) -> Past:
@@ -171,8 +182,9 @@ def _tree(row: Row, past: Past, guesses: Guesses | None, batch: int) -> DraftTre
     """The largest tree that the row may have under its calibrated probabilities."""
     if guesses is None:
         return row.tree.first(1)
-    config, scores = row.request.tree, past.calibration.calibrated(guesses.scores)
-    return grow_tree(row.tree.tokens[0], guesses.tokens, scores, config, row.left - 1, config.nodes_in_batch(batch))
+    config, guesses = row.request.tree, past.calibration.calibrated(guesses)
+    nodes = config.nodes_in_batch(batch)
+    return grow_tree(row.tree.tokens[0], guesses.tokens, guesses.scores, config, row.left - 1, nodes)
 
 
 def _most_sources(row: Row, tree: DraftTree) -> int:
@@ -213,17 +225,17 @@ def stop_chances(tree: DraftTree, nodes: int, sources: int, limit: int) -> np.nd
 
 
 def weigh(pasts: Sequence[Past], curves: Sequence[np.ndarray], price: np.ndarray) -> None:
-    """Renew V of every row: what the usual draft yields beyond the root at the best number of nodes, less its cost.
+    """Renew G and D of every row by its usual draft, at the number of nodes that is best for all rows together.
 
     curves: `expected` of each row's latest guesses. price: in tokens, of passes with the least number of nodes that may
-    be chosen, and of each larger one. Rows bear the nodes' cost in proportion to what they gain.
+    be chosen, and of each larger one.
     """
     begin = len(curves[0]) - len(price)
-    n = begin + int(np.argmax(np.sum(curves, axis=0)[begin:] - price))
-    gains = [float(curve[n]) - 1 for curve in curves]
-    left = max(0.0, 1 - (price[n - begin] - price[0]) / max(sum(gains), 1e-9))
-    for past, gain in zip(pasts, gains, strict=True):
-        past.worth += (left * gain - past.worth) / (WORTH_MEMORY if past.weighed else 1)
+    n = int(np.argmax(np.sum(curves, axis=0)[begin:] - price))
+    for past, curve in zip(pasts, curves, strict=True):
+        share = 1 / WORTH_MEMORY if past.weighed else 1.0
+        past.gain += share * (float(curve[begin + n]) - 1 - past.gain)
+        past.cost += share * (float(price[n] - price[0]) - past.cost)
         past.weighed = True
 
 
