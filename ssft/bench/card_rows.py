@@ -10,6 +10,7 @@ from ssft.bench.reading import EvalFacts, VerifyFacts, read_result
 from ssft.bench.result import BenchResult, QualityResult, SuiteResult
 from ssft.bundle.format import Bundle
 from ssft.card.results import OWN_ROWS, QualityRow, SpeedRow
+from ssft.decoding.config import AUTO
 from ssft.errors import ConfigError
 from ssft.files import file_identity
 from ssft.runs.twin import differences
@@ -118,12 +119,13 @@ def _common(run: Any, bundle: Bundle) -> dict[str, Any]:
     data, told = run.data or {}, bundle.provenance.get("data")
     validation = told.get("validation") if isinstance(told, dict) else None
     is_own = isinstance(validation, dict) and validation.get("sha256", "") == data.get("sha256")
+    limit = "up to " if run.tree.get("budget") == AUTO else ""
     return {
         **{name: getattr(run, name) for name in names},
         "source": sources[type(run)],
         "data": OWN_ROWS if is_own or run.data is None else data.get("name", ""),
         "data_sha256": data.get("sha256", ""),
-        "tree": f"{run.tree.get('kind')}, {run.tree.get('max_nodes')} nodes",
+        "tree": f"{run.tree.get('kind')}, {limit}{run.tree.get('max_nodes')} nodes",
     }
 
 

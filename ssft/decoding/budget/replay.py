@@ -1,4 +1,4 @@
-"""`replay`: what texts would cost under any budget, from one recording of them and of what was guessed after each token.
+"""`replay`: what texts would cost under any budget, by one recording of them and of the guesses after each token.
 
 Greedy texts are the same under every budget, and so are the guesses after a token. So passes need not be run again: the
 budget plans them, the text says how far each tree is right, and the cost table says how long the pass takes.
@@ -28,7 +28,7 @@ class Trace:
 
 @dataclass
 class Replay:
-    """Tokens after each text's first, passes and milliseconds that they take, and passes by shape (nodes, stream nodes)."""
+    """Tokens after each text's first, what passes and milliseconds they take, passes by shape (nodes, stream nodes)."""
 
     tokens: int = 0
     passes: int = 0

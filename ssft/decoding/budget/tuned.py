@@ -39,7 +39,7 @@ from ssft.decoding.tree import DraftTree, grow_tree, stop_order
 
 FIRST_LOOK, LAST_LOOK = 8, 256
 """Plain passes before streams are tried again: at first, and at most."""
-ROW_MEMORY, ADAPTER_MEMORY, PASS_MEMORY, WORTH_MEMORY = 32, 128, 10, 3
+ROW_MEMORY, ADAPTER_MEMORY, PASS_MEMORY, WORTH_MEMORY = 32, 40, 10, 3
 """Judged guesses of a row and of an adapter, passes, and drafts of a row, after which an old one counts 1/e."""
 
 
@@ -59,8 +59,8 @@ class Past:
     """What a row has shown so far.
 
     guesses: its latest, made when it had `place` tokens; `judged` of their depths are known to be right or wrong.
-    gain, cost: G and D in tokens, `weighed` once they are known. news: whether the next pass may be unlike the one before. quiet:
-    passes since it had streams; `wait`: how many there may be.
+    gain, cost: G and D in tokens, `weighed` once they are known. news: whether the next pass may be unlike the one
+    before. quiet: passes since it had streams; `wait`: how many there may be.
     """
 
     calibration: Calibration
@@ -106,10 +106,10 @@ class TunedBudget:
         width = 1 if row.request.tree.kind == "chain" else row.request.tree.top_k
         came = row.result.token_ids[past.place :]
         while past.judged < min(len(past.guesses.tokens), len(came)):
-            offered, scores = (values[past.judged][:width] for values in (past.guesses.tokens, past.guesses.scores))
-            token = came[past.judged]
-            past.judged, past.news = past.judged + 1, True
-            if not past.calibration.judge(past.judged, offered, scores, token):
+            depth = past.judged
+            offered, scores = past.guesses.tokens[depth][:width], past.guesses.scores[depth][:width]
+            past.judged, past.news = depth + 1, True
+            if not past.calibration.judge(past.judged, offered, scores, came[depth]):
                 past.judged = len(past.guesses.tokens)
 
     def plan(self, rows: list[Row]) -> list[list[int]]:
@@ -121,9 +121,8 @@ class TunedBudget:
                 row.tree = fixed_tree(row, len(rows))
                 sources[row] = fixed_sources(row)
         if tuned:
-            sources |= self._tune(
-                rows, {row: self._past(row) for row in tuned}, max(map(len, sources.values()), default=0)
-            )
+            carried = max(map(len, sources.values()), default=0)
+            sources |= self._tune(rows, {row: self._past(row) for row in tuned}, carried)
         return padded([sources[row] for row in rows])
 
     def _tune(self, rows: list[Row], pasts: dict[Row, Past], sources: int) -> dict[Row, list[int]]:
@@ -134,28 +133,24 @@ class TunedBudget:
                 past.quiet += 1
             return {row: [] for row in pasts}
         trees = {row: _tree(row, past, row.guesses, len(rows)) for row, past in pasts.items()}
-        usual = {row: _tree(row, past, past.guesses, len(rows)) for row, past in pasts.items()}
-        widest = max(nodes, *map(len, trees.values()), *map(len, usual.values()))
+        usual = [
+            trees[row] if row.guesses else _tree(row, past, past.guesses, len(rows)) for row, past in pasts.items()
+        ]
+        widest = max(nodes, *map(len, trees.values()), *map(len, usual))
         limits = {row: _most_sources(row, tree) for row, tree in trees.items()}
         most = max(sources, *limits.values())
         cost = self.costs.of(rows).table(widest, most)
         price = self.speedup * len(rows) * (cost / cost[0, 0] * (1 + MARGIN) - MARGIN)
-        weigh(
-            list(pasts.values()), [expected(tree, widest) for tree in usual.values()], price[nodes - 1 :, min(most, 1)]
-        )
-        gain, drafts, none = -price, np.zeros_like(price), np.ones_like(price)
-        for row, tree in trees.items():
-            stops = stop_chances(tree, widest, most, limits[row])
-            gain = gain + expected(tree, widest)[:, None]
-            # A draft for the next pass is of no use to a row that has but one token left then.
-            drafts = drafts + stops * min(pasts[row].gain, max(row.left - 2, 0))
-            none = none * (1 - stops)
-        gain = gain + (drafts - (1 - none) * np.mean([past.cost for past in pasts.values()])).clip(min=0)
-        n, m = best(gain, nodes, sources)
+        weigh(list(pasts.values()), [expected(tree, widest) for tree in usual], price[nodes - 1 :, min(most, 1)])
+        tokens = np.sum([expected(tree, widest) for tree in trees.values()], axis=0)
+        stops = [stop_chances(tree, widest, most, limits[row]) for row, tree in trees.items()]
+        # A draft for the next pass is of no use to a row that has but one token left then.
+        gains = [min(past.gain, max(row.left - 2, 0)) for row, past in pasts.items()]
+        worth = worth_of_drafts(stops, gains, float(np.mean([past.cost for past in pasts.values()])))
+        n, m = best(tokens[:, None] + worth - price, nodes, sources)
         if m == 0 and most and _look_again(pasts):
             m = 1
-        tokens = sum(float(expected(tree, widest)[n - 1]) for tree in trees.values()) + len(rows) - len(trees)
-        self._remember(tokens / len(rows), cost[n - 1, m] / cost[0, 0])
+        self._remember((tokens[n - 1] + len(rows) - len(pasts)) / len(rows), cost[n - 1, m] / cost[0, 0])
         for row, past in pasts.items():
             row.tree = trees[row].first(n)
             past.news = n > 1 or m > 0
@@ -237,6 +232,12 @@ def weigh(pasts: Sequence[Past], curves: Sequence[np.ndarray], price: np.ndarray
         past.gain += share * (float(curve[begin + n]) - 1 - past.gain)
         past.cost += share * (float(price[n] - price[0]) - past.cost)
         past.weighed = True
+
+
+def worth_of_drafts(stops: Sequence[np.ndarray], gains: Sequence[float], cost: float) -> np.ndarray:
+    """V [nodes, sources + 1], tokens: of rows with the `stop_chances` stops (S), `gains` (G) and `cost` (D)."""
+    none = np.prod([1 - chances for chances in stops], axis=0)
+    return np.maximum(sum(chances * gain for chances, gain in zip(stops, gains, strict=True)) - (1 - none) * cost, 0.0)
 
 
 def best(gain: np.ndarray, nodes: int = 1, sources: int = 0) -> tuple[int, int]:
