@@ -486,7 +486,7 @@ def test_tuned_budgets_in_random_settings_give_the_plain_text(architecture):
     """Real streams, rows of all kinds side by side, one budget that learns from all of them."""
     draw, of = random.Random(0), shared(architecture)
     budget, fewer = TunedBudget(FakeCosts(wild(draw))), 0
-    for _ in range(70):
+    for _ in range(24):
         rows, requests = draw.choices(ALL, k=draw.randint(1, 4)), []
         for row in rows:
             tree = TreeConfig(
@@ -504,4 +504,4 @@ def test_tuned_budgets_in_random_settings_give_the_plain_text(architecture):
         for row, request, result in zip(rows, requests, results, strict=True):
             assert result.token_ids == of.texts[row][: request.max_new_tokens]
             fewer += len(result.token_ids) - result.calls
-    assert fewer > 50, "no draft was right, so the test shows little"
+    assert fewer > 15, "no draft was right, so the test shows little"

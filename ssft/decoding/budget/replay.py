@@ -16,6 +16,9 @@ from ssft.decoding.request import Request
 from ssft.decoding.row import Row
 from ssft.decoding.tree import DraftTree
 
+NO_TOKEN = -1
+"""Follows a text's last token."""
+
 
 @dataclass
 class Trace:
@@ -65,7 +68,9 @@ def replay(batches: Sequence[Sequence[Trace]], tree: TreeConfig | None, budget: 
 
 def _begun(trace: Trace, tree: TreeConfig | None) -> Row:
     """The row after its prompt's pass."""
-    row = Row(replace(trace.request, tree=tree or trace.request.tree), len(trace.tokens), DraftTree(trace.tokens[:1]))
+    whole = len(trace.tokens)
+    request = replace(trace.request, tree=tree or trace.request.tree, stop=lambda produced: len(produced) >= whole)
+    row = Row(request, request.max_new_tokens, DraftTree(trace.tokens[:1]))
     row.result.token_ids, row.guesses = trace.tokens[:1], trace.guesses[0]
     return row
 
@@ -73,7 +78,8 @@ def _begun(trace: Trace, tree: TreeConfig | None) -> Row:
 def _advance(row: Row, sources: list[int], trace: Trace) -> None:
     """One pass of the row: verify its tree against the text."""
     place = len(row.result.token_ids) - 1
-    path, issued = accept_greedy(row.tree, lambda path: trace.tokens[place + len(path)])
+    after = trace.tokens[place + 1 :]
+    path, issued = accept_greedy(row.tree, lambda path: after[len(path) - 1] if len(path) <= len(after) else NO_TOKEN)
     row.extend(path, issued)
     known = path[-1] in sources or row.request.streams is None
     row.tree = DraftTree([issued])
