@@ -62,7 +62,9 @@ class CostTable:
         for axis in (0, 1):
             measured = np.flip(np.minimum.accumulate(np.flip(measured, axis), axis), axis)
         by_nodes = _between(measured, self.nodes, np.arange(1, nodes + 1))
-        return _between(by_nodes.T, self.sources, np.arange(sources + 1)).T
+        found = _between(by_nodes.T, self.sources, np.arange(sources + 1)).T
+        # Beyond the points lines of different slopes may cross.
+        return np.maximum.accumulate(np.maximum.accumulate(found, axis=0), axis=1)
 
 
 def _between(values: np.ndarray, at: list[int], wanted: np.ndarray) -> np.ndarray:
