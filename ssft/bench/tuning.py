@@ -92,8 +92,8 @@ def tune(
     batch_size: int = 1,
     progress: bool = True,
 ) -> TuningResult:
-    """Measure the costs, record the prompts' answers, and replay them under fixed budgets and under the tuned one."""
-    costs = adapted.measure_costs(batch_size, progress=progress)
+    """Measure the costs anew, record the prompts' answers, and replay them under fixed budgets and the tuned one."""
+    costs = adapted.measure_costs(batch_size, progress=progress, again=True)
     traces = record(adapted, prompts, max_new_tokens, batch_size, progress)
     lengths = [len(prompt) for prompt in prompts]
     batches = [[traces[place] for place in batch] for batch in length_batches(lengths, batch_size)]

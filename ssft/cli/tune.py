@@ -25,10 +25,11 @@ def command(
 ) -> None:
     """Show what a pass with ADAPTER costs on this device, and how fast every budget would be on the prompts.
 
-    The cost of a pass is measured once for a device, precision, base and shape of adapter, and kept in ssft's cache
-    folder. The prompts are decoded once, with streams beside every token; that tells exactly how many passes any tree
-    would take. `tree.budget=auto` uses the same costs: every pass takes the nodes and the streams that pay, within
-    the adapter's max_nodes and max_stream_nodes, which --tree can change.
+    The cost of a pass is measured, even where it is known, and kept in ssft's cache folder for this device, precision,
+    base and shape of adapter. Run the command while nothing else works on the machine. The prompts are decoded once,
+    with streams beside every token; that tells exactly how many passes any tree would take. `tree.budget=auto` uses the
+    same costs: every pass takes the nodes and the streams that pay, within the adapter's max_nodes and
+    max_stream_nodes, which --tree can change.
     """
     from ssft.bench.report.tuning import tuning_page
     from ssft.bench.tuning import tune, tuning_sentence, tuning_tables
@@ -49,6 +50,6 @@ def command(
         return
     click.echo(f"{adapted.active.name}: {len(prompts)} prompts, {result.tokens:,} tokens, {where}")
     for table in tuning_tables(result):
-        click.echo(f"\n{table.title}")
+        click.echo()
         print_table(table)
     click.echo(f"\n{tuning_sentence(result)}")

@@ -110,6 +110,10 @@ def test_every_power_of_two_rows_is_measured_once(count):
     for number in (1, 2, 4):
         PassCosts(of.step).of(rows(of, number))
     assert count == [1, 2, 4]
+    anew = costs.for_request(of.request(PROMPT, 9), 4, again=True)
+    assert count == [1, 2, 4, 4]
+    assert costs.of(rows(of, 4)) is anew
+    assert PassCosts(of.step).of(rows(of, 4)) == anew
     assert len(list((cache_dir() / "costs").glob("*.json"))) == 3
 
 
