@@ -472,13 +472,13 @@ class FakeCosts:
 def test_a_tuned_budget_gives_the_plain_text(subject, kind, drafts, rows, costs, ending):
     eos = late_eos(subject) if ending == "eos" else set()
     oracle = Oracle(subject, TreeConfig(kind, 16, TOP_K, budget="auto"), drafts, rows)
-    oracle.budget = TunedBudget(FakeCosts(COSTS[costs](random.Random(0))))
+    oracle.budget = TunedBudget(FakeCosts(costs(random.Random(0))))
     for row, result in zip(rows, decode(oracle, rows, eos=eos), strict=True):
         assert (result.token_ids, result.finish_reason) == cut(subject.texts[row], TOKENS, eos)
         assert_accounts(result)
-        if (costs, drafts) == ("free", "always"):
+        if costs is COSTS["free"] and drafts == "always":
             assert result.calls == 1 + math.ceil((len(result.token_ids) - 1) / (GAMMA + 1))
-        if costs == "steep" or drafts == "never":
+        if costs is COSTS["steep"] or drafts == "never":
             assert result.calls == len(result.token_ids)
 
 
@@ -486,7 +486,7 @@ def test_tuned_budgets_in_random_settings_give_the_plain_text(architecture):
     """Real streams, rows of all kinds side by side, one budget that learns from all of them."""
     draw, of = random.Random(0), shared(architecture)
     budget, fewer = TunedBudget(FakeCosts(wild(draw))), 0
-    for _ in range(24):
+    for _ in range(70):
         rows, requests = draw.choices(ALL, k=draw.randint(1, 4)), []
         for row in rows:
             tree = TreeConfig(
@@ -504,4 +504,4 @@ def test_tuned_budgets_in_random_settings_give_the_plain_text(architecture):
         for row, request, result in zip(rows, requests, results, strict=True):
             assert result.token_ids == of.texts[row][: request.max_new_tokens]
             fewer += len(result.token_ids) - result.calls
-    assert fewer > 15, "no draft was right, so the test shows little"
+    assert fewer > 50, "no draft was right, so the test shows little"
