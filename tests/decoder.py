@@ -10,6 +10,8 @@ from ssft.decoding.step import Step
 class Decoder:
     """Greedy decoding of prompts (token ids) as one batch; `streams` None decodes plainly, unless `drafter` drafts."""
 
+    budget = None
+
     def __init__(self, hooks, streams, tree=None, drafter=None, adapter=None):
         self.hooks, self.step = hooks, Step(hooks)
         self.streams = streams
@@ -23,5 +25,5 @@ class Decoder:
     def generate(self, prompts, max_new_tokens, eos=()):
         """A `Generation` per prompt."""
         requests = [self.request(prompt, max_new_tokens, eos) for prompt in prompts]
-        *_, results = Scheduler(self.step).decode(requests)
+        *_, results = Scheduler(self.step, budget=self.budget).decode(requests)
         return results

@@ -20,17 +20,21 @@ _ARCHITECTURE_FIELDS = (
 # fmt: on
 
 
+def shape_sha256(model: Any) -> str:
+    """Hash of what decides the shapes and the arithmetic of a model, whatever its dtype and quantisation."""
+    fields = model.config.get_text_config().to_dict()
+    return json_sha256({key: fields[key] for key in _ARCHITECTURE_FIELDS if fields.get(key) is not None})
+
+
 def base_fingerprint(model: Any, tokenizer: Any, name: str | os.PathLike[str]) -> dict[str, str]:
     """What a base is, whatever its dtype, quantisation, library version and place on disk: `id` (alias, hub id or the
     folder's own name), `architecture`, `config_sha256` and `tokenizer_sha256` (vocabulary and added tokens)."""
     text = os.fspath(name)
     identity = Path(text).expanduser().resolve().name if Path(text).expanduser().is_dir() else text
-    fields = model.config.get_text_config().to_dict()
-    config = {key: fields[key] for key in _ARCHITECTURE_FIELDS if fields.get(key) is not None}
     added = sorted((index, token.content, token.special) for index, token in tokenizer.added_tokens_decoder.items())
     return {
         "id": text if text in ALIASES else identity,
         "architecture": (getattr(model.config, "architectures", None) or [type(model).__name__])[0],
-        "config_sha256": json_sha256(config),
+        "config_sha256": shape_sha256(model),
         "tokenizer_sha256": json_sha256([sorted(tokenizer.get_vocab().items()), added]),
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 from ssft.bundle.format import Bundle
 from ssft.card.results import Results
+from ssft.decoding.config import AUTO
 from ssft.results.reading import Kept, Run, run_of
 from ssft.results.schema import BenchResult, EvalResult, Interval, QualityResult, TaskResult, VerifyResult
 
@@ -93,11 +94,12 @@ def _common(run: Run, bundle: Bundle) -> dict[str, Any]:
     data, told = run.data or {}, bundle.provenance.get("data")
     validation = told.get("validation") if isinstance(told, dict) else None
     is_own = isinstance(validation, dict) and validation.get("sha256", "") == data.get("sha256")
+    limit = "up to " if run.tree.get("budget") == AUTO else ""
     return {
         **{name: getattr(run, name) for name in names},
         "source": sources[type(run)],
         "data": OWN_ROWS if is_own or run.data is None else data.get("name", ""),
-        "tree": f"{run.tree.get('kind')}, {run.tree.get('max_nodes')} nodes",
+        "tree": f"{run.tree.get('kind')}, {limit}{run.tree.get('max_nodes')} nodes",
     }
 
 

@@ -12,7 +12,7 @@ import click
 
 from ssft.bundle.shipped import check_adapter_name, local_adapter
 from ssft.cli import _options as shared
-from ssft.decoding.config import TreeConfig
+from ssft.decoding.config import AUTO, TreeConfig
 from ssft.errors import BundleError, ConfigError, DataError
 from ssft.schema import is_hub_id, read
 
@@ -66,6 +66,8 @@ class Decoding:
         how: dict[str, Any] = {key: getattr(self, key) for key in ("dtype", "quantization", "device", "merge")}
         adapted = load_adapted(adapter, self.base or base, **how)
         adapted.active.tree = override_tree(adapted.active.tree, self.tree)
+        if adapted.active.tree.budget == AUTO and adapted.active.streams is not None:
+            adapted.measure_costs(self.batch_size, progress=True)
         return adapted
 
 

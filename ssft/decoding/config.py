@@ -7,6 +7,8 @@ from ssft.errors import ConfigError
 from ssft.schema import check_fields, shown
 
 TREE_KINDS = ("best_first", "k_ary", "chain")
+FIXED, AUTO = "fixed", "auto"
+BUDGETS = (FIXED, AUTO)
 MAX_NODES = 512
 
 
@@ -42,6 +44,14 @@ class TreeConfig:
         },
     )
 
+    budget: str = field(
+        default=FIXED,
+        metadata={
+            "help": "'fixed': every tree has the nodes and stream nodes that are set here; 'auto': these numbers are "
+            "the most, and every pass takes what pays by the measured cost of a pass and by what was accepted so far"
+        },
+    )
+
     def nodes_in_batch(self, rows: int) -> int:
         """Node budget of one row's tree while `rows` rows share a pass."""
         return min(self.max_nodes, max(2, self.max_batch_nodes // rows)) if self.max_batch_nodes else self.max_nodes
@@ -49,11 +59,18 @@ class TreeConfig:
     def __post_init__(self) -> None:
         self.check_tree()
 
+    @property
+    def size(self) -> str:
+        """How many nodes a tree has, in words."""
+        return f"up to {self.max_nodes} nodes as they pay" if self.budget == AUTO else f"{self.max_nodes} nodes"
+
     def check_tree(self) -> None:
         """Raise `ConfigError` if a field is of another type or out of range, as the constructor does."""
         check_fields(self, TreeConfig, "tree")
         if self.kind not in TREE_KINDS:
             raise ConfigError(f"tree.kind={repr(self.kind)[:60]}: expected one of {', '.join(TREE_KINDS)}")
+        if self.budget not in BUDGETS:
+            raise ConfigError(f"tree.budget={repr(self.budget)[:60]}: expected one of {', '.join(BUDGETS)}")
         if not 1 <= self.max_nodes <= MAX_NODES:
             raise ConfigError(f"tree.max_nodes={shown(self.max_nodes)}: must lie between 1 and {MAX_NODES}")
         if self.top_k < 1:

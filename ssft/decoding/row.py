@@ -2,10 +2,13 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.tree import DraftTree
+
+if TYPE_CHECKING:
+    from ssft.decoding.draft.drafter import Guesses
 
 
 @dataclass(eq=False)
@@ -13,6 +16,7 @@ class Row:
     """One sequence: what it asks for, its draft for the next pass, and what it has become so far.
 
     budget: tokens that it may produce. tree: the draft that its next pass verifies; a root alone drafts nothing.
+    guesses: what may follow the token issued last, from which the budget grows that draft; None where nothing is known.
     begin: when it was admitted, on `time.perf_counter`. of_drafter: what its drafter keeps of it from pass to pass.
     """
 
@@ -22,6 +26,7 @@ class Row:
     result: Generation = field(default_factory=Generation)
     begin: float = field(default_factory=time.perf_counter)
     of_drafter: Any = field(default=None, repr=False)
+    guesses: "Guesses | None" = None
 
     @property
     def left(self) -> int:

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from ssft.decoding.accept.greedy import accept
-from ssft.decoding.budget.fixed import FixedBudget
+from ssft.decoding.budget.cost import PassCosts
+from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.draft.drafter import Stop
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.row import Row
 from ssft.decoding.step import States, Step
-from ssft.decoding.tree import DraftTree, grow_tree
+from ssft.decoding.tree import DraftTree
 
 CACHE, DRAFT = "cache compaction", "draft tree (Python)"
 """Parts of a pass that are timed here."""
@@ -35,12 +36,12 @@ class Scheduler:
     """
 
     def __init__(
-        self, step: Step, turn: AbstractContextManager[Any] | None = None, budget: FixedBudget | None = None
+        self, step: Step, turn: AbstractContextManager[Any] | None = None, budget: TunedBudget | None = None
     ) -> None:
-        """`turn` is held during every pass."""
+        """`turn` is held during every pass; schedulers that share it may share a budget, which learns from all."""
         self.step = step
         self.turn = turn or nullcontext()
-        self.budget = budget or FixedBudget()
+        self.budget = budget or TunedBudget(PassCosts(step))
         self.waiting: list[Row] = []
         self.rows: list[Row] = []
         self._cache: TreeCache | None = None
@@ -113,7 +114,7 @@ class Scheduler:
         """The trees of all rows: verified, kept as far as they are right, and drafted anew."""
         assert self._cache is not None
         with self.step.timer(DRAFT):
-            sources = self.budget.sources(self.rows)
+            sources = self.budget.plan(self.rows)
         states = self.step.trees(self.rows, sources, self._cache)
         logits = self.step.logits(self.rows, states.main)
         with self.step.timer(DRAFT):
@@ -127,15 +128,15 @@ class Scheduler:
         """Give every row its new tokens, and those that go on their next draft."""
         for row, path, token in zip(rows, paths, issued, strict=True):
             row.extend(path, token)
+            self.budget.learn(row)
         ends = enumerate(zip(rows, paths, issued, strict=True))
         stops = [Stop(row, b, path[-1], token) for b, (row, path, token) in ends if not row.finished]
         for stop in stops:
-            stop.row.tree = DraftTree([stop.issued])
-        others = self.rows if rows is not self.rows else []
-        self._draft(stops, states, sharing=len(stops) + sum(not row.finished for row in others))
+            stop.row.tree, stop.row.guesses = DraftTree([stop.issued]), None
+        self._draft(stops, states)
 
-    def _draft(self, stops: list[Stop], states: States, sharing: int) -> None:
-        """Grow the next tree of every row that has a drafter from what this proposes; `sharing` rows share the pass."""
+    def _draft(self, stops: list[Stop], states: States) -> None:
+        """Let the drafter of every row that has one guess what follows; the next pass grows trees from it."""
         groups: dict[object, list[Stop]] = {}
         for stop in stops:
             if (drafter := stop.row.request.drafter) is not None and stop.row.request.depth:
@@ -143,14 +144,8 @@ class Scheduler:
         for group in groups.values():
             drafter = group[0].row.request.drafter
             assert drafter is not None
-            proposed = drafter.propose(group, states, self.step)
-            with self.step.timer(DRAFT):
-                for stop, guesses in zip(group, proposed, strict=True):
-                    if guesses is not None:
-                        row, nodes = stop.row, self.budget.nodes(stop.row, sharing)
-                        row.tree = grow_tree(
-                            stop.issued, guesses.tokens, guesses.scores, row.request.tree, row.left - 1, nodes
-                        )
+            for stop, guesses in zip(group, drafter.propose(group, states, self.step), strict=True):
+                stop.row.guesses = guesses
 
     # -- rows ---------------------------------------------------------------------------------------------------
 

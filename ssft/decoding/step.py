@@ -49,7 +49,7 @@ class Step:
         The cache is new and holds the prompts.
         """
         with self.timer(PROMPT):
-            cache = self._new_cache(rows)
+            cache = self.new_cache(rows)
             prompts = [row.request.prompt for row in rows]
             lengths = [len(prompt) for prompt in prompts]
             last = torch.tensor(lengths, device=cache.store.device).unsqueeze(1) - 1
@@ -134,7 +134,8 @@ class Step:
         depth = max(row.request.stream_depth for row in rows)
         return None if modules is None else StreamPlan(modules, sources, depth)
 
-    def _new_cache(self, rows: list[Row]) -> TreeCache:
+    def new_cache(self, rows: Sequence[Row]) -> TreeCache:
+        """An empty cache with room for these rows to their end (`slots_needed`)."""
         config = self.backbone.config
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -32,6 +32,10 @@ class DraftTree:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def first(self, nodes: int) -> "DraftTree":
+        """The tree of its first nodes; a parent stands before its children, so that none is missing."""
+        return DraftTree(self.tokens[:nodes], self.parents[:nodes], self.depths[:nodes], self.scores[:nodes])
+
     def add(self, token: int, parent: int, score: float) -> int:
         """Append a child of `parent` and return its index."""
         self.tokens.append(token)

@@ -17,6 +17,8 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 
 from ssft.bundle.fit import check_fit, load_stream_modules
 from ssft.bundle.read import read_bundle
+from ssft.decoding.budget.cost import PassCosts
+from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Drafter
 from ssft.decoding.draft.streams import StreamDrafter
@@ -74,8 +76,8 @@ class StreamGenerate:
     on with it where that was no EOS, until the last row ends).
 
     hooks: those on the model. drafter: None decodes plainly. adapter: what every row runs with (`Pass.adapters`). turn:
-    held during every pass; threads that share this object take turns by it. last: what became of each row of the
-    latest call: passes, accepted drafts, seconds.
+    held during every pass; threads that share this object take turns by it. budget: plans the passes, and remembers
+    what was accepted. last: what became of each row of the latest call: passes, accepted drafts, seconds.
     """
 
     hooks: StreamHooks
@@ -83,11 +85,13 @@ class StreamGenerate:
     tree: TreeConfig = field(default_factory=TreeConfig)
     adapter: Any = None
     turn: AbstractContextManager[Any] = field(default_factory=Turn)
+    budget: TunedBudget | None = None
     last: list[Generation] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         check(Annotated[InstanceOf[TreeConfig], "a TreeConfig"], self.tree, "tree")
         self.tree.check_tree()
+        self.budget = self.budget or TunedBudget(PassCosts(Step(self.hooks)))
 
     @classmethod
     def from_adapter(
@@ -145,7 +149,7 @@ class StreamGenerate:
             text_streamer.put(input_ids.cpu())
         # `last` is everybody's: another thread's call may change it while this one runs.
         shown, results, self.last = 0, [], []
-        for results in Scheduler(Step(self.hooks), self.turn).decode(requests):
+        for results in Scheduler(Step(self.hooks), self.turn, self.budget).decode(requests):
             self.last = results
             if text_streamer is not None:
                 for token in results[0].token_ids[shown:]:
@@ -300,3 +304,23 @@ def _tokens(value: Any) -> list[int]:
     """None, a token, several, or a tensor of them -> a list."""
     value = value.tolist() if isinstance(value, Tensor) else value
     return [] if value is None else list(value) if isinstance(value, list | tuple | set) else [value]
+
+
+def call_of(held: Callable[[], AbstractContextManager[StreamGenerate]]) -> Callable[..., Any]:
+    """What `generate(custom_generate=...)` takes, over a `StreamGenerate` that is held for the length of a call."""
+
+    # generate() reads the signature: it hands over what is named here.
+    def generate(
+        model: Any,
+        input_ids: Tensor,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        generation_config: Any = None,
+        text_streamer: Any = None,
+        **rest: Any,
+    ) -> Any:
+        given = (logits_processor, stopping_criteria, generation_config, text_streamer)
+        with held() as call:
+            return call(model, input_ids, *given, **rest)
+
+    return generate

@@ -62,7 +62,6 @@ def make_jobs(
     tokenizer: Any,
     decode: Decode,
     eos_token_ids: set[int],
-    *,
     max_new_tokens: Any,
     stop: Any = None,
     stop_token_ids: Any = None,

@@ -12,9 +12,11 @@ from pydantic import InstanceOf
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.kernels.linears import FastLinears
 from ssft.base.load import eos_token_ids, load_base
+from ssft.decoding.budget.cost import CostTable, PassCosts
+from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Drafter
-from ssft.decoding.request import Generation
+from ssft.decoding.request import Generation, Request
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
 from ssft.decoding.turn import Turn
@@ -24,7 +26,7 @@ from ssft.lora.bank import Adapter, AdapterBank
 from ssft.lora.memory import memory_account
 from ssft.lora.router import LoraRouter
 from ssft.runtime.batching import run_in_batches
-from ssft.runtime.generate import StreamGenerate
+from ssft.runtime.generate import StreamGenerate, call_of
 from ssft.runtime.inputs import check_call, encode_prompt, split_prompts
 from ssft.runtime.jobs import ACTIVE, Active, Job, make_jobs
 from ssft.runtime.stream import TextStream
@@ -73,6 +75,8 @@ class MultiAdapterModel:
         self.router = LoraRouter(model, self.linears.groups)
         self.step = Step(self.hooks)
         self.turn = Turn()
+        self.costs = PassCosts(self.step)
+        self.budget = TunedBudget(self.costs)
         self.eos_token_ids = eos_token_ids(model, tokenizer)
         # What the base computes in and on, as results tell it.
         quantized = getattr(model.config, "quantization_config", None) is not None
@@ -184,6 +188,21 @@ class MultiAdapterModel:
         """Bytes of the base, of every adapter and of the process; see `memory_account`."""
         return memory_account(self.model, self.bank)
 
+    def measure_costs(
+        self, rows: int = 1, adapter: Any = ACTIVE, *, progress: bool = False, again: bool = False
+    ) -> dict[int, CostTable]:
+        """What passes with the adapter cost over 1, 2, 4, … rows, as many as `rows` need; measured where not yet known.
+
+        A tree with `budget="auto"` needs that; without this call its first passes measure it. `progress`: a bar.
+        `again`: measure what is known, too, because the machine was busy then.
+        """
+        name = self._named(adapter)
+        with self.bank.in_use([name]) as held, self.turn:
+            own = held[name]
+            request = Request([0], 1, own.drafter, own.tree, own.lora)
+            sizes = [1 << power for power in range((rows - 1).bit_length() + 1)]
+            return {size: self.costs.for_request(request, size, progress=progress, again=again) for size in sizes}
+
     # -- text ---------------------------------------------------------------------------------------------------
 
     def generate(
@@ -227,15 +246,7 @@ class MultiAdapterModel:
         check_call(speculate=speculate, progress=progress, return_dict=return_dict, batch_size=batch_size)
         check_call(streamer=streamer, cancel=cancel)
         values, single = split_prompts(prompts)
-        jobs = self._jobs(
-            values,
-            adapter,
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            stop_token_ids=stop_token_ids,
-            ignore_eos=ignore_eos,
-            logits_processor=logits_processor,
-        )
+        jobs = self._jobs(values, adapter, max_new_tokens, stop, stop_token_ids, ignore_eos, logits_processor)
         if streamer is not None and len(jobs) != 1:
             raise GenerationError(f"streamer: one prompt can be streamed, {len(jobs)} were given; call once per prompt")
         run = {"speculate": speculate, "streamer": streamer, "cancel": cancel}
@@ -264,15 +275,7 @@ class MultiAdapterModel:
         values, single = split_prompts(prompt)
         if not single:
             raise GenerationError(f"stream takes one prompt, {len(values)} were given; call it once per prompt")
-        (job,) = self._jobs(
-            values,
-            adapter,
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            stop_token_ids=stop_token_ids,
-            ignore_eos=ignore_eos,
-            logits_processor=logits_processor,
-        )
+        (job,) = self._jobs(values, adapter, max_new_tokens, stop, stop_token_ids, ignore_eos, logits_processor)
         return TextStream(job, self._passes([job], speculate), self.decode)
 
     def complete(
@@ -320,31 +323,20 @@ class MultiAdapterModel:
         """
         name = self._named(adapter)
 
-        # generate() reads the signature: it hands over what is named here.
-        def generate(
-            model: Any,
-            input_ids: torch.Tensor,
-            logits_processor: Any = None,
-            stopping_criteria: Any = None,
-            generation_config: Any = None,
-            text_streamer: Any = None,
-            **rest: Any,
-        ) -> Any:
-            with self.bank.in_use([name]) as held:
-                own = held[name]
-                call = StreamGenerate(self.hooks, own.drafter, own.tree, own.lora, self.turn)
-                return call(
-                    model, input_ids, logits_processor, stopping_criteria, generation_config, text_streamer, **rest
-                )
+        @contextmanager
+        def held() -> Iterator[StreamGenerate]:
+            with self.bank.in_use([name]) as adapters:
+                own = adapters[name]
+                yield StreamGenerate(self.hooks, own.drafter, own.tree, own.lora, self.turn, self.budget)
 
-        return generate
+        return call_of(held)
 
     # -- a call, step by step -----------------------------------------------------------------------------------
 
-    def _jobs(self, prompts: list[Any], adapter: Any, **settings: Any) -> list[Job]:
-        """Every row with its own settings, checked."""
+    def _jobs(self, prompts: list[Any], adapter: Any, *settings: Any, **more: Any) -> list[Job]:
+        """Every row with its own settings, checked; `settings` and `more` are those of `make_jobs`, in its order."""
         adapter = self._active if isinstance(adapter, Active) else adapter
-        jobs = make_jobs(prompts, adapter, self.tokenizer, self.decode, self.eos_token_ids, **settings)
+        jobs = make_jobs(prompts, adapter, self.tokenizer, self.decode, self.eos_token_ids, *settings, **more)
         self.hooks.check()
         backbone = self.hooks.backbone
         for job in jobs:
@@ -399,4 +391,4 @@ class MultiAdapterModel:
             drafters = [drafter or adapter.drafter if speculate else None for adapter in adapters]
             rows = zip(jobs, adapters, drafters, strict=True)
             requests = [job.request(adapter, own_drafter) for job, adapter, own_drafter in rows]
-            yield from Scheduler(self.step, self.turn).decode(requests)
+            yield from Scheduler(self.step, self.turn, self.budget).decode(requests)

@@ -9,15 +9,18 @@ import math
 import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ARCHITECTURES, TINY, VOCABULARY, random_ids, tiny_mistral, with_adapter
 from covering import covering, over_architectures
 from decoder import Decoder
 
+from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.config import TREE_KINDS, TreeConfig
 from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.draft.streams import StreamDrafter
+from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
 from ssft.errors import GenerationError
 from ssft.streams.config import StreamConfig
@@ -435,3 +438,70 @@ def test_decoding_twice_gives_the_same(subject, rows):
     decoder = Decoder(subject.hooks, subject.streams)
     first, second = decode(decoder, rows), decode(decoder, rows)
     assert [(r.token_ids, r.calls, r.accepted) for r in first] == [(r.token_ids, r.calls, r.accepted) for r in second]
+
+
+# --- budgets ---
+
+
+def wild(draw):
+    """Costs that are other ones in every pass, in no order."""
+    return lambda b, n, m: draw.uniform(1, 3)
+
+
+COSTS = {
+    "free": lambda draw: lambda b, n, m: 1.0,
+    "steep": lambda draw: lambda b, n, m: float(n + 2 * m),
+    "wild": wild,
+}
+
+
+class FakeCosts:
+    """c(B, n, m) as a function."""
+
+    def __init__(self, cost):
+        self.cost = cost
+
+    def of(self, rows):
+        found = lambda nodes, sources: np.array(  # noqa: E731
+            [[self.cost(len(rows), n, m) for m in range(sources + 1)] for n in range(1, nodes + 1)]
+        )
+        return SimpleNamespace(table=found)
+
+
+@over_architectures(kind=TREE_KINDS, drafts=DRAFTS, rows=ROWS, costs=COSTS, ending=ENDINGS)
+def test_a_tuned_budget_gives_the_plain_text(subject, kind, drafts, rows, costs, ending):
+    eos = late_eos(subject) if ending == "eos" else set()
+    oracle = Oracle(subject, TreeConfig(kind, 16, TOP_K, budget="auto"), drafts, rows)
+    oracle.budget = TunedBudget(FakeCosts(costs(random.Random(0))))
+    for row, result in zip(rows, decode(oracle, rows, eos=eos), strict=True):
+        assert (result.token_ids, result.finish_reason) == cut(subject.texts[row], TOKENS, eos)
+        assert_accounts(result)
+        if costs is COSTS["free"] and drafts == "always":
+            assert result.calls == 1 + math.ceil((len(result.token_ids) - 1) / (GAMMA + 1))
+        if costs is COSTS["steep"] or drafts == "never":
+            assert result.calls == len(result.token_ids)
+
+
+def test_tuned_budgets_in_random_settings_give_the_plain_text(architecture):
+    """Real streams, rows of all kinds side by side, one budget that learns from all of them."""
+    draw, of = random.Random(0), shared(architecture)
+    budget, fewer = TunedBudget(FakeCosts(wild(draw))), 0
+    for _ in range(70):
+        rows, requests = draw.choices(ALL, k=draw.randint(1, 4)), []
+        for row in rows:
+            tree = TreeConfig(
+                draw.choice(TREE_KINDS),
+                max_nodes=draw.choice([1, 2, 7, 40]),
+                top_k=draw.choice([1, 4, 30]),
+                max_depth=draw.randint(0, GAMMA),
+                max_stream_nodes=draw.choice([0, 1, 3]),
+                max_batch_nodes=draw.choice([0, 0, 20]),
+                budget=draw.choice(["auto", "auto", "auto", "fixed"]),
+            )
+            streams = draw.choice([of.streams, of.streams, of.streams, None])
+            requests.append(Decoder(of.hooks, streams, tree).request(PROMPTS[row], draw.randint(1, TOKENS)))
+        *_, results = Scheduler(Step(of.hooks), budget=budget).decode(requests)
+        for row, request, result in zip(rows, requests, results, strict=True):
+            assert result.token_ids == of.texts[row][: request.max_new_tokens]
+            fewer += len(result.token_ids) - result.calls
+    assert fewer > 50, "no draft was right, so the test shows little"

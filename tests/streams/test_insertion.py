@@ -9,7 +9,7 @@ from covering import covering, over_architectures
 from decoder import Decoder
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ssft.decoding.budget.fixed import FixedBudget
+from ssft.decoding.budget.fixed import fixed_sources, padded
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.row import Row
 from ssft.decoding.tree import DraftTree
@@ -345,13 +345,18 @@ def rows_of(decoder, prompts, trees):
     return [Row(decoder.request(prompt, 9), 9, tree) for prompt, tree in zip(prompts, trees, strict=True)]
 
 
+def sources_of(rows):
+    """Every node of every tree."""
+    return padded([fixed_sources(row) for row in rows])
+
+
 def decode_pass(decoder, prompts, trees, before_tree=lambda: None):
     """Streams [B, n, γ, h] and main states [B, n, h] of a tree pass after the prompts' pass, every node a source."""
     with torch.inference_mode():
         rows = rows_of(decoder, prompts, trees)
         _, cache = decoder.step.prompts(rows)
         before_tree()
-        states = decoder.step.trees(rows, FixedBudget().sources(rows), cache)
+        states = decoder.step.trees(rows, sources_of(rows), cache)
         streams = states.streams
         nodes = max(len(tree) for tree in trees)
         ordered = torch.zeros(len(trees), nodes, *streams.shape[2:])
@@ -393,7 +398,7 @@ def test_decoding_stream_sees_prefix_and_own_ancestors_only(decoder):
 def test_decoding_stream_sees_earlier_streams_of_its_own_node_only(decoder, monkeypatch):
     nudge = Nudge(monkeypatch, decoder.streams)
     before, main = decode_pass(decoder, PROMPTS, TREES)
-    for group, node in enumerate(FixedBudget().sources(rows_of(decoder, PROMPTS, TREES))[0]):
+    for group, node in enumerate(sources_of(rows_of(decoder, PROMPTS, TREES))[0]):
         for stream in range(GAMMA):
             nudge.target = None
             after, other_main = decode_pass(decoder, PROMPTS, TREES, lambda at=(group, stream): nudge.aim(at))
@@ -415,7 +420,7 @@ def test_decoding_stream_parameters_never_reach_main_states_or_cache(architectur
         with torch.inference_mode():
             rows = rows_of(decoder, PROMPTS, TREES)
             _, cache = decoder.step.prompts(rows)
-            states = decoder.step.trees(rows, FixedBudget().sources(rows), cache)
+            states = decoder.step.trees(rows, sources_of(rows), cache)
             cache.keep([[0, 2, 5], [0, 1]])
             return states, [cache.store[:, :, b, :, :length] for b, length in enumerate(cache.lengths)]
 

@@ -88,7 +88,7 @@ def test_a_target_that_no_measurement_can_reach_is_refused(settings, message, tm
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"measure_steps": -1}, r"measure_steps=-1: 0 \(no measurement\) or a positive number"),
+        ({"measure_steps": -1}, r"measure_steps=-1, expected a whole number from 0"),
         ({"measure_rows": -1}, r"measure_rows=-1"),
         ({"stop_at_tokens_per_call": 1.0}, r"stop_at_tokens_per_call=1: plain decoding has 1 token per call"),
         ({"stop_at_tokens_per_call": float("nan")}, r"stop_at_tokens_per_call=nan"),

@@ -1,25 +1,33 @@
 """The budget that an adapter's `TreeConfig` fixes, whatever a pass costs and whatever is accepted."""
 
 from ssft.decoding.row import Row
-from ssft.decoding.tree import stop_order
+from ssft.decoding.tree import DraftTree, grow_tree, stop_order
 
 
-class FixedBudget:
-    """Nodes and stream nodes as the rows' trees are configured."""
+def fixed_tree(row: Row, rows: int) -> DraftTree:
+    """The next tree of `row`, with the nodes that its configuration gives it while `rows` rows share a pass."""
+    if (guesses := row.guesses) is None:
+        return row.tree.first(1)
+    return grow_tree(
+        row.tree.tokens[0],
+        guesses.tokens,
+        guesses.scores,
+        row.request.tree,
+        row.left - 1,
+        row.request.tree.nodes_in_batch(rows),
+    )
 
-    def nodes(self, row: Row, rows: int) -> int:
-        """Nodes that the next tree of `row` may have while `rows` rows share a pass."""
-        return row.request.tree.nodes_in_batch(rows)
 
-    def sources(self, rows: list[Row]) -> list[list[int]]:
-        """[B][m] nodes that carry streams; a row with fewer nodes repeats its root, which costs nothing extra."""
-        chosen = [self._stream_nodes(row) for row in rows]
-        width = max(len(nodes) for nodes in chosen)
-        return [nodes + [0] * (width - len(nodes)) for nodes in chosen]
+def fixed_sources(row: Row) -> list[int]:
+    """Nodes of the row's tree that carry streams, as it is configured."""
+    tree, request = row.tree, row.request
+    if request.stream_depth == 0:
+        return []
+    most = request.tree.max_stream_nodes or request.tree.max_nodes
+    return list(range(len(tree))) if len(tree) <= most else sorted(stop_order(tree)[:most])
 
-    def _stream_nodes(self, row: Row) -> list[int]:
-        tree, request = row.tree, row.request
-        if request.stream_depth == 0:
-            return []
-        most = request.tree.max_stream_nodes or request.tree.max_nodes
-        return list(range(len(tree))) if len(tree) <= most else sorted(stop_order(tree)[:most])
+
+def padded(sources: list[list[int]]) -> list[list[int]]:
+    """[B][m]: a row with fewer stream nodes than another repeats its root, which costs nothing beside the other's."""
+    width = max(map(len, sources))
+    return [nodes + [0] * (width - len(nodes)) for nodes in sources]
