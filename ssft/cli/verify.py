@@ -43,10 +43,12 @@ def command(
 ) -> None:
     """Check that decoding with ADAPTER's streams gives the tokens of plain greedy decoding, prompt by prompt.
 
-    In float32 (--dtype float32) every output is the same. In lower precision a difference can come from a tie that
-    rounding decides: its margin, the lead of the plain model's best over its second-best logit, is then near 0.
-    The command exits with 1 if an output differs.
+    In float32 (--dtype float32) every output is the same, and so it is in bfloat16 on a CPU that has instructions for
+    it. Elsewhere a difference can come from a tie that rounding decides: its margin, the lead of the plain model's best
+    over its second-best logit, is then near 0, and the command says which operation gives a row other bits when other
+    rows stand beside it. The command exits with 1 if an output differs.
     """
+    from ssft.bench.bits import first_operation
     from ssft.bench.identity import add_margins, compare_outputs
     from ssft.bench.methods import Setting, build_methods
     from ssft.results.schema import VerifyResult
@@ -71,10 +73,16 @@ def command(
     differences = compare_outputs(expected, got)
     add_margins(adapted, prompts, expected, differences)
     identical, tokens, calls = len(prompts) - len(differences), sum(map(len, got)), sum(r.calls for r in streamed)
+    operation = None
+    if differences and against == "plain":
+        row = differences[0].row
+        row_ids, others = prompts[row] + expected[row], [ids for ids in prompts if ids != prompts[row]]
+        operation = first_operation(adapted, row_ids, others[0] if others else row_ids[:-1])
     found = VerifyResult(
         **result_facts("verify", adapted, data, len(prompts), decoding),
         identical=identical,
         differences=differences,
+        operation=operation,
         against=against,
         tokens=tokens,
         calls=calls,
@@ -88,6 +96,8 @@ def command(
         if differences:
             rows = [[d.row, d.position, d.margin, d.expected, d.got] for d in differences]
             table(rows, ["row", "position", "margin", f"{against}'s token", "streams' token"])
+        if operation is not None:
+            click.echo(f"The first operation that gives a row other bits beside other rows: {operation}")
 
     deliver(found, output, as_json, show)
     if differences:

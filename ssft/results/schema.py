@@ -217,11 +217,13 @@ class Answered(Measured):
 @dataclass(kw_only=True)
 class VerifyResult(Answered):
     """Decoding with streams: `identical` of the rows have the text of the method `against`; differences: the first of
-    each that has not."""
+    each that has not; operation: the first that gives a row other bits beside other rows, where there is a difference
+    and one is found."""
 
     against: Text
     identical: Count
     differences: list[Difference] = field(default_factory=list)
+    operation: Text | None = None
 
 
 @dataclass(kw_only=True)
