@@ -1,8 +1,8 @@
 """Which operation gives a row other bits when other rows stand beside it?
 
-In bfloat16 a row's text is its own as long as every operation gives it the same bits in a plain pass, of one row and one
-node, and in one that verifies a tree, with streams and with a neighbour. Both passes are run here, and what every module
-puts out for the row is compared.
+In bfloat16 a row's text is its own as long as every operation gives it the same bits in a plain pass, of one row and
+one node, and in one that verifies a tree, with streams and with a neighbour. Both passes are run here, and what every
+module puts out for the row is compared.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def first_operation(adapted: Any, prompt: list[int], neighbour: list[int]) -> st
 
 @contextmanager
 def _noted(backbone: Any) -> Iterator[list[tuple[str, Tensor]]]:
-    """Inside, what every module below the decoder and the head puts out [B, R, ..] is noted, in the order of calls."""
+    """Inside, what every module of the layers and the head put out [B, R, ..] is noted, in the order of calls."""
     found: list[tuple[str, Tensor]] = []
 
     def note(name: str) -> Any:
@@ -61,8 +61,9 @@ def _noted(backbone: Any) -> Iterator[list[tuple[str, Tensor]]]:
 
         return hook
 
-    modules = {id(m): (name, m) for name, m in backbone.model.named_modules() if name and m is not backbone.decoder}
-    handles = [module.register_forward_hook(note(name)) for name, module in modules.values()]
+    inside = {backbone.head, *backbone.layers.modules()} - {backbone.layers}
+    named = [(name, module) for name, module in backbone.model.named_modules() if module in inside]
+    handles = [module.register_forward_hook(note(name)) for name, module in named]
     try:
         yield found
     finally:

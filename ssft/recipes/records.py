@@ -75,7 +75,8 @@ def json_lines(path: Path, remedy: str = REMEDY) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}: {'is a folder' if os.path.isdir(path) else 'no such file'}; {remedy}")
     for number, line in enumerate(_lines(path), start=1):
         if line.strip():
-            value = _decoded(path, number, number, partial(parse_json, line), "write one complete JSON object per line")
+            parse = partial(parse_json, line.strip())
+            value = _decoded(path, number, number, parse, "write one complete JSON object per line")
             yield f"{path}, line {number}", value
 
 

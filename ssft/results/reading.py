@@ -1,10 +1,10 @@
 """Reading what `ssft verify`, `bench`, `bench tasks` and `eval` wrote, checked key by key and type by type."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ssft.errors import ConfigError
+from ssft.files import parse_json
 from ssft.results.schema import FORMAT, BenchResult, EvalResult, SuiteResult, TaskResult, VerifyResult
 from ssft.schema import read
 
@@ -26,7 +26,7 @@ def read_result(path: Path) -> Run | SuiteResult:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ConfigError(f"{path}: {size:,} bytes; no result has more than {MAX_BYTES:,}")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give a result's JSON file") from error
     except (ValueError, RecursionError) as error:

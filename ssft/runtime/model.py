@@ -58,8 +58,11 @@ class MultiAdapterModel:
         *,
         max_adapter_bytes: int | None = None,
         evict_to: str | None = None,
+        fast: bool = True,
     ) -> None:
-        """`model`: a causal LM without peft. `name`: its id, for messages. See `from_pretrained` for the rest."""
+        """`model`: a causal LM without peft. `name`: its id, for messages. `fast`: its linear layers are packed for
+        decoding (`FastLinears`), until `unload`; whoever trains, moves or saves it wants False. See `from_pretrained`
+        for the rest."""
         check(Annotated[InstanceOf[torch.nn.Module], "a causal LM of transformers"], model, "model")
         check(Annotated[Callable[..., Any], "the base's tokenizer"], tokenizer, "tokenizer")
         if hasattr(model, "peft_config"):
@@ -70,7 +73,7 @@ class MultiAdapterModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.bank = AdapterBank(model, base_fingerprint(model, tokenizer, name), max_adapter_bytes, evict_to)
-        self.linears = FastLinears(model)
+        self.linears = FastLinears(model, on=fast)
         self.hooks = StreamHooks(model)
         self.router = LoraRouter(model, self.linears.groups)
         self.step = Step(self.hooks)

@@ -18,6 +18,7 @@ from ssft.bench.identity import top_margin
 from ssft.bench.report.adapters import heading, tables
 from ssft.bench.rounds import Timed
 from ssft.errors import BundleError, ConfigError
+from ssft.lora.memory import base_bytes
 from ssft.runtime.model import MultiAdapterModel
 
 TOKENS = 4
@@ -81,7 +82,7 @@ def test_what_it_depends_on_is_in_the_result(result, model, shelf):
     assert result.base == "base"
     assert (result.precision, result.max_new_tokens, result.rounds, result.seed) == ("float32", TOKENS, 1, 0)
     assert result.device.startswith("cpu: ")
-    assert result.base_bytes == sum(p.nbytes for p in [*model.model.parameters(), *model.model.buffers()])
+    assert result.base_bytes == base_bytes(model.model)
     assert result.adapters["deep"]["r"] == 4
     assert result.adapters["deep"]["streams"]["num_streams"] == 3
     assert result.adapters["projected"]["tree"]["max_nodes"] == 31

@@ -358,10 +358,6 @@ def test_adapters_as_tables_with_a_difference(over_base, shelf, monkeypatch):
             "deep, deep: adapters are told apart by the names",
         ),
         (["nowhere", "--data", "rows.jsonl"], "adapter 'nowhere' is no folder"),
-        (
-            ["plain", "--data", "rows.jsonl"],
-            "plain: nothing says which base the adapters were made",
-        ),
         (["deep", "--data", "long.jsonl", "--base", "base"], "prompts of deep: row 2: the prompt has 4100 tokens"),
         (["deep", "--data", "rows.jsonl", "--output", "."], "is a directory"),
         (["deep", "--adapters", "1"], "Invalid value for '--adapters'"),

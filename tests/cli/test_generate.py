@@ -220,7 +220,7 @@ def test_columns_that_a_row_lacks_are_named(of_columns):
     result = run(of_columns, "--row", '{"number": 1}')
     assert result.exit_code == 2
     assert re.search(
-        "--row for .*of_columns: the row has no 'table', which data.prompt_template names; it has: number",
+        "--row for .*of_columns: the row: the columns are number, .* data.prompt_template names 'table'",
         result.stderr,
     )
 
@@ -230,7 +230,7 @@ def test_a_row_of_an_adapter_without_a_template_is_a_prompt(adapter, base):
     assert made["prompt"] == "say 1:"
     result = run(adapter, "--row", '{"number": 1}')
     assert result.exit_code == 2
-    assert "no `prompt`" in result.stderr
+    assert "a prompt needs `prompt` or `messages`" in result.stderr
 
 
 def test_a_damaged_run_yaml_is_named(of_columns):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_base import rows, save_rows, save_tiny_base
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ssft.bundle.format import BUNDLE_FILES, RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
+from ssft.bundle.format import BUNDLE_FILES, DRAFT_VOCABULARY, RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
 from ssft.bundle.read import read_bundle
 
 SETTINGS = [
@@ -77,7 +77,7 @@ def test_train_writes_a_bundle_and_cleans_up(files):
     facts = json.loads(done.stdout)
     assert facts["metrics"]["eval_chain_tokens_per_call"] >= 1
     bundle = read_bundle(files / "adapter")
-    not_written = {RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS}
+    not_written = {RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS, DRAFT_VOCABULARY}
     assert {p.name for p in bundle.path.iterdir()} == set(BUNDLE_FILES) - not_written
     assert bundle.stream_config.num_streams == 3
     assert bundle.base["id"] == "base"
@@ -87,8 +87,9 @@ def test_train_writes_a_bundle_and_cleans_up(files):
 
 def test_people_see_one_table_and_what_to_type_next(files):
     done = run(command(files, "adapter", "training.max_steps=2", "training.measure_steps=1"))
-    lines = done.stderr.splitlines()
-    assert lines[0].startswith("quickstart: 2 steps of 2 rows")
+    data, table = done.stderr.split("quickstart: 2 steps of 2 rows")
+    assert data.startswith("train: 24 rows of ")
+    lines = table.splitlines()
     assert lines[2].split()[:3] == ["step", "loss", "main"]
     assert sum("tokens per call" in line for line in lines) == 2
     assert max(map(len, lines)) <= 80

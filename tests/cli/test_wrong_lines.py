@@ -152,7 +152,7 @@ SETTINGS = {
     "data.train=reference.jsonl": "reference.jsonl, line 1: `references` must be a list",
     "data.train=latin.jsonl": "latin.jsonl, after line 0: not UTF-8 text",
     "data.train=broken.jsonl.gz": "broken.jsonl.gz, after line 0: truncated or damaged gzip",
-    "data.train=.": "is a folder",
+    "data.train=.": "truncated or damaged gzip data",
     "base=": "base '' is neither an alias",
     f"base={'b' * 5000}": "is neither an alias",
     "dtype=int8": "dtype='int8', expected 'auto'",

@@ -82,7 +82,7 @@ def finished(shelf, tmp_path):
     """A finished adapter that was measured."""
     output = tmp_path / "done"
     train(prepared(shelf, output, "training.max_steps=1"), output)
-    (output / RESULTS).write_text(results_text(Results("", About())))
+    (output / RESULTS).write_text(results_text(Results(About())))
     return output
 
 

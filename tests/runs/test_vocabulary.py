@@ -57,4 +57,4 @@ def test_a_size_beyond_the_base_learns_none(folder, tmp_path):
 def test_a_negative_size_is_refused(folder, tmp_path):
     result = train(folder, tmp_path / "adapter", "training.draft_vocabulary=-1")
     assert result.exit_code != 0
-    assert "draft_vocabulary=-1: 0 (all token ids of the base) or a positive number" in str(result.exception)
+    assert "draft_vocabulary=-1, expected a whole number from 0" in str(result.exception)

@@ -71,9 +71,12 @@ class FastLinears:
     one's own, and that nobody trains, moves or saves meanwhile.
     """
 
-    def __init__(self, model: Any) -> None:
-        """`model`: a causal LM of transformers."""
+    def __init__(self, model: Any, on: bool = True) -> None:
+        """`model`: a causal LM of transformers, which stays as it is unless this is `on`."""
         self.model = model
+        self.groups: list[LinearGroup] = []
+        if not on:
+            return
         owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
         owners[id(model.get_output_embeddings().weight)] += 1
         self.groups = [LinearGroup(names, [model.get_submodule(name) for name in names]) for names in siblings(model)]
@@ -133,6 +136,18 @@ def kernel_bytes(model: nn.Module) -> int:
     members = (vars(module).get("forward") for module in model.modules())
     products = {id(m.group): m.group.product.nbytes for m in members if isinstance(m, _Member)}
     return sum(products.values())
+
+
+def kernel_names(model: nn.Module) -> list[str]:
+    """What the linear modules of a model compute with: kinds of products, or the modules' own classes."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    members = [vars(module).get("forward") for module in linear]
+    return sorted(
+        {
+            type(member.group.product if isinstance(member, _Member) else module).__name__
+            for module, member in zip(linear, members, strict=True)
+        }
+    )
 
 
 def packed_device(module: nn.Module) -> torch.device | None:

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from ssft.base.embedded import cache_dir
 from ssft.base.fingerprint import shape_sha256
+from ssft.base.kernels.linears import kernel_names
 from ssft.decoding.accept.greedy import accept
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.draft.drafter import Stop
@@ -107,13 +107,12 @@ class PassCosts:
     def key(self, request: Request, size: int) -> dict[str, Any]:
         """All that the cost of a pass depends on."""
         model = self.step.backbone.model
-        linear = {type(module).__name__ for module in model.modules() if isinstance(module, nn.Linear)}
         libraries = versions()
         return {
             "device": describe_device(model.device),
             "threads": torch.get_num_threads(),
             "precision": str(model.dtype),
-            "kernels": sorted(linear),
+            "kernels": kernel_names(model),
             "versions": {name: libraries.get(name) for name in ("ssft", "torch", "transformers", "bitsandbytes")},
             "base": shape_sha256(model),
             "adapter": _shape_of(request),
@@ -191,6 +190,7 @@ def _shape_of(request: Request) -> dict[str, Any]:
         "layers": 0 if streams is None else streams.config.num_msa_layers,
         "projection_rank": 0 if streams is None else streams.config.projection_rank,
         "top_k": request.tree.top_k,
+        "vocabulary": getattr(getattr(request.drafter, "vocabulary", None), "nbytes", 0),
         "lora_bytes": getattr(request.adapter, "nbytes", 0),
     }
 

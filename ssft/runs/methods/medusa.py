@@ -29,6 +29,7 @@ class Method(Peer):
             dtype=base_dtype(recipe, args),
             quantization=recipe.quantization,
             device=device,
+            fast=False,  # the trainer moves the model
         )
         check_adapter(adapted)
         return Loaded(adapted.model, adapted.tokenizer, adapted.bank.fingerprint, adapted, lora_sha256(adapted))
