@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ssft.base.kernels.linears import Hook, LinearGroup, group_hooks
 from ssft.bundle.fit import is_linear
+from ssft.lora.stacked import add_products
 from ssft.streams.passes import current_pass
 
 
@@ -85,17 +86,12 @@ def _low_rank_hook(names: tuple[str, ...], bounds: Sequence[tuple[int, int]] | N
         out = output.view(batch, -1, output.shape[-1])
         columns = bounds or [(0, out.shape[-1])]
         main = 0 if now.plan is None else now.plan.num_main  # stream rows stand behind the main rows
+        streams = 0 < main < x.shape[1]
         for rows, weights in now.runs:
-            if (stack := weights.stacked(names, columns)) is not None:
-                stack.add(x[rows].flatten(0, 1), out[rows].view(-1, out.shape[-1]))
-            if main and x.shape[1] > main and (stack := weights.stacked(names, columns, streams=True)) is not None:
-                x_streams, out_streams = x[rows, main:], out[rows, main:]
-                if len(out_streams) == 1:
-                    stack.add(x_streams[0], out_streams[0])
-                else:  # the stream rows of several sequences are no one block of memory
-                    extra = out.new_zeros(out_streams.shape)
-                    stack.add(x_streams.flatten(0, 1), extra.view(-1, out.shape[-1]))
-                    out_streams += extra
+            text = weights.stacked(names, columns)
+            own = weights.stacked(names, columns, streams=True) if streams else None
+            if text is not None or own is not None:
+                add_products(x[rows], out[rows], text, own, main)
 
     setattr(hook, "router", router)  # noqa: B010
     return hook

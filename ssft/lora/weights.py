@@ -10,20 +10,18 @@ model's own elsewhere. What this sum cannot express is refused before anything i
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import accumulate
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssft.base.kernels.linears import packed_device
-from ssft.base.kernels.shapes import ROWS
 from ssft.bundle.fit import linear_of, lora_pairs
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import Bundle, LoraPart
 from ssft.bundle.lora_config import check_low_rank, lora_scaling, lora_targets
 from ssft.errors import BundleError
+from ssft.lora.stacked import StackedLora
 
 Key = tuple[str, bool]
 """Of a layer: the module's name in the base, and whether stream rows alone run with it."""
@@ -40,51 +38,6 @@ class LoraLayer:
     def product(self, x: Tensor) -> Tensor:
         """scaling · (x Aᵀ) Bᵀ: x [.., in] -> [.., out], in the type of x."""
         return (x @ self.down.to(x.dtype).T @ self.up.to(x.dtype).T) * self.scaling
-
-
-class StackedLora:
-    """The LoRA of linear modules that are given the same input: one product with all A, then one with each B."""
-
-    def __init__(self, layers: list[tuple[tuple[int, int], LoraLayer]], width: int) -> None:
-        """`layers` with the columns (begin, end) that each adds to of a common output [.., width]."""
-        # In the order in which they lie in the adapter's buffer, where those of neighbours are one matrix already.
-        layers = sorted(layers, key=lambda entry: entry[1].down.storage_offset())
-        self.down_t = _stacked([layer.down for _, layer in layers]).T
-        ends = list(accumulate(len(layer.down) for _, layer in layers))
-        # Of each layer: its columns of the output, its columns of the product with all A, Bᵀ and its scaling.
-        self.ups = [
-            (columns, (end - len(layer.down), end), layer.up.T, layer.scaling)
-            for (columns, layer), end in zip(layers, ends, strict=True)
-        ]
-        self.everywhere = sum(end - begin for (begin, end), _ in layers) == width
-
-    def add(self, x: Tensor, out: Tensor) -> None:
-        """out [n, out] += the products of x [n, in], in place."""
-        if x.dtype == self.down_t.dtype:
-            low = x.mm(self.down_t)
-            for (begin, end), (first, last), up_t, scaling in self.ups:
-                out[:, begin:end].addmm_(low[:, first:last], up_t, alpha=scaling)
-            return
-        # A CPU in bfloat16: sums in float32, in which the products of few rows take less time.
-        rows = len(x)
-        if rows % ROWS:
-            x = F.pad(x, (0, 0, 0, -rows % ROWS))
-        low = x.to(self.down_t.dtype).mm(self.down_t)
-        sums = (low.new_empty if self.everywhere else low.new_zeros)(len(low), out.shape[1])
-        for (begin, end), (first, last), up_t, scaling in self.ups:
-            part = sums[:, begin:end]
-            torch.addmm(part, low[:, first:last], up_t, beta=0, alpha=scaling, out=part)
-        out += sums[:rows].to(out.dtype)
-
-
-def _stacked(parts: list[Tensor]) -> Tensor:
-    """Contiguous matrices [r, in] one below the other: a view of their buffer where they are neighbours there."""
-    first, end = parts[0], parts[0].storage_offset()
-    for part in parts:
-        if part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() or part.storage_offset() != end:
-            return torch.cat(parts)
-        end += part.numel()
-    return first.as_strided((sum(map(len, parts)), first.shape[1]), (first.shape[1], 1), first.storage_offset())
 
 
 @dataclass(slots=True, eq=False)
@@ -118,7 +71,8 @@ class LoraWeights:
         key = (names, streams)
         if key not in self.stacks:
             layers = self.stream_layers if streams else self.layers
-            found = [(place, layers[name]) for name, place in zip(names, bounds, strict=True) if name in layers]
+            own = ((columns, layers.get(name)) for name, columns in zip(names, bounds, strict=True))
+            found = [(columns, layer.down, layer.up, layer.scaling) for columns, layer in own if layer is not None]
             self.stacks[key] = StackedLora(found, bounds[-1][1]) if found else None
         return self.stacks[key]
 
