@@ -33,18 +33,22 @@ _TYPES = {
     "stop_token_ids": _ID_SET,
     "stop": Annotated[Callable[..., Any] | None, "a callable or None"],
     "processors": _CALLABLES,
+    "warpers": _CALLABLES,
+    "seed": Annotated[int | None, WHOLE, "a whole number or None"],
 }
 """What the fields of a `Request` must be."""
 
 
 @dataclass
 class Request:
-    """One sequence to decode greedily, with its own limits, its own drafter and its own adapter.
+    """One sequence to decode, with its own limits, its own drafter and its own adapter.
 
     prompt: token ids, at least one. max_new_tokens: cut to what the context has room for. eos_token_ids and
     stop_token_ids end the sequence and are its last token ("eos", "stop"). stop: see `StopCheck`; the token that
     completes a stop string is kept. processors: applied to the main stream's logits after every token, with that
-    token's own path as history. drafter: who proposes tokens (`draft/`); None decodes plainly. adapter: whose LoRA the
+    token's own path as history. warpers: applied after them to the scores alone, of several rows at once where these
+    have the same ones. seed: of the random numbers by which tokens are drawn (`accept/sampled.py`); None: the likeliest
+    token is taken. drafter: who proposes tokens (`draft/`); None decodes plainly. adapter: whose LoRA the
     row runs with, as the router knows it (`Pass.adapters`); None: nobody's.
     """
 
@@ -57,6 +61,8 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()
     stop: StopCheck | None = None
     processors: Sequence[LogitsProcessor] = ()
+    warpers: Sequence[LogitsProcessor] = ()
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         """Raises `GenerationError` for a field of another type; `most_tokens` checks what depends on the model."""
@@ -87,6 +93,11 @@ class Request:
                     "take ids from the base's own tokenizer"
                 )
         return min(self.max_new_tokens, context - len(self.prompt))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every token is the likeliest by the main stream's own logits."""
+        return self.seed is None and not self.processors and not self.warpers
 
     @property
     def depth(self) -> int:

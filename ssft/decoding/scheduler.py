@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ssft.decoding.accept.greedy import accept
+from ssft.decoding.accept.batch import accept
 from ssft.decoding.budget.cost import PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.cache import TreeCache
@@ -30,7 +30,7 @@ CACHE, DRAFT = "cache compaction", "draft tree (Python)"
 
 
 class Scheduler:
-    """Greedy decoding of requests on one model; rows may come and go between two passes.
+    """Decoding of requests on one model; rows may come and go between two passes.
 
     A batch that is given at once is its simplest case: see `decode`.
     """
@@ -101,7 +101,7 @@ class Scheduler:
         """The prompts of all waiting rows, which then stand with the others."""
         # Rows with one adapter stand side by side, so that its low-rank product is one.
         rows, self.waiting = _side_by_side(self.waiting), []
-        states, cache = self.step.prompts(rows)
+        states, cache = self._once(rows)
         paths, issued = accept(rows, self.step.logits(rows, states.main))
         self._advance(rows, states, paths, issued)
         if self._cache is None:
@@ -147,6 +147,19 @@ class Scheduler:
             for stop, guesses in zip(group, drafter.propose(group, states, self.step), strict=True):
                 stop.row.guesses = guesses
 
+    def _once(self, rows: list[Row]) -> tuple[States, TreeCache]:
+        """The prompts' pass of the rows, in which several answers to one prompt share a row."""
+        shared: dict[object, Row] = {}
+        for row in rows:
+            shared.setdefault(_asks(row), row)
+        states, cache = self.step.prompts(list(shared.values()))
+        if len(shared) < len(rows):
+            place = {key: i for i, key in enumerate(shared)}
+            places = [place[_asks(row)] for row in rows]
+            cache.select(places)
+            states = states.select(places)
+        return states, cache
+
     # -- rows ---------------------------------------------------------------------------------------------------
 
     def _join(self, rows: list[Row], cache: TreeCache) -> None:
@@ -171,6 +184,13 @@ class Scheduler:
         elif not active:
             self._cache = None
         self.rows = [self.rows[b] for b in active]
+
+
+def _asks(row: Row) -> object:
+    """What the prompt's pass and the cache's size depend on."""
+    request = row.request
+    of = (request.adapter, request.drafter, request.tree)
+    return (tuple(request.prompt), row.budget, *map(id, of))
 
 
 def _side_by_side(rows: list[Row]) -> list[Row]:

@@ -100,6 +100,7 @@ class _Cancel(Protocol):
 _OF_A_CALL: dict[str, Any] = {
     **dict.fromkeys(("ignore_eos", "speculate", "progress", "return_dict"), Annotated[bool, "True or False"]),
     "batch_size": Annotated[POSITIVE | None, "a whole number from 1, or None for all prompts at once"],
+    "num_return_sequences": Annotated[POSITIVE, "a whole number from 1"],
     "streamer": Annotated[InstanceOf[_Streamer] | None, "an object with `put` and `end`, or None"],
     "cancel": Annotated[InstanceOf[_Cancel] | None, "a threading.Event or None"],
     "drafter": Annotated[InstanceOf[Drafter] | None, "a Drafter or None"],
