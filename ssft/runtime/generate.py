@@ -70,9 +70,9 @@ class StreamGenerate:
     Processors must depend on their arguments alone, since tokens of a draft that are not accepted are processed too.
 
     With do_sample=True tokens are drawn from the distribution that `generate` draws them from, by other random numbers:
-    torch's generator (`transformers.set_seed`) gives one seed per call, and row i of the batch takes seed + i. So a seed
-    gives one text, with drafts or without. With num_return_sequences `generate` repeats the rows; a prompt is computed
-    once.
+    torch's generator (`transformers.set_seed`) gives one seed per call, and row i of the batch takes seed + i. So one
+    seed gives one text, with drafts or without. With num_return_sequences `generate` repeats the rows; a prompt is
+    computed once.
 
     transformers drops two arguments of `generate` on the way to a callable: give `text_streamer=` in place of
     `streamer=` (fed token by token, with the prompt first; one row only), and
