@@ -189,8 +189,8 @@ class Scheduler:
 def _asks(row: Row) -> object:
     """What the prompt's pass and the cache's size depend on."""
     request = row.request
-    of = (request.adapter, request.drafter, request.tree)
-    return (tuple(request.prompt), row.budget, *map(id, of))
+    streams = (id(request.adapter), id(request.streams), request.stream_depth)
+    return (tuple(request.prompt), row.budget, request.tree.max_nodes, *streams)
 
 
 def _side_by_side(rows: list[Row]) -> list[Row]:
