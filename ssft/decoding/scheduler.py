@@ -20,6 +20,7 @@ from ssft.decoding.budget.cost import PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.draft.drafter import Stop
+from ssft.decoding.logprobs import note_logprobs
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.row import Row
 from ssft.decoding.step import States, Step
@@ -102,8 +103,10 @@ class Scheduler:
         # Rows with one adapter stand side by side, so that its low-rank product is one.
         rows, self.waiting = _side_by_side(self.waiting), []
         states, cache = self._once(rows)
-        paths, issued = accept(rows, self.step.logits(rows, states.main))
+        logits = self.step.logits(rows, states.main)
+        paths, issued = accept(rows, logits)
         self._advance(rows, states, paths, issued)
+        note_logprobs(rows, logits, paths)
         if self._cache is None:
             self.rows, self._cache = rows, cache
         else:
@@ -122,6 +125,7 @@ class Scheduler:
         with self.step.timer(CACHE):
             self._cache.keep(paths)
         self._advance(self.rows, states, paths, issued)
+        note_logprobs(self.rows, logits, paths)
         self._keep_unfinished()
 
     def _advance(self, rows: list[Row], states: States, paths: list[list[int]], issued: list[int]) -> None:

@@ -84,6 +84,8 @@ class Job(Request):
             "finish_reason": result.finish_reason,
             "adapter": self.adapter,
             **({} if self.seed is None else {"seed": self.seed}),
+            **({"logprobs": result.logprobs} if self.top_logprobs is not None else {}),
+            **({"top_logprobs": result.top_logprobs} if self.top_logprobs else {}),
         }
 
 
@@ -99,6 +101,7 @@ def make_jobs(
     ignore_eos: bool = False,
     logits_processor: Any = (),
     sampling: dict[str, Any] | None = None,
+    top_logprobs: int | None = None,
 ) -> list[Job]:
     """A job per prompt; every setting is one value for all rows or a list of one per row (see `per_row`)."""
     check_call(ignore_eos=ignore_eos)
@@ -129,6 +132,7 @@ def make_jobs(
                 processors=() if processors[i] is None else processors[i],
                 sampling=samplings[i],
                 seed=seed_of(samplings[i]),
+                top_logprobs=top_logprobs,
             )
         )
     return jobs

@@ -222,6 +222,8 @@ class MultiAdapterModel:
         cancel: threading.Event | None = None,
         return_dict: bool = False,
         num_return_sequences: int = 1,
+        logprobs: bool = False,
+        top_logprobs: int = 0,
         **sampling: Any,
     ) -> Any:
         """Text for one prompt (a string comes back) or for a list of them (a list does).
@@ -242,6 +244,8 @@ class MultiAdapterModel:
             return_dict: dicts with text, token_ids, tokens, calls, accepted (per depth), seconds, finish_reason,
                 adapter and, if sampled, seed instead of strings.
             num_return_sequences: answers per prompt, a list for each; their seeds are seed, seed + 1, ….
+            logprobs, top_logprobs: with return_dict, also the log-probability of each token by the model itself, and
+                those of so many of the likeliest in its place.
             sampling: how tokens are chosen, for all prompts or as a list of one per prompt; see `Sampling`.
 
         Raises:
@@ -249,8 +253,10 @@ class MultiAdapterModel:
         """
         check_call(speculate=speculate, progress=progress, return_dict=return_dict, batch_size=batch_size)
         check_call(streamer=streamer, cancel=cancel, num_return_sequences=num_return_sequences)
+        check_call(logprobs=logprobs, top_logprobs=top_logprobs)
         values, single = split_prompts(prompts)
-        settings = (max_new_tokens, stop, stop_token_ids, ignore_eos, logits_processor, sampling)
+        noted = top_logprobs if logprobs or top_logprobs else None
+        settings = (max_new_tokens, stop, stop_token_ids, ignore_eos, logits_processor, sampling, noted)
         jobs = [a for job in self._jobs(values, adapter, *settings) for a in job.answers(num_return_sequences)]
         if streamer is not None and len(jobs) != 1:
             raise GenerationError(f"streamer: one prompt can be streamed, {len(jobs)} were given; call once per prompt")

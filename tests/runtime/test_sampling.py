@@ -100,6 +100,27 @@ def test_settings_without_drawing_stay_greedy(model):
     assert "seed" not in banned
 
 
+def test_log_probabilities_are_the_models_own_token_by_token(model):
+    settings = {"max_new_tokens": TOKENS, "return_dict": True, "logprobs": True, "top_logprobs": 3}
+    for how in ({}, of_row(3), of_row(0)):
+        streamed = model.generate(PROMPTS, ADAPTERS, **how, **settings)
+        for row, answer in enumerate(streamed):
+            ids = model.encode(PROMPTS[row])
+            with torch.inference_mode(), model.applied(adapter=ADAPTERS[row]):
+                logits = model.model(torch.tensor([ids + answer["token_ids"]])).logits[0, len(ids) - 1 : -1]
+            exact = logits.log_softmax(-1)
+            places = torch.arange(len(answer["token_ids"]))
+            torch.testing.assert_close(torch.tensor(answer["logprobs"]), exact[places, answer["token_ids"]])
+            best = exact.topk(3)
+            assert [list(place) for place in answer["top_logprobs"]] == best.indices.tolist()
+            torch.testing.assert_close(torch.tensor([[*p.values()] for p in answer["top_logprobs"]]), best.values)
+            if not how:
+                assert [place[0] for place in best.indices.tolist()] == answer["token_ids"]
+    plain = model.generate(PROMPTS[0], max_new_tokens=4, return_dict=True)
+    assert "logprobs" not in plain
+    assert "top_logprobs" not in model.generate(PROMPTS[0], max_new_tokens=4, return_dict=True, logprobs=True)
+
+
 WRONG = {
     "temperature": [
         (-1, "temperature=-1, expected a number from 0.001 to 1000"),
@@ -139,6 +160,8 @@ WRONG = {
         (0, "num_return_sequences=0, expected a whole number from 1"),
         (2, "num_return_sequences=2: without sampling all answers of a prompt are the same; give do_sample=True"),
     ],
+    "logprobs": [(1, "logprobs=1, expected True or False")],
+    "top_logprobs": [(-1, "top_logprobs=-1, expected a whole number from 0")],
     "temprature": [(1, "temprature is no setting of this call; did you mean 'temperature'?")],
     "guidance": [(1, "guidance is no setting of this call; how tokens are chosen is told by do_sample, temperature,")],
 }
@@ -148,7 +171,7 @@ WRONG = {
 def test_wrong_settings_are_told_at_the_call(model, name, value, told):
     with pytest.raises(GenerationError, match=told):
         model.generate(PROMPTS[:1] if isinstance(value, list) else PROMPTS[0], max_new_tokens=4, **{name: value})
-    if name != "num_return_sequences":
+    if name not in ("num_return_sequences", "logprobs", "top_logprobs"):
         with pytest.raises(GenerationError, match=told):
             model.stream(PROMPTS[0], max_new_tokens=4, **{name: value})
 
