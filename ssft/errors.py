@@ -123,7 +123,7 @@ SYNONYMS = {
     "show": ("inspect",),
     "upload": ("push",),
     "version": ("env",),
-    # what there is none of
+    # what a recipe has none of
     "do_sample": (),
     "num_beams": (),
     "temperature": (),

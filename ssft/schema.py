@@ -76,12 +76,12 @@ def check(hint: Any, value: Any, place: str, error: type[SSFTError] = ConfigErro
         raise error(f"{place}={shown(value)}, expected {type_name(hint)}") from found
 
 
-def check_fields(config: Any, kind: type, place: str = "") -> None:
-    """Raise `ConfigError` for the first of the fields that the dataclass `kind` itself defines whose value in `config`,
-    an instance, is of another type than annotated."""
+def check_fields(config: Any, kind: type, place: str = "", error: type[SSFTError] = ConfigError) -> None:
+    """Raise `error` for the first of the fields that the dataclass `kind` itself defines whose value in `config`, an
+    instance, is of another type than annotated."""
     hints = typing.get_type_hints(kind, include_extras=True)
     for name in kind.__annotations__:
-        check(hints[name], getattr(config, name), _inside(place, name))
+        check(hints[name], getattr(config, name), _inside(place, name), error)
 
 
 def _fit_for_a_file(value: Any) -> Any:

@@ -38,6 +38,7 @@ def measure(
     progress: bool = True,
     categories: Sequence[str] | None = None,
     left_out: Mapping[str, str] | None = None,
+    temperature: float | None = None,
 ) -> BenchResult:
     """Run every method over all prompts `rounds` times and compare.
 
@@ -51,6 +52,7 @@ def measure(
         left_out: methods that cannot run here, and why. If given, a method that fails joins them, plain aside: with an
             `SSFTError` at any time, or with what torch and other libraries raise in the warm-up. Without it, and for
             plain, the error is raised.
+        temperature: for the result alone; the methods know how they choose tokens.
 
     A Ctrl-C after at least one finished round returns what is there, with `interrupted` set.
     """
@@ -128,6 +130,7 @@ def measure(
         left_out=out,
         outputs=plain,
         adapter_sha256=weights_sha256(adapted),
+        temperature=temperature,
         prompts_sha256=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
     )
 

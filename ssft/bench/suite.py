@@ -46,7 +46,7 @@ class Task:
 @dataclass(frozen=True)
 class SuiteSettings:
     """The same for all tasks. limit: prompts of each that are timed. quality_limit: rows that are scored, 0 for none.
-    methods: names, or None for all that can run."""
+    methods: names, or None for all that can run. temperature: tokens are drawn at it; None: the likeliest is taken."""
 
     limit: int | None = 10
     quality_limit: int = 40
@@ -56,10 +56,16 @@ class SuiteSettings:
     seed: int = 0
     methods: Sequence[str] | None = None
     progress: bool = True
+    temperature: float | None = None
 
     def ready_methods(self, adapted: Any, peers: Path | None) -> Ready:
         """The methods over an adapter, and why the others cannot run; see `peers.ready_methods`."""
-        return ready_methods(self.methods, Setting(adapted, self.max_new_tokens, self.batch_size, peers))
+        return ready_methods(self.methods, Setting(adapted, self.max_new_tokens, self.batch_size, peers, self.sampling))
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How tokens are chosen: greedily, or drawn at a temperature with the run's own seed."""
+        return {} if self.temperature is None else {"temperature": self.temperature, "seed": self.seed}
 
     def measure(self, adapted: Any, rows: Sequence[dict[str, Any]], ready: Ready, whose: str = "") -> BenchResult:
         """The methods on the prompts of rows, their categories apart; for `whose` see `encode_rows`."""
@@ -74,6 +80,7 @@ class SuiteSettings:
             progress=self.progress,
             categories=row_categories(rows),
             left_out=ready[1],
+            temperature=self.temperature,
         )
 
 

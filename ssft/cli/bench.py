@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ssft.cli import _options as shared
 from ssft.cli._adapted import PROMPTS_HELP, Decoding, decoding_options, load_prompts, prompt_rows
@@ -22,6 +23,7 @@ from ssft.cli._bench_adapters import adapters_command
 from ssft.cli._bench_compare import compare_command
 from ssft.cli._bench_tasks import tasks_command
 from ssft.cli._result import command_line, deliver, describe_data, file_option, result_facts
+from ssft.cli._sampling import sampling_options
 
 LIMIT = 20
 """Prompts of a comparison without `--limit` and without Spec-Bench."""
@@ -57,6 +59,7 @@ def command() -> None:
         "questions of each category, and without --limit all of them."
     ),
 )
+@sampling_options("temperature")
 @decoding_options()
 @file_option()
 @shared.json_option()
@@ -67,6 +70,7 @@ def measure_command(
     data: Path | None,
     spec_bench: Path | None,
     peers: Path | None,
+    sampling: dict[str, Any],
     decoding: Decoding,
     output: Path | None,
     as_json: bool,
@@ -75,10 +79,13 @@ def measure_command(
     """Compare decoding methods with ADAPTER on the same prompts, as the help of `ssft bench` says."""
     if data is not None and spec_bench is not None:
         raise click.UsageError("--data and --spec-bench: give one of them")
+    from ssft.bench.methods import REFERENCE
     from ssft.bench.peers import peers_folder
     from ssft.bench.spec_bench import spec_bench_rows
 
-    settings = suite_settings(decoding, **options)
+    if sampling and ctx.get_parameter_source("methods") == ParameterSource.DEFAULT:
+        options["methods"] = [REFERENCE, "streaming"]
+    settings = suite_settings(decoding, **options, **sampling)
     folder = peers_folder(peers, Path(adapter).resolve().name)
     adapted = decoding.open(adapter)
     ready = settings.ready_methods(adapted, folder)

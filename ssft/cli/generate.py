@@ -11,6 +11,7 @@ import click
 from ssft.cli._adapted import DATA_HELP, Decoding, data_rows, decoding_options
 from ssft.cli._options import data_option, json_option, limit_option, print_json
 from ssft.cli._result import file_option, jsonl
+from ssft.cli._sampling import sampling_options
 from ssft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--plain", is_flag=True, help="Decode without streams; the text is the same.")
 @click.option("--stop", metavar="TEXT", multiple=True, help="End an answer before this text. It can be repeated.")
+@sampling_options()
 @decoding_options()
 @json_option(help="With --prompt: print one JSON object on stdout.")
 def command(
@@ -56,14 +58,17 @@ def command(
     for_training: bool,
     plain: bool,
     stop: tuple[str, ...],
+    sampling: dict[str, Any],
     decoding: Decoding,
     as_json: bool,
 ) -> None:
-    """Generate greedily with ADAPTER, for one --prompt or --row, whose text is shown while it comes, or for a --data
-    file.
+    """Generate with ADAPTER, for one --prompt or --row, whose text is shown while it comes, or for a --data file.
+
+    The likeliest token is taken, unless --temperature, --top-k, --top-p, --min-p, --typical-p or --seed asks to draw. A
+    seed gives the same text with streams and without them.
 
     Without ADAPTER, --base alone decodes the bare base. A file becomes JSONL in its own order, with the keys prompt,
-    completion, adapter, tokens, calls, seconds and finish_reason.
+    completion, adapter, tokens, calls, seconds and finish_reason; drawn answers have their seed, too.
     """
     one = prompt is not None or row is not None
     for wrong, message in (
@@ -95,7 +100,7 @@ def command(
         _warn_of_raw_text(adapted)
     prompts = encode_rows(adapted, rows)
     most = decoding.max_new_tokens
-    settings: dict[str, Any] = {"max_new_tokens": most, "stop": list(stop) or None, "speculate": not plain}
+    settings: dict[str, Any] = {"max_new_tokens": most, "stop": list(stop) or None, "speculate": not plain} | sampling
     if one and output is None and not as_json:
         stream = adapted.stream(prompts[0], **settings)
         for piece in stream:
@@ -110,7 +115,7 @@ def command(
             "completion": answer["text"],
             **{key: answer[key] for key in ("adapter", "tokens", "calls")},
             "seconds": round(answer["seconds"], 4),
-            "finish_reason": answer["finish_reason"],
+            **{key: answer[key] for key in ("finish_reason", "seed") if key in answer},
         }
         for row, answer in zip(rows, answers, strict=True)
     ]

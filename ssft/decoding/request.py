@@ -33,19 +33,24 @@ _TYPES = {
     "stop_token_ids": _ID_SET,
     "stop": Annotated[Callable[..., Any] | None, "a callable or None"],
     "processors": _CALLABLES,
+    "warpers": _CALLABLES,
+    "seed": Annotated[int | None, WHOLE, "a whole number or None"],
 }
 """What the fields of a `Request` must be."""
 
 
 @dataclass
 class Request:
-    """One sequence to decode greedily, with its own limits, its own drafter and its own adapter.
+    """One sequence to decode, with its own limits, its own drafter and its own adapter.
 
     prompt: token ids, at least one. max_new_tokens: cut to what the context has room for. eos_token_ids and
     stop_token_ids end the sequence and are its last token ("eos", "stop"). stop: see `StopCheck`; the token that
     completes a stop string is kept. processors: applied to the main stream's logits after every token, with that
-    token's own path as history. drafter: who proposes tokens (`draft/`); None decodes plainly. adapter: whose LoRA the
-    row runs with, as the router knows it (`Pass.adapters`); None: nobody's.
+    token's own path as history. warpers: applied after them to the scores alone, of several rows at once where these
+    have the same ones. seed: of the random numbers by which tokens are drawn (`accept/sampled.py`); None: the likeliest
+    token is taken. top_logprobs: how many of them a `Generation` notes; None: no log-probabilities at all. drafter: who
+    proposes tokens (`draft/`); None decodes plainly. adapter: whose LoRA the row runs with, as the router knows it
+    (`Pass.adapters`); None: nobody's.
     """
 
     prompt: list[int]
@@ -57,6 +62,9 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()
     stop: StopCheck | None = None
     processors: Sequence[LogitsProcessor] = ()
+    warpers: Sequence[LogitsProcessor] = ()
+    seed: int | None = None
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Raises `GenerationError` for a field of another type; `most_tokens` checks what depends on the model."""
@@ -89,6 +97,11 @@ class Request:
         return min(self.max_new_tokens, context - len(self.prompt))
 
     @property
+    def greedy(self) -> bool:
+        """Whether every token is the likeliest by the main stream's own logits."""
+        return self.seed is None and not self.processors and not self.warpers
+
+    @property
     def depth(self) -> int:
         """g: how many tokens ahead the draft uses, at most the drafter's reach."""
         reach = 0 if self.drafter is None else self.drafter.reach
@@ -112,8 +125,10 @@ class Generation:
     token_ids: produced tokens, the EOS or stop token included if it came. calls: passes of the model, the prompt's
     included, so plain decoding has calls == len(token_ids). accepted: [depth] passes after the prompt's that accepted
     that deep (index 0: none). finish_reason: "eos", "stop" (a stop string or token), "length" or "cancelled"; empty
-    while it runs. seconds: wall clock from the call until the row ended. prompt_seconds: until its first pass was
-    done, which gave prompt_tokens tokens (one here; a method that drafts before its first pass has several).
+    while it runs. logprobs: where the request asks for them, of every token by the model itself, before processors and
+    warpers; top_logprobs: token id -> log-probability of the likeliest in each place. seconds: wall clock from the call
+    until the row ended. prompt_seconds: until its first pass was done, which gave prompt_tokens tokens (one here; a
+    method that drafts before its first pass has several).
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -123,3 +138,5 @@ class Generation:
     seconds: float = 0.0
     prompt_seconds: float = 0.0
     prompt_tokens: int = 1
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)

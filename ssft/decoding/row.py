@@ -34,6 +34,11 @@ class Row:
         return self.budget - len(self.result.token_ids)
 
     @property
+    def history(self) -> list[int]:
+        """Token ids so far, the prompt's first; the last is the root of the tree."""
+        return self.request.prompt + self.result.token_ids
+
+    @property
     def finished(self) -> bool:
         """Whether the row's text is whole, or given up."""
         return bool(self.result.finish_reason)

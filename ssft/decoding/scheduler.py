@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from ssft.decoding.accept.greedy import accept
+from ssft.decoding.accept.batch import accept
 from ssft.decoding.budget.cost import PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.draft.drafter import Stop
+from ssft.decoding.logprobs import note_logprobs
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.row import Row
 from ssft.decoding.step import States, Step
@@ -30,7 +31,7 @@ CACHE, DRAFT = "cache compaction", "draft tree (Python)"
 
 
 class Scheduler:
-    """Greedy decoding of requests on one model; rows may come and go between two passes.
+    """Decoding of requests on one model; rows may come and go between two passes.
 
     A batch that is given at once is its simplest case: see `decode`.
     """
@@ -101,9 +102,11 @@ class Scheduler:
         """The prompts of all waiting rows, which then stand with the others."""
         # Rows with one adapter stand side by side, so that its low-rank product is one.
         rows, self.waiting = _side_by_side(self.waiting), []
-        states, cache = self.step.prompts(rows)
-        paths, issued = accept(rows, self.step.logits(rows, states.main))
+        states, cache = self._once(rows)
+        logits = self.step.logits(rows, states.main)
+        paths, issued = accept(rows, logits)
         self._advance(rows, states, paths, issued)
+        note_logprobs(rows, logits, paths)
         if self._cache is None:
             self.rows, self._cache = rows, cache
         else:
@@ -122,6 +125,7 @@ class Scheduler:
         with self.step.timer(CACHE):
             self._cache.keep(paths)
         self._advance(self.rows, states, paths, issued)
+        note_logprobs(self.rows, logits, paths)
         self._keep_unfinished()
 
     def _advance(self, rows: list[Row], states: States, paths: list[list[int]], issued: list[int]) -> None:
@@ -147,6 +151,19 @@ class Scheduler:
             for stop, guesses in zip(group, drafter.propose(group, states, self.step), strict=True):
                 stop.row.guesses = guesses
 
+    def _once(self, rows: list[Row]) -> tuple[States, TreeCache]:
+        """The prompts' pass of the rows, in which several answers to one prompt share a row."""
+        shared: dict[object, Row] = {}
+        for row in rows:
+            shared.setdefault(_asks(row), row)
+        states, cache = self.step.prompts(list(shared.values()))
+        if len(shared) < len(rows):
+            place = {key: i for i, key in enumerate(shared)}
+            places = [place[_asks(row)] for row in rows]
+            cache.select(places)
+            states = states.select(places)
+        return states, cache
+
     # -- rows ---------------------------------------------------------------------------------------------------
 
     def _join(self, rows: list[Row], cache: TreeCache) -> None:
@@ -171,6 +188,13 @@ class Scheduler:
         elif not active:
             self._cache = None
         self.rows = [self.rows[b] for b in active]
+
+
+def _asks(row: Row) -> object:
+    """What the prompt's pass and the cache's size depend on."""
+    request = row.request
+    streams = (id(request.adapter), id(request.streams), request.stream_depth)
+    return (tuple(request.prompt), row.budget, request.tree.max_nodes, *streams)
 
 
 def _side_by_side(rows: list[Row]) -> list[Row]:

@@ -32,6 +32,11 @@ class States:
     streams: Tensor | None
     sources: list[list[int]]
 
+    def select(self, rows: list[int]) -> "States":
+        """These rows of the batch, in this order; one may come several times."""
+        streams = None if self.streams is None else self.streams[rows]
+        return States(self.main[rows], streams, [self.sources[row] for row in rows])
+
 
 class Step:
     """Passes of one model, whose stream hooks are `hooks`; it keeps nothing between them."""

@@ -36,6 +36,13 @@ class DraftTree:
         """The tree of its first nodes; a parent stands before its children, so that none is missing."""
         return DraftTree(self.tokens[:nodes], self.parents[:nodes], self.depths[:nodes], self.scores[:nodes])
 
+    def children(self) -> dict[int, dict[int, int]]:
+        """Node -> {token: child}; the first of two siblings with one token, as both lead on to the same text."""
+        found: dict[int, dict[int, int]] = {}
+        for node in range(1, len(self)):
+            found.setdefault(self.parents[node], {}).setdefault(self.tokens[node], node)
+        return found
+
     def add(self, token: int, parent: int, score: float) -> int:
         """Append a child of `parent` and return its index."""
         self.tokens.append(token)

@@ -136,6 +136,7 @@ class BenchResult(Measured):
     baseline: the method that speed-ups are measured against: of kind "plain" and the fastest of those that ran.
     left_out: method -> why it did not run. outputs: plain's token ids, [rows][tokens], so that two results can be
     compared text by text; empty in an adapter's `results.json`. prompts_sha256: of the prompts' token ids.
+    temperature: at which tokens were drawn; None where the likeliest was taken.
     """
 
     adapter: Text
@@ -149,6 +150,7 @@ class BenchResult(Measured):
     left_out: dict[str, str] = field(default_factory=dict)
     outputs: list[list[int]] = field(default_factory=list)
     prompts_sha256: str = ""
+    temperature: Number | None = None
 
 
 @dataclass

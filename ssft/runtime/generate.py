@@ -22,6 +22,7 @@ from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Drafter
 from ssft.decoding.draft.streams import StreamDrafter
+from ssft.decoding.processors import WARPERS
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.request import LogitsProcessor as Processor
 from ssft.decoding.scheduler import Scheduler
@@ -32,12 +33,13 @@ from ssft.runtime.foreign_model import check_lora, drafts_from, fingerprint_of, 
 from ssft.schema import check
 from ssft.streams.insertion import StreamHooks
 
-_SAMPLED = ("do_sample", "num_beams", "num_return_sequences", "penalty_alpha", "dola_layers")
+_SEARCHED = ("num_beams", "penalty_alpha", "dola_layers")
 _FORCED = ("constraints", "force_words_ids")
 _DRAFTED = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 _KEPT = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 _REFUSED = {
-    **dict.fromkeys(_SAMPLED + _FORCED, "streams draft for greedy decoding, one sequence per prompt"),
+    **dict.fromkeys(_SEARCHED + _FORCED, "streams draft for decoding token by token, greedily or by drawing"),
+    "num_return_sequences": "without do_sample=True all answers of a prompt are the same",
     **dict.fromkeys(_DRAFTED, "the streams are what drafts here"),
     **dict.fromkeys(_KEPT, "a pass verifies a whole draft and keeps neither logits nor states of its tokens"),
     "cache_implementation": "decoding with streams has a cache of its own",
@@ -57,7 +59,7 @@ _KNOWN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "log
 
 @dataclass
 class StreamGenerate:
-    """Greedy decoding with streams, called by transformers' own `generate`: fewer passes, in float32 the same tokens.
+    """Decoding with streams, called by transformers' own `generate`: fewer passes, in float32 the same greedy tokens.
 
     >>> model = PeftModel.from_pretrained(base, "adapters/sql")
     >>> generate = StreamGenerate.from_adapter(model, "adapters/sql")
@@ -66,6 +68,11 @@ class StreamGenerate:
     Whatever the model has active decides the text; the streams only guess it. Logits processors and stopping criteria
     are called for one row at a time, with ids [1, t] that begin with the row's own padding, and after every token.
     Processors must depend on their arguments alone, since tokens of a draft that are not accepted are processed too.
+
+    With do_sample=True tokens are drawn from the distribution that `generate` draws them from, by other random numbers:
+    torch's generator (`transformers.set_seed`) gives one seed per call, and row i of the batch takes seed + i. So one
+    seed gives one text, with drafts or without. With num_return_sequences `generate` repeats the rows; a prompt is
+    computed once.
 
     transformers drops two arguments of `generate` on the way to a callable: give `text_streamer=` in place of
     `streamer=` (fed token by token, with the prompt first; one row only), and
@@ -176,6 +183,8 @@ class StreamGenerate:
         others = [c for c in criteria if type(c) not in (MaxLengthCriteria, EosTokenCriteria)]
         if len(ids) > 1 and (others or eos or limit > context) and _pad_token(config) is None:
             raise GenerationError(f"{len(ids)} rows may end at different lengths; set generation_config.pad_token_id")
+        own, ending = _split(processors)
+        seed = int(torch.randint(2**62, ())) if config.do_sample else None
         return [
             Request(
                 prompt=ids[row][mask[row]].tolist(),
@@ -185,7 +194,9 @@ class StreamGenerate:
                 adapter=self.adapter,
                 eos_token_ids=frozenset(eos),
                 stop=_stop_check(others, ids[row]) if others else None,
-                processors=(_processor(processors, ids, mask, row),) if processors else (),
+                processors=(_processor(own, ids, mask, row),) if own else (),
+                warpers=ending,
+                seed=None if seed is None else seed + row,
             )
             for row in range(len(ids))
         ]
@@ -201,6 +212,8 @@ class StreamGenerate:
             raise GenerationError(f"{what}; make one for this model with StreamGenerate.from_adapter")
         for knob, reason in _REFUSED.items():
             value = getattr(config, knob, None)
+            if knob == "num_return_sequences" and config.do_sample:
+                continue  # generate() has repeated the rows already
             if value not in (None, False, *_HARMLESS.get(knob, ())):
                 raise GenerationError(f"{knob}={value!r}: {reason}; leave {knob} out, or leave out custom_generate")
         if kwargs.get("inputs_embeds") is not None:
@@ -279,6 +292,14 @@ def _processor(processors: list[Any], ids: Tensor, mask: Tensor, row: int) -> Pr
         return ours(torch.cat((padding.to(history.device), history), dim=1), scores)
 
     return process
+
+
+def _split(processors: list[Any]) -> tuple[list[Any], list[Any]]:
+    """(Those that need the tokens so far, the warpers after them)."""
+    first = len(processors)
+    while first and type(processors[first - 1]) in WARPERS:
+        first -= 1
+    return processors[:first], processors[first:]
 
 
 def _of_row(processor: Any, row: int) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssft.base.chat import render_prompt
 from ssft.decoding.draft.drafter import Drafter
 from ssft.errors import ConfigError, GenerationError, SSFTError
-from ssft.schema import POSITIVE, check, shown
+from ssft.schema import FROM_ZERO, POSITIVE, check, shown
 
 T = TypeVar("T")
 
@@ -98,8 +98,12 @@ class _Cancel(Protocol):
 
 
 _OF_A_CALL: dict[str, Any] = {
-    **dict.fromkeys(("ignore_eos", "speculate", "progress", "return_dict"), Annotated[bool, "True or False"]),
+    **dict.fromkeys(
+        ("ignore_eos", "speculate", "progress", "return_dict", "logprobs"), Annotated[bool, "True or False"]
+    ),
     "batch_size": Annotated[POSITIVE | None, "a whole number from 1, or None for all prompts at once"],
+    "top_logprobs": Annotated[FROM_ZERO, "a whole number from 0"],
+    "num_return_sequences": Annotated[POSITIVE, "a whole number from 1"],
     "streamer": Annotated[InstanceOf[_Streamer] | None, "an object with `put` and `end`, or None"],
     "cancel": Annotated[InstanceOf[_Cancel] | None, "a threading.Event or None"],
     "drafter": Annotated[InstanceOf[Drafter] | None, "a Drafter or None"],

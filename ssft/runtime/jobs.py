@@ -1,15 +1,20 @@
 """One row of a `MultiAdapterModel` call: its settings, the request that runs it, the answer from the result."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import torch
+
 from ssft.decoding.draft.drafter import Drafter
+from ssft.decoding.processors import history_processors, warpers
 from ssft.decoding.request import Generation, Request
+from ssft.decoding.sampling import Sampling
 from ssft.decoding.stops import StopStrings
 from ssft.errors import GenerationError
 from ssft.lora.bank import Adapter
 from ssft.runtime.inputs import as_tuple, check_call, check_text, encode_prompt, per_row
+from ssft.runtime.sampling import sampling_per_row, seed_of
 from ssft.schema import shown
 
 Decode = Callable[[list[int]], str]
@@ -31,10 +36,35 @@ class Job(Request):
 
     adapter: str | None = None
     stop: StopStrings | None = None
+    sampling: Sampling = field(default_factory=Sampling)
 
-    def request(self, adapter: Adapter, drafter: Drafter | None) -> Request:
+    def request(self, adapter: Adapter, drafter: Drafter | None, device: torch.device) -> Request:
         """What the scheduler runs; `adapter` is the row's own, on the device."""
-        return Request(**{**vars(self), "drafter": drafter, "tree": adapter.tree, "adapter": adapter.lora})
+        ends = self.eos_token_ids | self.stop_token_ids
+        own = history_processors(self.sampling, len(self.prompt), ends, device)
+        values = {f.name: getattr(self, f.name) for f in fields(Request)}
+        values |= {"drafter": drafter, "tree": adapter.tree, "adapter": adapter.lora}
+        return Request(**{**values, "processors": [*own, *self.processors], "warpers": warpers(self.sampling)})
+
+    def most_tokens(self, context: int, vocabulary: int) -> int:
+        """See `Request.most_tokens`; the ids in `sampling` must be the model's, too."""
+        self.sampling.check_vocabulary(vocabulary)
+        most = super().most_tokens(context, vocabulary)
+        if (least := self.sampling.min_new_tokens or 0) > most:
+            raise GenerationError(
+                f"min_new_tokens={least}, but the answer may have {most} tokens; lower min_new_tokens, raise "
+                "max_new_tokens or shorten the prompt"
+            )
+        return most
+
+    def answers(self, count: int) -> list["Job"]:
+        """The row `count` times, with seeds one after the other."""
+        if count > 1 and self.seed is None:
+            raise GenerationError(
+                f"num_return_sequences={count}: without sampling all answers of a prompt are the same; give "
+                "do_sample=True, or leave num_return_sequences out"
+            )
+        return [self] + [replace(self, seed=(self.seed or 0) + i) for i in range(1, count)]
 
     def text_ids(self, result: Generation) -> list[int]:
         """Produced ids that are text: a stop token ends the text and is no part of it."""
@@ -53,6 +83,9 @@ class Job(Request):
             "seconds": result.seconds,
             "finish_reason": result.finish_reason,
             "adapter": self.adapter,
+            **({} if self.seed is None else {"seed": self.seed}),
+            **({"logprobs": result.logprobs} if self.top_logprobs is not None else {}),
+            **({"top_logprobs": result.top_logprobs} if self.top_logprobs else {}),
         }
 
 
@@ -67,6 +100,8 @@ def make_jobs(
     stop_token_ids: Any = None,
     ignore_eos: bool = False,
     logits_processor: Any = (),
+    sampling: dict[str, Any] | None = None,
+    top_logprobs: int | None = None,
 ) -> list[Job]:
     """A job per prompt; every setting is one value for all rows or a list of one per row (see `per_row`)."""
     check_call(ignore_eos=ignore_eos)
@@ -76,6 +111,7 @@ def make_jobs(
     stops = per_row("stop", stop, count, (list, tuple, none))
     ids = per_row("stop_token_ids", stop_token_ids, count, (list, tuple, set, none))
     processors = per_row("logits_processor", logits_processor, count, (list, none))
+    samplings = sampling_per_row(sampling or {}, count)
     jobs = []
     for i, prompt in enumerate(prompts):
         if not isinstance(names[i], str | None):
@@ -94,6 +130,9 @@ def make_jobs(
                 stop_token_ids=frozenset(as_tuple("stop_token_ids", ids[i], int, "token ids")),
                 stop=StopStrings(strings, decode) if strings else None,
                 processors=() if processors[i] is None else processors[i],
+                sampling=samplings[i],
+                seed=seed_of(samplings[i]),
+                top_logprobs=top_logprobs,
             )
         )
     return jobs

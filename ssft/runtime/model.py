@@ -29,7 +29,7 @@ from ssft.runtime.batching import run_in_batches
 from ssft.runtime.generate import StreamGenerate, call_of
 from ssft.runtime.inputs import check_call, encode_prompt, split_prompts
 from ssft.runtime.jobs import ACTIVE, Active, Job, make_jobs
-from ssft.runtime.stream import TextStream
+from ssft.runtime.stream import TextStream, followed
 from ssft.schema import PATH, check
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.passes import Pass, announced
@@ -44,10 +44,10 @@ class MultiAdapterModel:
     >>> model.generate([question, record, chat], adapter=["sql", "mr", None])   # one mixed batch; None: the bare base
     >>> for piece in model.stream(record, adapter="mr"): ...
 
-    Adapters may differ in rank, target modules, γ, N_s, tree and mode. Decoding is greedy. In float32 the text of a row
-    is its text alone, whatever stands beside it; in lower precision rounding depends on the shape of the batch, and a
-    near-tie may fall the other way. Every method may be called from several threads; they take turns pass by pass.
-    `set_adapter` is the model's, not the thread's: a server says `adapter=` with each call.
+    Adapters may differ in rank, target modules, γ, N_s, tree and mode. Decoding is greedy or drawn (see `Sampling`). In
+    float32 the text of a row is its text alone, whatever stands beside it; in lower precision rounding depends on the
+    batch's shape, and a near-tie may fall the other way. Every method may be called from several threads; they take
+    turns pass by pass. `set_adapter` is the model's, not the thread's: a server says `adapter=` with each call.
     """
 
     def __init__(
@@ -224,8 +224,12 @@ class MultiAdapterModel:
         streamer: Any = None,
         cancel: threading.Event | None = None,
         return_dict: bool = False,
+        num_return_sequences: int = 1,
+        logprobs: bool = False,
+        top_logprobs: int = 0,
+        **sampling: Any,
     ) -> Any:
-        """Greedy text for one prompt (a string comes back) or for a list of them (a list does).
+        """Text for one prompt (a string comes back) or for a list of them (a list does).
 
         Args:
             prompts: text, token ids, chat (list of messages) or data row; or a list of those.
@@ -240,22 +244,31 @@ class MultiAdapterModel:
             progress: a bar on stderr once the call takes more than two seconds.
             streamer: transformers' `TextStreamer` or the like, for one prompt.
             cancel: when set, the call returns after the pass that runs; unfinished rows end as "cancelled".
-            return_dict: dicts with text, token_ids, tokens, calls, accepted (per depth), seconds, finish_reason and
-                adapter instead of strings.
+            return_dict: dicts with text, token_ids, tokens, calls, accepted (per depth), seconds, finish_reason,
+                adapter and, if sampled, seed instead of strings.
+            num_return_sequences: answers per prompt, a list for each; their seeds are seed, seed + 1, ….
+            logprobs, top_logprobs: with return_dict, also the log-probability of each token by the model itself, and
+                those of so many of the likeliest in its place.
+            sampling: how tokens are chosen, for all prompts or as a list of one per prompt; see `Sampling`.
 
         Raises:
             ConfigError: an adapter is not loaded. GenerationError: a prompt or setting cannot be served.
         """
         check_call(speculate=speculate, progress=progress, return_dict=return_dict, batch_size=batch_size)
-        check_call(streamer=streamer, cancel=cancel)
+        check_call(streamer=streamer, cancel=cancel, num_return_sequences=num_return_sequences)
+        check_call(logprobs=logprobs, top_logprobs=top_logprobs)
         values, single = split_prompts(prompts)
-        jobs = self._jobs(values, adapter, max_new_tokens, stop, stop_token_ids, ignore_eos, logits_processor)
+        noted = top_logprobs if logprobs or top_logprobs else None
+        settings = (max_new_tokens, stop, stop_token_ids, ignore_eos, logits_processor, sampling, noted)
+        jobs = [a for job in self._jobs(values, adapter, *settings) for a in job.answers(num_return_sequences)]
         if streamer is not None and len(jobs) != 1:
             raise GenerationError(f"streamer: one prompt can be streamed, {len(jobs)} were given; call once per prompt")
         run = {"speculate": speculate, "streamer": streamer, "cancel": cancel}
         results = zip(jobs, self._in_batches(jobs, batch_size, progress, **run), strict=True)
         outputs = [job.output(result, self.decode) for job, result in results]
-        shown = outputs if return_dict else [output["text"] for output in outputs]
+        shown: list[Any] = outputs if return_dict else [output["text"] for output in outputs]
+        if num_return_sequences > 1:
+            shown = [shown[i : i + num_return_sequences] for i in range(0, len(shown), num_return_sequences)]
         return shown[0] if single else shown
 
     def stream(
@@ -269,6 +282,7 @@ class MultiAdapterModel:
         ignore_eos: bool = False,
         logits_processor: Any = (),
         speculate: bool = True,
+        **sampling: Any,
     ) -> TextStream:
         """The text of one prompt in pieces, as passes produce it; joined they are what `generate` returns.
 
@@ -278,7 +292,8 @@ class MultiAdapterModel:
         values, single = split_prompts(prompt)
         if not single:
             raise GenerationError(f"stream takes one prompt, {len(values)} were given; call it once per prompt")
-        (job,) = self._jobs(values, adapter, max_new_tokens, stop, stop_token_ids, ignore_eos, logits_processor)
+        settings = (max_new_tokens, stop, stop_token_ids, ignore_eos, logits_processor, sampling)
+        (job,) = self._jobs(values, adapter, *settings)
         return TextStream(job, self._passes([job], speculate), self.decode)
 
     def complete(
@@ -292,6 +307,7 @@ class MultiAdapterModel:
         drafter: Drafter | None = None,
         batch_size: int | None = None,
         progress: bool = False,
+        **sampling: Any,
     ) -> list[Generation]:
         """`generate` with token ids on either side, and what was noted on the way of each prompt.
 
@@ -301,7 +317,7 @@ class MultiAdapterModel:
         values, single = split_prompts(prompts)
         if single:
             raise GenerationError("complete takes a list of prompts, and one prompt was given; put it into a list")
-        jobs = self._jobs(values, adapter, max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
+        jobs = self._jobs(values, adapter, max_new_tokens, ignore_eos=ignore_eos, sampling=sampling)
         return self._in_batches(jobs, batch_size, progress, speculate=speculate, drafter=drafter)
 
     @contextmanager
@@ -369,23 +385,7 @@ class MultiAdapterModel:
         drafter: Drafter | None = None,
     ) -> list[Generation]:
         """One batch to its end, or to its cancellation."""
-        shown = 0
-        results: list[Generation] = []
-        passes = self._passes(jobs, speculate, drafter)
-        try:
-            if streamer is not None:
-                streamer.put(torch.tensor(jobs[0].prompt))
-            for results in passes:
-                if streamer is not None and results[0].token_ids[shown:]:
-                    streamer.put(torch.tensor(results[0].token_ids[shown:]))
-                    shown = len(results[0].token_ids)
-                if cancel is not None and cancel.is_set():
-                    break
-        finally:
-            passes.close()
-            if streamer is not None:
-                streamer.end()
-        return results
+        return followed(self._passes(jobs, speculate, drafter), jobs[0].prompt if jobs else [], streamer, cancel)
 
     def _passes(self, jobs: list[Job], speculate: bool, drafter: Drafter | None = None) -> Any:
         """A generator over the passes of one batch: every job's `Generation`, in the jobs' order."""
@@ -393,5 +393,5 @@ class MultiAdapterModel:
             adapters = [held[job.adapter] for job in jobs]
             drafters = [drafter or adapter.drafter if speculate else None for adapter in adapters]
             rows = zip(jobs, adapters, drafters, strict=True)
-            requests = [job.request(adapter, own_drafter) for job, adapter, own_drafter in rows]
+            requests = [job.request(adapter, own_drafter, self.model.device) for job, adapter, own_drafter in rows]
             yield from Scheduler(self.step, self.turn, self.budget).decode(requests)

@@ -110,7 +110,7 @@ RESULTS = {
     schema.BenchResult: [
         *MEASURED,
         *("threads", "rounds", "interrupted", "seed", "versions", "methods", "baseline", "left_out", "outputs"),
-        "prompts_sha256",
+        *("prompts_sha256", "temperature"),
     ],
     schema.MethodResult: [
         *("kind", "lossless", "tokens", "calls", "passes", "tokens_per_call", "seconds", "prompt_seconds"),

@@ -69,6 +69,21 @@ def no_compiler(*_):
     raise ConfigError("no compiler in this test")
 
 
+def test_streams_at_a_temperature_give_the_text_of_plain_decoding_at_it(adapted, data):
+    options = ["any", "--data", data, "--max-new-tokens", 12, "--rounds", 1, "--json"]
+    drawn, other = (json.loads(run(*options, "--temperature", t).stdout) for t in (0.7, 1.5))
+    assert list(drawn["methods"]) == ["plain", "streaming"]
+    assert drawn["temperature"] == 0.7
+    assert drawn["methods"]["streaming"]["identical"] == drawn["rows"]
+    assert drawn["outputs"] != other["outputs"]
+    greedy = json.loads(run(*options).stdout)
+    assert greedy["temperature"] is None
+    assert greedy["outputs"] != drawn["outputs"]
+    refused = run(*options, "--temperature", 0.7, "--methods", "plain,generate")
+    assert refused.exit_code == 2
+    assert "generate decodes greedily here and cannot draw tokens; leave it out of --methods" in refused.stderr
+
+
 def test_all_methods_are_those_that_can_run_and_the_others_are_listed(adapted, data, monkeypatch):
     monkeypatch.setattr(generate_static.Method, "__init__", no_compiler)
     options = ["--data", data, "--methods", "all", "--limit", 1, "--max-new-tokens", 3, "--rounds", 1]

@@ -61,6 +61,22 @@ def test_streams_plain_and_a_tree_give_the_same_text(adapter, base):
     assert streamed["calls"] < plain["calls"]
 
 
+def test_a_seed_gives_one_text_with_streams_plainly_and_in_a_batch(adapter, base, tmp_path):
+    drawn = ("--base", base, "--temperature", "1.2", "--top-p", "0.95", "--repetition-penalty", "1.1", "--seed", "7")
+    streamed, plain, other = (
+        json.loads(run(adapter, *drawn, "--prompt", "say 1:", "--json", *more).stdout)
+        for more in ((), ("--plain",), ("--seed", "8"))
+    )
+    assert list(streamed) == [*KEYS, "seed"]
+    assert (streamed["completion"], streamed["seed"]) == (plain["completion"], 7)
+    assert streamed["calls"] < plain["calls"]
+    assert streamed["completion"] != other["completion"]
+    assert run(adapter, *drawn, "--prompt", "say 1:").stdout == streamed["completion"] + "\n"
+    data = save_rows(tmp_path / "rows.jsonl", [{"prompt": "say 2:"}, {"prompt": "say 1:"}])
+    lines = read(run(adapter, *drawn, "--data", data, "--batch-size", "2").stdout)
+    assert [line["completion"] for line in lines][1] == streamed["completion"]
+
+
 def test_the_text_of_a_prompt_is_shown_piece_by_piece(adapter, base, monkeypatch):
     pieces, real = [], generate.click.echo
 

@@ -22,19 +22,22 @@ def llama(tmp_path_factory):
     return PeftUser(tmp_path_factory.mktemp("llama"), "llama")
 
 
-GREEDY, DRAFTS, STATES = "streams draft for greedy", "the streams are what drafts here", "keeps neither logits nor"
+ONE_BY_ONE, DRAFTS, STATES = (
+    "token by token, greedily or by drawing",
+    "the streams are what drafts here",
+    "keeps neither logits nor",
+)
 
 
 @pytest.mark.parametrize(
     ("knob", "value", "why"),
     [
-        ("do_sample", True, GREEDY),
-        ("num_beams", 2, GREEDY),
-        ("num_return_sequences", 2, GREEDY),
-        ("penalty_alpha", 0.5, GREEDY),
-        ("constraints", [object()], GREEDY),
-        ("force_words_ids", [[5]], GREEDY),
-        ("dola_layers", "low", GREEDY),
+        ("num_beams", 2, ONE_BY_ONE),
+        ("num_return_sequences", 2, "without do_sample=True all answers of a prompt are the same"),
+        ("penalty_alpha", 0.5, ONE_BY_ONE),
+        ("constraints", [object()], ONE_BY_ONE),
+        ("force_words_ids", [[5]], ONE_BY_ONE),
+        ("dola_layers", "low", ONE_BY_ONE),
         ("prompt_lookup_num_tokens", 3, DRAFTS),
         ("assistant_early_exit", 2, DRAFTS),
         ("use_mtp", True, DRAFTS),
@@ -56,7 +59,6 @@ def test_settings_that_cannot_be_served(llama, knob, value, why):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"do_sample": True}, "^do_sample=True: "),
         ({"num_beams": 3}, "^num_beams=3: "),
         ({"prompt_lookup_num_tokens": 3}, "^prompt_lookup_num_tokens=3: "),
         (

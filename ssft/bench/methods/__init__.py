@@ -7,7 +7,7 @@ Files that start with `_` are helpers.
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,13 +30,14 @@ class Setting:
 
     adapted: the `MultiAdapterModel`, whose active adapter decodes. max_new_tokens: longest completion. batch_size: most
     prompts at a time. peers: folder with what was trained for other methods beside this adapter (`medusa/`, `draft/`),
-    or None.
+    or None. sampling: how tokens are chosen, as `MultiAdapterModel.complete` takes it; empty is greedy.
     """
 
     adapted: Any
     max_new_tokens: int
     batch_size: int = 1
     peers: Path | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 class DecodingMethod(ABC):
@@ -44,15 +45,17 @@ class DecodingMethod(ABC):
 
     DESCRIPTION: one line. KIND: "plain" (one token per pass), "speculative" (drafts and verifies), or "yardstick"
     (another program on another build of the base: its tokens per second are shown, its text is compared with nothing).
-    LOSSLESS: whether it promises the tokens of plain greedy decoding. SINGLE: whether it decodes one prompt at a time
-    only. extra_parameters, extra_bytes: what it needs beside base and LoRA, in memory and on disk. training: what was
-    trained for it: `data` (name), `rows`, `steps`, `seconds`, `device` as its provenance has them.
+    LOSSLESS: whether it promises the tokens of plain decoding. SINGLE: whether it decodes one prompt at a time only.
+    SAMPLES: whether it can draw tokens. extra_parameters, extra_bytes: what it needs beside base and LoRA, in memory
+    and on disk. training: what was trained for it: `data` (name), `rows`, `steps`, `seconds`, `device` as its
+    provenance has them.
     """
 
     DESCRIPTION: str
     KIND: str
     LOSSLESS = True
     SINGLE = False
+    SAMPLES = False
     extra_parameters = 0
     extra_bytes = 0
     training: Mapping[str, Any] = MappingProxyType({})
@@ -64,6 +67,12 @@ class DecodingMethod(ABC):
                 f"batch size {setting.batch_size}: {self.name} decodes one prompt at a time; take --batch-size 1, or "
                 f"leave {self.name} out of --methods"
             )
+        if setting.sampling and not self.SAMPLES:
+            raise ConfigError(
+                f"{self.name} decodes greedily here and cannot draw tokens; leave it out of --methods, or leave "
+                f"{' and '.join(setting.sampling)} out"
+            )
+        self.sampling = setting.sampling
         self.adapted = setting.adapted
         self.backbone = self.adapted.hooks.backbone
         self.max_new_tokens = setting.max_new_tokens
@@ -71,7 +80,7 @@ class DecodingMethod(ABC):
 
     @abstractmethod
     def run(self, prompts: list[list[int]]) -> list[Generation]:
-        """Greedy continuation of each prompt (token ids), in order, `calls` being passes of the adapted model."""
+        """Continuation of each prompt (token ids), in order, `calls` being passes of the adapted model."""
 
     def budget(self, prompt: list[int]) -> int:
         """How many tokens may follow a prompt: `max_new_tokens`, or fewer where the model's context has no room for

@@ -1,1 +1,1 @@
-"""Who decides which nodes of a draft are the text: the main stream, greedily."""
+"""Who decides which nodes of a draft are the text: the main stream, greedily or by drawing."""

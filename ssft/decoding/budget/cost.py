@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ssft.base.embedded import cache_dir
 from ssft.base.fingerprint import shape_sha256
 from ssft.base.kernels.linears import kernel_names
-from ssft.decoding.accept.greedy import accept
+from ssft.decoding.accept.batch import accept
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.draft.drafter import Stop
 from ssft.decoding.request import Request
