@@ -34,9 +34,7 @@ def prompts(model):
 
 def test_in_bfloat16_a_row_is_what_it_is_alone_and_plainly(model, prompts):
     """Streams, trees, neighbours with other adapters and other lengths: none of them moves a bit."""
-    alone = [
-        model.complete([ids], name, max_new_tokens=TOKENS, speculate=False)[0].token_ids for name, ids in prompts
-    ]
+    alone = [model.complete([ids], name, max_new_tokens=TOKENS, speculate=False)[0].token_ids for name, ids in prompts]
     assert len({tuple(ids) for ids in alone}) == len(prompts)
     names, ids = [name for name, _ in prompts], [ids for _, ids in prompts]
     plain = model.complete(ids, names, max_new_tokens=TOKENS, speculate=False)
@@ -74,6 +72,7 @@ def test_an_operation_that_depends_on_the_tree_alone_is_named(model, prompts):
 
 def test_verify_tells_the_operation(model, prompts, monkeypatch, tmp_path):
     from click.testing import CliRunner
+
     from ssft.cli import verify
     from ssft.cli._adapted import Decoding
 
