@@ -61,7 +61,7 @@ ARCHITECTURES = {
     "gpt2": ("gpt2", {"n_embd": 64, "n_layer": LAYERS, "n_head": 4, "n_positions": 512}),
     "starcoder2": ("starcoder2", {"sliding_window": WINDOW, "use_bias": True}),
     "stablelm": ("stablelm", {"use_qkv_bias": True, "use_parallel_residual": True, "qk_layernorm": True}),
-    "opt": ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 48, "init_std": 0.25, "do_layer_norm_before": False}),
+    "opt": ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 48, "init_std": 0.25}),
     "falcon": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False, "bias": True}),
 }
 
@@ -77,9 +77,10 @@ def tiny(name, seed=0):
 def randomised(model):
     """The model with norms and biases that do something."""
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+                # A large bias at the end would be the whole of what is said.
+                parameter.add_(torch.randn_like(parameter) * (0.05 if name.endswith("bias") else 0.3))
     for name in ("dropout", "attention_dropout", "hidden_dropout", "layerdrop"):
         if hasattr(model.config, name):
             setattr(model.config, name, 0.0)

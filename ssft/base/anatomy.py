@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
 
 from ssft.errors import UnsupportedArchitectureError
@@ -57,7 +58,8 @@ class Anatomy:
 
     layers: the module list. finish: modules that run one after the other on the last layer's output. windows [N]:
     tokens that a layer's row sees of its past, itself included; None: all. rotary [N]: None where a layer gets no
-    position embeddings. heads, width: of the keys and values.
+    position embeddings. heads, width: of the keys and values. interface: whether a keyword for a layer reaches
+    transformers' `AttentionInterface`; where it does not, the mask that the layer is given does (Falcon, StableLM).
     """
 
     layers: str
@@ -66,6 +68,7 @@ class Anatomy:
     rotary: tuple[Rotary | None, ...]
     heads: int
     width: int
+    interface: bool
 
 
 def anatomy_of(model: Any) -> Anatomy:
@@ -84,14 +87,17 @@ _KNOWN: WeakKeyDictionary[nn.Module, Anatomy] = WeakKeyDictionary()
 
 @dataclass
 class _Notes:
-    """What the pass leaves: per layer its input, keywords, output and calls of attention; calls of other modules."""
+    """What the pass leaves: per layer its input, keywords, output, tensors given to attention, and shapes of keys and values; calls of
+    other modules; masks; layers whose attention got the keyword `stream_plan`."""
 
     inputs: dict[int, Tensor] = field(default_factory=dict)
     keywords: dict[int, dict[str, Any]] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
-    attention: dict[int, list[tuple[torch.Size, torch.Size, dict[str, Any]]]] = field(default_factory=dict)
+    attention: dict[int, list[str]] = field(default_factory=dict)
+    caches: dict[int, list[tuple[torch.Size, torch.Size]]] = field(default_factory=dict)
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = field(default_factory=list)
     masks: list[tuple[Tensor, int | None, Any]] = field(default_factory=list)
+    reached: int = 0
     layer: int = -1
 
 
@@ -99,10 +105,12 @@ _NOTES: list[_Notes] = []
 
 
 def _probe_attention(
-    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Any = None, **kwargs: Any
+    _module: nn.Module, query: Tensor, _key: Tensor, value: Tensor, _mask: Any = None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     notes = _NOTES[-1]
-    notes.attention.setdefault(notes.layer, []).append((key.shape, value.shape, kwargs))
+    notes.reached += kwargs.pop("stream_plan", None) is notes
+    tensors = [name for name, given in kwargs.items() if isinstance(given, Tensor)]
+    notes.attention.setdefault(notes.layer, []).extend(tensors)
     return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
 
 
@@ -112,6 +120,26 @@ def _probe_mask(
     mask = torch.zeros(batch_size, 1, q_length, kv_length)
     _NOTES[-1].masks.append((mask, local_size, mask_function))
     return mask
+
+
+class _ProbeCache(Cache):
+    """An empty cache that notes what is written into it."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        notes = _NOTES[-1]
+        notes.caches.setdefault(notes.layer, []).append((key_states.shape, value_states.shape))
+        return key_states, value_states
 
 
 AttentionInterface.register(PROBE, _probe_attention)
@@ -133,13 +161,16 @@ def _observe(model: Any) -> Anatomy:
     if not lists:
         raise refuse("its decoder has no list of layers")
     layers_name, layers = max(lists, key=lambda item: len(item[1]))
-    if not getattr(model, "_can_set_attn_implementation", lambda: False)():
-        raise refuse("its attention does not go through transformers' attention interface")
     positions = torch.arange(2, device=model.device).unsqueeze(0)
     notes = _Notes()
     try:
         with _noting(notes, model, decoder, layers_name, layers), torch.no_grad():
-            result = decoder(input_ids=torch.zeros_like(positions), position_ids=positions, use_cache=False)
+            result = decoder(
+                input_ids=torch.zeros_like(positions),
+                position_ids=positions,
+                past_key_values=_ProbeCache(),
+                use_cache=True,
+            )
             last: Tensor = result.last_hidden_state
     except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, IndexError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -147,28 +178,27 @@ def _observe(model: Any) -> Anatomy:
     order = range(len(layers))
     if sorted(notes.inputs) != list(order) or any(notes.inputs[i] is not notes.outputs[i - 1] for i in order[1:]):
         raise refuse(f"its {len(layers)} layers do not run one after the other on one hidden state")
-    shapes = set()
     for i in order:
-        calls = notes.attention.get(i, [])
-        if len(calls) != 1:
+        if len(notes.caches.get(i, [])) != 1:
             raise refuse(
-                f"layer {i} ({type(layers[i]).__name__}) calls transformers' attention interface {len(calls)} times, "
-                "where a layer of ordinary attention does once"
+                f"layer {i} ({type(layers[i]).__name__}) writes {len(notes.caches.get(i, []))} times into the cache of "
+                "keys and values, where a layer of attention does once"
             )
-        ((key, value, given),) = calls
-        shapes.add((key[1], key[3], value[3]))
-        if odd := sorted(n for n, v in given.items() if isinstance(v, Tensor) and n != "position_ids"):
+        if odd := sorted(name for name in notes.attention.get(i, []) if name != "position_ids"):
             raise refuse(f"layer {i} gives attention the tensor {odd[0]!r}, which stream rows would not have")
-    if len(shapes) > 1 or any(key_width != value_width for _, key_width, value_width in shapes):
-        raise refuse("keys and values differ in their heads or widths, among themselves or from layer to layer")
-    ((heads, width, _),) = shapes
+    if len({cache[0] for cache in notes.caches.values()}) > 1:
+        raise refuse("keys and values differ in their heads or widths from layer to layer")
+    key, value = notes.caches[0][0]
+    if key != value:
+        raise refuse(f"its keys are {key[-1]} wide and its values {value[-1]}, which do not fit into one cache")
     return Anatomy(
         layers=layers_name,
         finish=_finish(notes, notes.outputs[len(layers) - 1], last, refuse),
         windows=tuple(_window(notes, notes.keywords[i].get("attention_mask"), i, refuse) for i in order),
         rotary=tuple(_rotary(notes, notes.keywords[i], positions, i, refuse) for i in order),
-        heads=heads,
-        width=width,
+        heads=key[1],
+        width=key[3],
+        interface=notes.reached == len(layers),
     )
 
 
@@ -183,19 +213,20 @@ def _noting(notes: _Notes, model: Any, decoder: Any, layers_name: str, layers: n
         if name != layers_name.split(".")[0]:
             handles.append(child.register_forward_hook(_after_module(notes, name), with_kwargs=True))
     attention = decoder.config._attn_implementation
-    # In evaluation bitsandbytes packs 4-bit weights for good, which a model that is about to be trained cannot have.
-    modes = [(module, module.training) for module in model.modules()]
+    # In evaluation bitsandbytes packs 4-bit weights for good, which a model that is about to be trained cannot have;
+    # under activation checkpointing layers get no cache.
+    modes = [(vars(m), vars(m).copy()) for m in model.modules()]
     _NOTES.append(notes)
     try:
-        for module, _ in modes:
-            module.training = True
-        model.set_attn_implementation(PROBE)
+        for now, before in modes:
+            now |= {name: name == "training" for name in ("training", "gradient_checkpointing") if name in before}
+        decoder.config._attn_implementation = PROBE
         yield
     finally:
         _NOTES.pop()
-        model.set_attn_implementation(attention)
-        for module, mode in modes:
-            module.training = mode
+        decoder.config._attn_implementation = attention
+        for now, before in modes:
+            now |= {name: before[name] for name in ("training", "gradient_checkpointing") if name in before}
         for handle in handles:
             handle.remove()
 
@@ -212,10 +243,12 @@ def _parameters(kind: type[nn.Module]) -> list[str]:
 
 
 def _before_layer(notes: _Notes, index: int) -> Any:
-    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         notes.layer = index
         notes.inputs[index] = args[0]
         notes.keywords[index] = layer_keywords(layer, args, kwargs)
+        takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in signature(type(layer).forward).parameters.values())
+        return (args, {**kwargs, "stream_plan": notes}) if takes_any else None
 
     return hook
 

@@ -203,6 +203,21 @@ def _visible(sources: Tensor, gamma: int, rows: int, mask: Tensor | None) -> Ten
     return torch.cat((main, own.expand(batch, -1, -1)), dim=2).unsqueeze(1)
 
 
+def dense_mask(plan: StreamPlan, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The whole mask of a pass for a model that computes attention by itself: additive [B, 1, R + S·γ, R + S·γ].
+
+    It takes (R + S·γ)² numbers, which `_attend_in_chunks` spares other models. `mask` is what the model made.
+    """
+    rows = plan.num_main
+    streams = _visible(plan.sources, plan.num_streams, rows, mask)
+    if mask is None:
+        mask = torch.ones(1, 1, rows, rows, dtype=torch.bool, device=streams.device).tril()
+    main = mask if mask.dtype == torch.bool else mask == 0
+    main = F.pad(main, (0, streams.shape[2])).expand(streams.shape[0], -1, -1, -1)
+    seen = torch.cat((main, streams), dim=2)
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+
+
 AttentionInterface.register(IMPLEMENTATION, stream_attention)
 # Without a mask function under the same name transformers would pass no mask at all and ignore padding.
 AttentionMaskInterface.register(IMPLEMENTATION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ssft.base.anatomy import layer_keywords
 from ssft.base.backbone import Backbone
-from ssft.errors import GenerationError
-from ssft.streams.attention import IMPLEMENTATION
+from ssft.errors import GenerationError, UnsupportedArchitectureError
+from ssft.streams.attention import IMPLEMENTATION, dense_mask
 from ssft.streams.mixed import MixedStreams
 from ssft.streams.passes import current_pass
 from ssft.streams.plan import StreamPlan
@@ -32,7 +32,9 @@ class StreamHooks:
     def __init__(self, model: nn.Module) -> None:
         self.backbone = Backbone(model)
         self.previous_attention = self.backbone.config._attn_implementation
-        self.backbone.model.set_attn_implementation(IMPLEMENTATION)
+        if self.backbone.anatomy.interface:
+            self.backbone.model.set_attn_implementation(IMPLEMENTATION)
+        self.attention = self.backbone.config._attn_implementation
         self._handles: list[Any] = []
         for index, layer in enumerate(self.backbone.layers):
             self._handles.append(layer.register_forward_pre_hook(self._enter(index), with_kwargs=True))
@@ -48,10 +50,10 @@ class StreamHooks:
             raise GenerationError(
                 "the base was unloaded from this object, which decodes nothing any more; make a new one over the base"
             )
-        if (found := self.backbone.config._attn_implementation) != IMPLEMENTATION:
+        if (found := self.backbone.config._attn_implementation) != self.attention:
             raise GenerationError(
-                f"the model's attention implementation is {found!r} now, but streams need {IMPLEMENTATION!r}, "
-                f"which was set when they were put on; call model.set_attn_implementation({IMPLEMENTATION!r})"
+                f"the model's attention implementation is {found!r} now, but streams need {self.attention!r}, "
+                f"which was set when they were put on; call model.set_attn_implementation({self.attention!r})"
             )
         if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self.backbone.layers):
             raise GenerationError(
@@ -82,7 +84,11 @@ class StreamHooks:
                 masks = plan.masks
                 if layers in plan.modules.msa_layers:
                     hidden = self._insert(plan, hidden, kwargs, layers)
-                kwargs |= {**self._lengthened(plan, index, hidden, kwargs), "stream_plan": plan}
+                kwargs |= self._lengthened(plan, index, hidden, kwargs)
+                if self.backbone.anatomy.interface:
+                    kwargs["stream_plan"] = plan
+                elif not masks:
+                    kwargs["attention_mask"] = dense_mask(plan, kwargs["attention_mask"], hidden.dtype)
             if masks:
                 kwargs["attention_mask"] = masks[self.backbone.windows[index]]
             return (hidden,), kwargs
@@ -91,6 +97,11 @@ class StreamHooks:
 
     def _insert(self, plan: StreamPlan, hidden: Tensor, kwargs: dict[str, Any], layers: int) -> Tensor:
         """Put the streams that start here beside (or, in a mixed batch, into) hidden [B, R(+S·g), h]."""
+        if plan.modules.rotates and not self.backbone.anatomy.interface:
+            raise UnsupportedArchitectureError(
+                f"{self.backbone.config.model_type} hands no keyword on to its attention, which so cannot turn the "
+                "values of streams; take the identifier 'embedding' instead of 'rotation'"
+            )
         width = plan.sources.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         main = hidden.gather(1, width)
         if layers == plan.modules.msa_layers[0]:

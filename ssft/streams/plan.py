@@ -24,8 +24,8 @@ class StreamPlan:
         sources: [B, S] main row that each group of g streams stands beside.
         num_streams: g, streams beside each source: γ in training; decoding may use the first g only.
         masks: by a layer's window [B, 1, R + S·g, K], additive (0 or the dtype's minimum) over the cache's K slots:
-            decoding, where rows are few. None: training and prompts, where `attention.py` splits main and stream rows so
-            that memory stays linear.
+            decoding, where rows are few. None: training and prompts; `attention.py` splits main and stream rows there,
+            so that memory stays linear.
         used: keys that any row has in use, of the K slots of `masks`; the rest are empty.
         slots: [B, S·g] where the streams' keys and values stand among those that attention gets: decoding, where they
             follow each row's own nodes in the cache. None: right behind the main rows.
