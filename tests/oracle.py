@@ -30,9 +30,9 @@ def generate(model, prompt, tokens, eos=()):
     return output[0, len(prompt) :].tolist()
 
 
-def adapted(model, seed=1, texts=None, config=None):
+def adapted(model, seed=1, texts=None, config=None, targets="all-linear"):
     """An adapted model with hooks, and what it says without: longer than any test asks, so that oracles can look on."""
-    model = with_adapter(model, config or StreamConfig(GAMMA, 2), seed=seed)
+    model = with_adapter(model, config or StreamConfig(GAMMA, 2), seed=seed, targets=targets)
     texts = texts or [generate(model, prompt, TOKENS + GAMMA) for prompt in PROMPTS]
     hooks = StreamHooks(model)
     return SimpleNamespace(model=model, hooks=hooks, streams=streams_of(model), texts=texts)

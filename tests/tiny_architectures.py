@@ -66,11 +66,16 @@ ARCHITECTURES = {
 }
 
 
-def tiny(name, seed=0):
-    """A model whose weights are no initial ones: norms and biases are random, too."""
+def targets_of(name):
+    """LoRA's target modules: peft's "all-linear" takes experts, too, whose stacked weights no LoRA of ours can have."""
+    return ["q_proj", "k_proj", "v_proj", "o_proj"] if name in ("mixtral", "qwen3_moe") else "all-linear"
+
+
+def tiny(name, seed=0, **changes):
+    """A model whose weights are no initial ones: norms and biases are random, too. changes: to its config."""
     torch.manual_seed(seed)
     model_type, special = ARCHITECTURES[name]
-    config = CONFIG_MAPPING[model_type](**{**PLAIN, **special})
+    config = CONFIG_MAPPING[model_type](**{**PLAIN, **special, **changes})
     return randomised(AutoModelForCausalLM.from_config(config))
 
 

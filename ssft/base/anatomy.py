@@ -87,8 +87,8 @@ _KNOWN: WeakKeyDictionary[nn.Module, Anatomy] = WeakKeyDictionary()
 
 @dataclass
 class _Notes:
-    """What the pass leaves: per layer its input, keywords, output, tensors given to attention, and shapes of keys and values; calls of
-    other modules; masks; layers whose attention got the keyword `stream_plan`."""
+    """What the pass leaves: per layer its input, keywords, output, the tensors given to attention and the shapes of keys
+    and values; calls of other modules; masks; how many layers' attention got the keyword `stream_plan`."""
 
     inputs: dict[int, Tensor] = field(default_factory=dict)
     keywords: dict[int, dict[str, Any]] = field(default_factory=dict)

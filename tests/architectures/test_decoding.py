@@ -7,7 +7,7 @@ from conftest import VOCABULARY
 from covering import covering
 from decoder import Decoder
 from oracle import ALL, TOKENS, TOP_K, Oracle, adapted, decode
-from tiny_architectures import ARCHITECTURES, WINDOW, tiny
+from tiny_architectures import ARCHITECTURES, WINDOW, targets_of, tiny
 
 from ssft.decoding.config import TREE_KINDS, TreeConfig
 
@@ -18,7 +18,7 @@ ROWS = {"batch1": [1], "batch3": ALL}
 
 @functools.cache
 def subject_of(name):
-    return adapted(tiny(name))
+    return adapted(tiny(name), targets=targets_of(name))
 
 
 @covering(name=NAMES, drafts=DRAFTS, kind=TREE_KINDS, rows=ROWS)
