@@ -5,7 +5,7 @@ per architecture: what a layer is called with, in which order modules run, and w
 facts about the model that is loaded. A model whose forward is not that of a plain decoder is refused with the reason.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -87,8 +87,8 @@ _KNOWN: WeakKeyDictionary[nn.Module, Anatomy] = WeakKeyDictionary()
 
 @dataclass
 class _Notes:
-    """What the pass leaves: per layer its input, keywords, output, the tensors given to attention and the shapes of keys
-    and values; calls of other modules; masks; how many layers' attention got the keyword `stream_plan`."""
+    """What the pass leaves: per layer its input, keywords and output, the tensors that attention got and the shapes of
+    keys and values; calls of other modules; masks; how many layers' attention got the keyword `stream_plan`."""
 
     inputs: dict[int, Tensor] = field(default_factory=dict)
     keywords: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -194,8 +194,8 @@ def _observe(model: Any) -> Anatomy:
     return Anatomy(
         layers=layers_name,
         finish=_finish(notes, notes.outputs[len(layers) - 1], last, refuse),
-        windows=tuple(_window(notes, notes.keywords[i].get("attention_mask"), i, refuse) for i in order),
         rotary=tuple(_rotary(notes, notes.keywords[i], positions, i, refuse) for i in order),
+        windows=tuple(_window(notes, notes.keywords[i].get("attention_mask"), i, refuse) for i in order),
         heads=key[1],
         width=key[3],
         interface=notes.reached == len(layers),
@@ -233,13 +233,13 @@ def _noting(notes: _Notes, model: Any, decoder: Any, layers_name: str, layers: n
 
 def layer_keywords(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """All that a layer is called with beside its hidden state, by name, however the decoder passes it."""
-    return {**dict(zip(_parameters(type(layer)), args[1:], strict=False)), **kwargs}
+    return {**dict(zip(_parameters(type(layer).forward), args[1:], strict=False)), **kwargs}
 
 
 @cache
-def _parameters(kind: type[nn.Module]) -> list[str]:
-    """Names of what `kind.forward` takes after itself and the hidden state."""
-    return list(signature(kind.forward).parameters)[2:]
+def _parameters(forward: Callable[..., Any]) -> list[str]:
+    """Names of what a layer's `forward` takes after itself and the hidden state."""
+    return list(signature(forward).parameters)[2:]
 
 
 def _before_layer(notes: _Notes, index: int) -> Any:

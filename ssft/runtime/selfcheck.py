@@ -7,7 +7,7 @@ logits, its hidden rows, its greedy text. A model of a tested architecture (`ssf
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,6 +34,8 @@ GAMMA = 2
 LENGTH = 7
 SOURCES = (2, 5)
 TOKENS = 8
+TRAINING, PACKS = "training", "support_avx512bf16_for_cpu"
+"""Attributes of modules: every one's, and bitsandbytes' on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,13 @@ _PASSED: set[str] = set()
 
 
 def require_support(model: Any) -> None:
-    """Check a model whose architecture is none of the tested ones, once per process and config.
+    """Look for a model's parts; if its architecture is none of the tested ones check it, once per process and config.
 
     Raises:
-        UnsupportedArchitectureError: a check failed; says which, and what it found.
+        UnsupportedArchitectureError: streams cannot enter, or a check failed; says which, and what it found.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    Backbone(base)
     name = base.config.model_type
     settings = {key: value for key, value in base.config.to_dict().items() if key != "_name_or_path"}
     key = f"{name} {hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()}"
@@ -146,14 +149,15 @@ class _Subject:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Evaluation mode, and the random numbers of others left alone."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
+        """Evaluation mode, without bitsandbytes' packing of weights for good: the model may be about to train."""
+        modes = [(vars(module), vars(module).copy()) for module in self.model.modules()]
         try:
+            for now, _ in modes:
+                now |= {name: False for name in (TRAINING, PACKS) if name in now}
             yield
         finally:
-            for module, mode in modes:
-                module.training = mode
+            for now, before in modes:
+                now |= {name: before[name] for name in (TRAINING, PACKS) if name in before}
 
     @contextmanager
     def hooked(self) -> Iterator[StreamHooks]:
@@ -287,7 +291,7 @@ class _KnownText(StreamDrafter):
         super().__init__(modules)
         self.texts, self.size = texts, vocabulary
 
-    def propose(self, stops: list[Stop], states: States, step: Step) -> list[Guesses | None]:
+    def propose(self, stops: Sequence[Stop], states: States, step: Step) -> list[Guesses | None]:
         real = super().propose(stops, states, step)
         return [None if guesses is None else self._draw(stop) for stop, guesses in zip(stops, real, strict=True)]
 

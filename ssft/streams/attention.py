@@ -40,8 +40,8 @@ def stream_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [B, H, R(+S·γ), D], key/value [B, H_kv, K, D] -> output [B, R(+S·γ), H, D]."""
-    dense = attention_mask is not None and (stream_plan is None or bool(stream_plan.masks))
-    if dense and not torch.is_grad_enabled():
+    dense = stream_plan is None or bool(stream_plan.masks)
+    if attention_mask is not None and dense and not torch.is_grad_enabled():
         return _decode(query, key, value, attention_mask, scaling, softcap, stream_plan).transpose(1, 2), None
     if stream_plan is None:
         return _main(module, query, key, value, attention_mask, dropout, scaling, softcap, **kwargs), None

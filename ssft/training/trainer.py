@@ -47,9 +47,9 @@ class StreamSFTTrainer(SpeculationMetrics):
         adapter: Any = self.model.active_adapter
         if stacked := self.model.peft_config[adapter].target_parameters:
             raise ConfigError(
-                f"the LoRA is also for {', '.join(map(repr, stacked))}, weights of experts that lie in no linear layer, "
-                "where it could not be decoded; set target_modules to the names of linear layers, such as q_proj, "
-                "k_proj, v_proj and o_proj, instead of 'all-linear'"
+                f"the LoRA is also for {', '.join(map(repr, stacked))}, weights of experts that lie in no linear "
+                "layer, where it could not be decoded; set target_modules to the names of linear layers, such as "
+                "q_proj, k_proj, v_proj and o_proj, instead of 'all-linear'"
             )
         keep_gradients_on_cpu(self.model)
         require_support(self.model)

@@ -1,23 +1,31 @@
 """Architectures that nobody prepared: a self-check on the model lets them in or says what stands in the way."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import LAYERS, VOCABULARY, random_ids
 from oracle import ALL, TOKENS, TOP_K, Oracle, adapted, decode
 from tiny_architectures import ARCHITECTURES, PLAIN, randomised, tiny
-from tiny_base import tiny_tokenizer
+from tiny_base import save_tiny_base, tiny_tokenizer
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BartConfig, BartForCausalLM
 
 from ssft.base import backbone as backbone_module
 from ssft.base.families import TESTED
+from ssft.cli.main import cli
 from ssft.decoding.config import TreeConfig
 from ssft.errors import UnsupportedArchitectureError
 from ssft.runtime import selfcheck
 from ssft.runtime.model import MultiAdapterModel
 from ssft.runtime.selfcheck import self_check
 from ssft.streams.attention import IMPLEMENTATION
+from ssft.streams.plan import StreamPlan
 
 UNPREPARED = ["glm4", "nemotron", "persimmon", "gpt_bigcode", "biogpt", "olmo3"]
+CHECKS = ["parts", "logits", "main stream", "streams", "visibility", "text"]
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": LAYERS, "pad_token_id": 0}
 
 
@@ -33,7 +41,7 @@ def test_tested_architectures_pass_and_are_left_as_they_were(name):
     before = model(input_ids=ids).logits
     report = self_check(model)
     assert report.supported, report.reason
-    assert len(report.checks) == 6
+    assert [check.name for check in report.checks] == CHECKS
     assert model.config._attn_implementation == attention
     assert torch.equal(model(input_ids=ids).logits, before)
     assert not any(layer._forward_pre_hooks for layer in model.modules())
@@ -106,14 +114,13 @@ def test_a_main_row_that_sees_a_stream_is_found(monkeypatch):
 
 
 def test_a_stream_in_a_wrong_place_is_found(monkeypatch):
-    monkeypatch.setattr("ssft.streams.plan.StreamPlan.positions", lambda plan, p: p[:, :1].expand(2, 2))
+    plain = StreamPlan.positions
+    monkeypatch.setattr(StreamPlan, "positions", lambda *args: plain(*args) + 3)
     assert "failed its self-check, streams: " in refused(monkeypatch, "olmo3")
 
 
 def test_a_wrong_mask_of_trees_is_found(monkeypatch):
-    monkeypatch.setattr(
-        "ssft.decoding.masks.ancestor_mask", lambda tree: torch.ones(len(tree), len(tree)).bool().numpy()
-    )
+    monkeypatch.setattr("ssft.decoding.masks.ancestor_mask", lambda tree: np.ones((len(tree), len(tree)), dtype=bool))
     assert "failed its self-check, text: " in refused(monkeypatch)
 
 
@@ -123,3 +130,35 @@ def test_what_passed_once_is_not_checked_again(monkeypatch):
     assert MultiAdapterModel(unprepared("glm4"), tiny_tokenizer()).model.config._attn_implementation == IMPLEMENTATION
     with pytest.raises(TypeError):
         MultiAdapterModel(unprepared("glm4", **{**PLAIN, "num_hidden_layers": 3}), tiny_tokenizer())
+
+
+# --- the commands and the documents ---
+
+
+def test_bases_check_shows_every_check(tmp_path):
+    base = save_tiny_base(tmp_path / "base")
+    result = CliRunner().invoke(cli, ["bases", "check", str(base), "--json"])
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["supported"], found["reason"]) == (0, True, None)
+    assert [check["name"] for check in found["checks"]] == CHECKS
+    assert all(check["ok"] and check["detail"] for check in found["checks"])
+    assert f"{base} is supported" in CliRunner().invoke(cli, ["bases", "check", str(base)]).stdout
+
+
+def test_bases_check_exits_1_for_a_base_that_is_not_supported(tmp_path):
+    base = save_tiny_base(tmp_path / "base")
+    unprepared("mamba", **{**SMALL, "max_position_embeddings": 64, "vocab_size": 97}).save_pretrained(base)
+    result = CliRunner().invoke(cli, ["bases", "check", str(base), "--json"])
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["supported"]) == (1, False)
+    assert found["reason"] == f"{found['checks'][-1]['name']}: {found['checks'][-1]['detail']}"
+    shown = CliRunner().invoke(cli, ["bases", "check", str(base)])
+    assert (shown.exit_code, "is not supported: parts: " in " ".join(shown.stdout.split())) == (1, True)
+
+
+def test_bases_families_and_the_readme_name_what_is_tested():
+    found = json.loads(CliRunner().invoke(cli, ["bases", "families", "--json"]).stdout)["families"]
+    assert [family["model_type"] for family in found] == sorted(TESTED)
+    *most, last = sorted(TESTED)
+    readme = " ".join(Path("README.md").read_text().split())
+    assert f"Tested on tiny random models are {', '.join(most)} and {last}." in readme
