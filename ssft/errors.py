@@ -26,7 +26,7 @@ class BaseModelError(SSFTError, RuntimeError):
 
 
 class UnsupportedArchitectureError(SSFTError, NotImplementedError):
-    """The model's architecture is in no family that streams know."""
+    """Streams cannot enter the model, which is no decoder of ordinary layers or failed its self-check."""
 
 
 class BundleError(SSFTError, RuntimeError):

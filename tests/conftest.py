@@ -84,10 +84,10 @@ def architecture(request):
     return request.param
 
 
-def with_adapter(model, stream_config=None, seed=1, rank=4, scale=0.2):
+def with_adapter(model, stream_config=None, seed=1, rank=4, scale=0.2, targets="all-linear"):
     """A PeftModel whose LoRA is no identity (B is random, not zero), with streams if a config is given."""
     torch.manual_seed(seed)
-    peft_model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    peft_model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
     for name, parameter in peft_model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=scale / rank**0.5)

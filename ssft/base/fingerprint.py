@@ -16,6 +16,10 @@ _ARCHITECTURE_FIELDS = (
     "layer_norm_epsilon", "tie_word_embeddings", "attention_bias", "mlp_bias", "sliding_window",
     "layer_types", "n_embd", "n_layer", "n_head", "n_inner", "n_positions", "activation_function", "ffn_dim",
     "word_embed_proj_dim", "do_layer_norm_before", "num_experts", "num_experts_per_tok",
+    "num_local_experts", "moe_intermediate_size", "no_rope_layers", "query_pre_attn_scalar", "attn_logit_softcapping",
+    "final_logit_softcapping", "logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier",
+    "attention_multiplier", "use_parallel_residual", "qk_layernorm", "use_qkv_bias", "new_decoder_architecture",
+    "num_kv_heads", "parallel_attn", "multi_query",
 )
 # fmt: on
 

@@ -1,4 +1,4 @@
-"""List the embedded base models and fetch their weights."""
+"""List the embedded base models and fetch their weights; check any base for streams."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import click
 from rich import filesize
 
 from ssft.base.embedded import ALIASES, base_path, cache_dir, fetch, is_fetched
+from ssft.base.families import TESTED
+from ssft.base.load import DTYPES, load_base
 from ssft.cli._options import json_option, print_json, table
 from ssft.tables import BYTES, Column
 
@@ -58,3 +60,36 @@ def fetch_command(name: str, as_json: bool) -> None:
         print_json({"alias": name, "path": folder, "bytes": size, "seconds": round(seconds, 3)})
     else:
         click.echo(f"{name} is in {folder} ({filesize.decimal(size)})")
+
+
+@command.command("families")
+@json_option()
+def families_command(as_json: bool) -> None:
+    """List the architectures that ssft is tested with.
+
+    Any other decoder of transformers is checked before its first use: see `ssft bases check`.
+    """
+    if as_json:
+        print_json({"families": [{"model_type": name, "models": models} for name, models in TESTED.items()]})
+    else:
+        table([[name, models] for name, models in TESTED.items()], ["model type", "models"])
+
+
+@command.command("check")
+@click.argument("model")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Type to compute in.")
+@json_option()
+@click.pass_context
+def check_command(ctx: click.Context, model: str, dtype: str, as_json: bool) -> None:
+    """Check on MODEL itself (alias, folder or hub id) that streams can run on it; exits 1 if they cannot."""
+    from ssft.runtime.selfcheck import self_check
+
+    report = self_check(load_base(model, dtype=dtype)[0])
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        rows = [[check.name, "passed" if check.ok else "failed", check.detail] for check in report.checks]
+        table(rows, ["check", "result", "found"])
+        click.echo(f"{model} is {'supported' if report.supported else f'not supported: {report.reason}'}")
+    if not report.supported:
+        ctx.exit(1)

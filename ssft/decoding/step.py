@@ -105,15 +105,18 @@ class Step:
             depths = [[min(length + depth, limit) for depth in tree.depths] for tree, length in places]
             positions = _padded(depths, device, nodes)
             depth = max(row.request.stream_depth for row in rows)
-            lower, upper = tree_masks(
-                trees, cache.lengths, nodes, sources, depth, self._like(), self.backbone.window, self.shapes
-            )
+            masks = {
+                window: tree_masks(trees, cache.lengths, nodes, sources, depth, self._like(), window, self.shapes)
+                for window in set(self.backbone.windows)
+            }
+        lower = {window: below for window, (below, _) in masks.items()}
+        upper = {window: above for window, (_, above) in masks.items() if above is not None}
         plan = None
-        if upper is not None:
+        if upper:
             plan = self._plan(rows, torch.tensor(sources, device=device))
         if plan is not None:
             extra = len(sources[0]) * depth
-            plan.mask, plan.slots = upper, cache.slots(nodes + extra)[:, nodes:]
+            plan.masks, plan.slots = upper, cache.slots(nodes + extra)[:, nodes:]
             plan.used = cache.end + nodes + extra
         hidden, streams = self._forward(Pass(plan, _adapters(rows), ids, positions, lower), cache)
         return States(hidden, streams, sources)
@@ -124,7 +127,8 @@ class Step:
             hidden = self.backbone.decoder(
                 input_ids=now.ids,
                 position_ids=now.positions,
-                attention_mask=now.mask,
+                # One of them; the hooks give every layer that of its window.
+                attention_mask=next(iter(now.masks.values()), None),
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
@@ -141,11 +145,8 @@ class Step:
 
     def new_cache(self, rows: Sequence[Row]) -> TreeCache:
         """An empty cache with room for these rows to their end (`slots_needed`)."""
-        config = self.backbone.config
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size, layers = self.slots_needed(rows), self.backbone.num_layers
-        return TreeCache(layers, len(rows), heads, size, width, self._like(), self.shapes.keys)
+        anatomy, size, layers = self.backbone.anatomy, self.slots_needed(rows), self.backbone.num_layers
+        return TreeCache(layers, len(rows), anatomy.heads, size, anatomy.width, self._like(), self.shapes.keys)
 
     def _like(self) -> Tensor:
         """A tensor of the dtype and device that keys, values and masks have."""

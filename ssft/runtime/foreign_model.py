@@ -17,6 +17,7 @@ from ssft.errors import GenerationError
 from ssft.lora.router import LoraRouter, router_on
 from ssft.lora.vocabulary import draft_vocabulary
 from ssft.lora.weights import LoraLayer, LoraWeights
+from ssft.runtime.selfcheck import require_support
 from ssft.streams.insertion import StreamHooks
 
 
@@ -35,6 +36,7 @@ def hooks_on(base: Any) -> StreamHooks:
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, StreamHooks):
             return owner
+    require_support(base)
     return StreamHooks(base)
 
 

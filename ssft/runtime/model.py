@@ -29,6 +29,7 @@ from ssft.runtime.batching import run_in_batches
 from ssft.runtime.generate import StreamGenerate, call_of
 from ssft.runtime.inputs import check_call, encode_prompt, split_prompts
 from ssft.runtime.jobs import ACTIVE, Active, Job, make_jobs
+from ssft.runtime.selfcheck import require_support
 from ssft.runtime.stream import TextStream, followed
 from ssft.schema import PATH, check
 from ssft.streams.insertion import StreamHooks
@@ -70,6 +71,7 @@ class MultiAdapterModel:
                 "the model carries a peft adapter already; give the base itself (peft: model.unload()) and "
                 "load_adapter the adapter's folder"
             )
+        require_support(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.bank = AdapterBank(model, base_fingerprint(model, tokenizer, name), max_adapter_bytes, evict_to)

@@ -35,38 +35,76 @@ def stream_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    softcap: float | None = None,
     stream_plan: StreamPlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [B, H, R(+S·γ), D], key/value [B, H_kv, K, D] -> output [B, R(+S·γ), H, D]."""
-    dense = attention_mask if stream_plan is None else stream_plan.mask
-    if dense is not None and not torch.is_grad_enabled():
-        return _decode(query, key, value, dense, scaling, stream_plan).transpose(1, 2), None
+    dense = stream_plan is None or bool(stream_plan.masks)
+    if attention_mask is not None and dense and not torch.is_grad_enabled():
+        return _decode(query, key, value, attention_mask, scaling, softcap, stream_plan).transpose(1, 2), None
     if stream_plan is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        return _main(module, query, key, value, attention_mask, dropout, scaling, softcap, **kwargs), None
     rows = stream_plan.num_main
     value = stream_plan.with_rotated_values(value)
-    main, _ = sdpa_attention_forward(
-        module,
-        query[:, :, :rows],
-        key[:, :, :rows],
-        value[:, :, :rows],
-        attention_mask,
-        dropout=dropout,
-        scaling=scaling,
-        **kwargs,
-    )
+    own = (query[:, :, :rows], key[:, :, :rows], value[:, :, :rows])
+    main = _main(module, *own, attention_mask, dropout, scaling, softcap, **kwargs)
     groups = query.shape[1] // key.shape[1]
     streams = _attend_in_chunks(
-        stream_plan, query, repeat_kv(key, groups), repeat_kv(value, groups), attention_mask, dropout, scaling
+        stream_plan, query, repeat_kv(key, groups), repeat_kv(value, groups), attention_mask, dropout, scaling, softcap
     )
     return torch.cat((main, streams.transpose(1, 2)), dim=1), None
 
 
+def _main(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    softcap: float | None,
+    **kwargs: Any,
+) -> Tensor:
+    """Rows among themselves: [B, H, R, D], [B, H_kv, K, D] twice -> [B, R, H, D]; transformers' own SDPA function."""
+    if softcap is None:
+        given = {"dropout": dropout, "scaling": scaling, **kwargs}
+        return sdpa_attention_forward(module, query, key, value, mask, **given)[0]
+    if mask is None:
+        rows, keys = query.shape[2], key.shape[2]
+        mask = torch.ones(rows, keys, dtype=torch.bool, device=query.device).tril(keys - rows)
+    return _capped(query, key, value, mask, scaling, softcap, dropout).transpose(1, 2)
+
+
+def _capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention whose scores are held between ±softcap (Gemma 2), which no fused kernel does; mask bool or additive."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    scores = torch.tanh(scores / softcap) * softcap
+    least = torch.finfo(scores.dtype).min
+    scores = scores.masked_fill(~mask, least) if mask.dtype == torch.bool else scores + mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return F.dropout(weights, dropout) @ value
+
+
 def _decode(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, plan: StreamPlan | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    plan: StreamPlan | None,
 ) -> Tensor:
     """A pass with a dense mask [B, 1, n(+m·g), K] -> [B, H, n(+m·g), D].
 
@@ -74,18 +112,22 @@ def _decode(
     draft, and see the slots that are in use.
     """
     if plan is None:
-        return _attend(query, key, value, mask, scaling)
+        return _attend(query, key, value, mask, scaling, softcap)
     rows = plan.num_main
-    main = _attend(query[:, :, :rows], key, value, mask[:, :, :rows], scaling)
+    main = _attend(query[:, :, :rows], key, value, mask[:, :, :rows], scaling, softcap)
     value = plan.with_rotated_values(value)
     used = slice(0, plan.used)
     seen = mask[:, :, rows : query.shape[2], used]
-    streams = _attend(query[:, :, rows:], key[:, :, used], value[:, :, used], seen, scaling)
+    streams = _attend(query[:, :, rows:], key[:, :, used], value[:, :, used], seen, scaling, softcap)
     return torch.cat((main, streams), dim=2)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, softcap: float | None
+) -> Tensor:
     """query [B, H, R, D], key/value [B, H_kv, K, D], mask [B, 1, R, K] -> [B, H, R, D]."""
+    if softcap is not None:
+        return _capped(query, key, value, mask, scaling, softcap)
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]
     if groups > 1 and 1 < query.shape[2] <= GROUPED_ROWS:
         # The query heads that share a key head as rows of one: fewer and larger products.
@@ -104,6 +146,7 @@ def _attend_in_chunks(
     mask: Tensor | None,
     dropout: float,
     scaling: float | None,
+    softcap: float | None,
 ) -> Tensor:
     """Stream rows of training, some sources at a time: [B, H, R + S·γ, D] thrice -> [B, H, S·γ, D].
 
@@ -119,6 +162,8 @@ def _attend_in_chunks(
         visible = _visible(plan.sources[:, begin:end], gamma, rows, mask)
         keys = torch.cat((key[:, :, :rows], key[:, :, part]), dim=2)
         values = torch.cat((value[:, :, :rows], value[:, :, part]), dim=2)
+        if softcap is not None:
+            return _capped(query[:, :, part], keys, values, visible, scaling, softcap, dropout)
         return F.scaled_dot_product_attention(
             query[:, :, part], keys, values, attn_mask=visible, dropout_p=dropout, scale=scaling
         )
@@ -156,6 +201,21 @@ def _visible(sources: Tensor, gamma: int, rows: int, mask: Tensor | None) -> Ten
     own = torch.block_diag(*[torch.ones(gamma, gamma, device=device, dtype=torch.bool).tril()] * count)
     main = main.repeat_interleave(gamma, dim=1)
     return torch.cat((main, own.expand(batch, -1, -1)), dim=2).unsqueeze(1)
+
+
+def dense_mask(plan: StreamPlan, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The whole mask of a pass for a model that computes attention by itself: additive [B, 1, R + S·γ, R + S·γ].
+
+    It takes (R + S·γ)² numbers, which `_attend_in_chunks` spares other models. `mask` is what the model made.
+    """
+    rows = plan.num_main
+    streams = _visible(plan.sources, plan.num_streams, rows, mask)
+    if mask is None:
+        mask = torch.ones(1, 1, rows, rows, dtype=torch.bool, device=streams.device).tril()
+    main = mask if mask.dtype == torch.bool else mask == 0
+    main = F.pad(main, (0, streams.shape[2])).expand(streams.shape[0], -1, -1, -1)
+    seen = torch.cat((main, streams), dim=2)
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 AttentionInterface.register(IMPLEMENTATION, stream_attention)

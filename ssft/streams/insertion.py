@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssft.base.anatomy import layer_keywords
 from ssft.base.backbone import Backbone
-from ssft.errors import GenerationError
-from ssft.streams.attention import IMPLEMENTATION
+from ssft.errors import GenerationError, UnsupportedArchitectureError
+from ssft.streams.attention import IMPLEMENTATION, dense_mask
 from ssft.streams.mixed import MixedStreams
 from ssft.streams.passes import current_pass
 from ssft.streams.plan import StreamPlan
@@ -31,7 +32,9 @@ class StreamHooks:
     def __init__(self, model: nn.Module) -> None:
         self.backbone = Backbone(model)
         self.previous_attention = self.backbone.config._attn_implementation
-        self.backbone.model.set_attn_implementation(IMPLEMENTATION)
+        if self.backbone.anatomy.interface:
+            self.backbone.model.set_attn_implementation(IMPLEMENTATION)
+        self.attention = self.backbone.config._attn_implementation
         self._handles: list[Any] = []
         for index, layer in enumerate(self.backbone.layers):
             self._handles.append(layer.register_forward_pre_hook(self._enter(index), with_kwargs=True))
@@ -47,10 +50,10 @@ class StreamHooks:
             raise GenerationError(
                 "the base was unloaded from this object, which decodes nothing any more; make a new one over the base"
             )
-        if (found := self.backbone.config._attn_implementation) != IMPLEMENTATION:
+        if (found := self.backbone.config._attn_implementation) != self.attention:
             raise GenerationError(
-                f"the model's attention implementation is {found!r} now, but streams need {IMPLEMENTATION!r}, "
-                f"which was set when they were put on; call model.set_attn_implementation({IMPLEMENTATION!r})"
+                f"the model's attention implementation is {found!r} now, but streams need {self.attention!r}, "
+                f"which was set when they were put on; call model.set_attn_implementation({self.attention!r})"
             )
         if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self.backbone.layers):
             raise GenerationError(
@@ -66,47 +69,72 @@ class StreamHooks:
         self.backbone.model.set_attn_implementation(self.previous_attention)
 
     def _enter(self, index: int) -> Any:
-        def pre_hook(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def pre_hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             now = current_pass()
-            if now is None or (plan := now.plan) is None:
+            if now is None:
                 return None
+            hidden: Tensor = args[0]
+            kwargs = layer_keywords(layer, args, kwargs)
             # Streams whose N_s is the number of layers from here up start here.
             layers = self.backbone.num_layers - index
-            if layers > plan.modules.msa_layers[0]:
-                return None
-            if layers in plan.modules.msa_layers:
-                hidden: Tensor = args[0]
-                args = (self._insert(plan, hidden, kwargs, layers), *args[1:])
-            return args, {**kwargs, **plan.layer_kwargs, "stream_plan": plan}
+            plan = now.plan
+            if plan is None or layers > plan.modules.msa_layers[0]:
+                masks = now.masks
+            else:
+                masks = plan.masks
+                if layers in plan.modules.msa_layers:
+                    hidden = self._insert(plan, hidden, kwargs, layers)
+                kwargs |= self._lengthened(plan, index, hidden, kwargs)
+                if self.backbone.anatomy.interface:
+                    kwargs["stream_plan"] = plan
+                elif not masks:
+                    kwargs["attention_mask"] = dense_mask(plan, kwargs["attention_mask"], hidden.dtype)
+            if masks:
+                kwargs["attention_mask"] = masks[self.backbone.windows[index]]
+            return (hidden,), kwargs
 
         return pre_hook
 
     def _insert(self, plan: StreamPlan, hidden: Tensor, kwargs: dict[str, Any], layers: int) -> Tensor:
         """Put the streams that start here beside (or, in a mixed batch, into) hidden [B, R(+S·g), h]."""
+        if plan.modules.rotates and not self.backbone.anatomy.interface:
+            raise UnsupportedArchitectureError(
+                f"{self.backbone.config.model_type} hands no keyword on to its attention, which so cannot turn the "
+                "values of streams; take the identifier 'embedding' instead of 'rotation'"
+            )
         width = plan.sources.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         main = hidden.gather(1, width)
         if layers == plan.modules.msa_layers[0]:
-            self._place(plan, kwargs, hidden)
+            plan.num_main = hidden.shape[1]
             return torch.cat((hidden, plan.modules.insert(main, plan.num_streams)), dim=1)
         assert isinstance(plan.modules, MixedStreams)
         streams = hidden[:, plan.num_main :].clone()
         plan.modules.restart(streams, main, plan.num_streams, layers)
         return torch.cat((hidden[:, : plan.num_main], streams), dim=1)
 
-    def _place(self, plan: StreamPlan, kwargs: dict[str, Any], hidden: Tensor) -> None:
-        """Work out once per pass what the lengthened layers get instead of the model's own positions and mask."""
-        rows = hidden.shape[0]
-        position_ids = kwargs["position_ids"].expand(rows, -1)
-        stream_positions = plan.positions(position_ids)
-        plan.num_main = hidden.shape[1]
-        plan.layer_kwargs = {"position_ids": torch.cat((position_ids, stream_positions), dim=1)}
-        rotary = self.backbone.rotary(hidden, stream_positions)
-        if rotary is not None:
-            # The main rows keep the very tensors that the model computed for them.
-            plan.layer_kwargs["position_embeddings"] = tuple(
-                torch.cat((main.expand(rows, -1, -1), stream), dim=1)
-                for main, stream in zip(kwargs["position_embeddings"], rotary, strict=True)
-            )
+    def _lengthened(self, plan: StreamPlan, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a layer gets instead of the model's own positions: theirs and the streams'.
+
+        Layers with the same position embeddings share one tensor per pass; Gemma 3's have two kinds.
+        """
+        if kwargs.get("position_ids") is None:
+            return {}
+        rotary = self.backbone.anatomy.rotary[index]
+        if rotary not in plan.layer_kwargs:
+            rows = hidden.shape[0]
+            main = kwargs["position_ids"].expand(rows, -1)
+            # Beyond the context's end a draft is never reached; there 'dynamic' frequencies would change for all.
+            positions = plan.positions(main).clamp(max=self.backbone.context_length - 1)
+            plan.layer_kwargs[rotary] = {"position_ids": torch.cat((main, positions), dim=1)}
+            if rotary is not None:
+                # The main rows keep the very tensors that the model computed for them.
+                plan.layer_kwargs[rotary][rotary.keyword] = tuple(
+                    torch.cat((own.expand(rows, -1, -1), stream), dim=1)
+                    for own, stream in zip(
+                        kwargs[rotary.keyword], rotary(self.backbone.decoder, hidden, positions), strict=True
+                    )
+                )
+        return plan.layer_kwargs[rotary]
 
     def _leave(self, _layer: nn.Module, _args: Any, output: Any) -> Any:
         now = current_pass()

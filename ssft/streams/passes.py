@@ -8,7 +8,7 @@ runs the forward announces.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,15 +23,16 @@ class Pass:
     """One forward over R main rows of each of B sequences.
 
     plan: the streams that it carries; None: none. adapters: [B] whose LoRA each sequence runs with, as the router knows
-    it (None: nobody's); empty: no router takes part. ids, positions [B, R] and mask [B, 1, R, K] (additive, over the
-    cache's K slots; None: causal) are what a decoding pass gives to the model; a training step leaves them to TRL.
+    it (None: nobody's); empty: no router takes part. ids, positions [B, R] and masks (by a layer's window:
+    [B, 1, R, K], additive, over the cache's K slots; none: causal) are what a decoding pass gives to the model; a
+    training step leaves them to TRL.
     """
 
     plan: StreamPlan | None = None
     adapters: Sequence[Any] = ()
     ids: Tensor | None = None
     positions: Tensor | None = None
-    mask: Tensor | None = None
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @cached_property
     def runs(self) -> list[tuple[slice, Any]]:

@@ -23,26 +23,26 @@ class StreamPlan:
         modules: the stream parameters: one adapter's, or those of a batch with an adapter per row.
         sources: [B, S] main row that each group of g streams stands beside.
         num_streams: g, streams beside each source: γ in training; decoding may use the first g only.
-        mask: [B, 1, R + S·g, K] additive (0 or the dtype's minimum) over the cache's K slots: decoding,
-            where rows are few. None: training and prompts, where `attention.py` splits main and stream rows so that
-            memory stays linear.
-        used: keys that any row has in use, of the K slots of `mask`; the rest are empty.
+        masks: by a layer's window [B, 1, R + S·g, K], additive (0 or the dtype's minimum) over the cache's K slots:
+            decoding, where rows are few. None: training and prompts; `attention.py` splits main and stream rows there,
+            so that memory stays linear.
+        used: keys that any row has in use, of the K slots of `masks`; the rest are empty.
         slots: [B, S·g] where the streams' keys and values stand among those that attention gets: decoding, where they
             follow each row's own nodes in the cache. None: right behind the main rows.
-        num_main, layer_kwargs: filled at the insertion layer: R, and the lengthened layers' positions.
+        num_main, layer_kwargs: filled by the pass: R, and the lengthened layers' positions by their `Rotary`.
         main, streams: filled by the pass: the last layer's raw output, [B, R, h] and [B, S·g, h].
     """
 
     modules: StreamModules | MixedStreams
     sources: Tensor
     num_streams: int
-    mask: Tensor | None = None
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
     used: int = 0
     slots: Tensor | None = None
     main: Tensor | None = field(default=None, repr=False)
     streams: Tensor | None = field(default=None, repr=False)
     num_main: int = 0
-    layer_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
+    layer_kwargs: dict[Any, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def positions(self, position_ids: Tensor) -> Tensor:
         """Position of stream j = position of its source + j: main [B, R] -> streams [B, S·g]."""

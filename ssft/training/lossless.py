@@ -82,5 +82,5 @@ def restrict_to_stream_layers(lora: LoraConfig, model: Any, num_msa_layers: int)
     backbone = Backbone(model)
     top = "|".join(str(i) for i in range(backbone.num_layers - num_msa_layers, backbone.num_layers))
     restricted = copy(lora)
-    restricted.exclude_modules = rf"(?!.*\b{re.escape(backbone.family.layers)}\.({top})\.).*"
+    restricted.exclude_modules = rf"(?!.*\b{re.escape(backbone.anatomy.layers)}\.({top})\.).*"
     return restricted

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ssft.decoding.config import TreeConfig
 from ssft.errors import ConfigError
+from ssft.runtime.selfcheck import require_support
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import CONTAINER, attach_streams, streams_of
 from ssft.streams.passes import Pass, announced
@@ -44,13 +45,20 @@ class StreamSFTTrainer(SpeculationMetrics):
                 "LoraConfig(...) or a PeftModel"
             )
         adapter: Any = self.model.active_adapter
+        if stacked := self.model.peft_config[adapter].target_parameters:
+            raise ConfigError(
+                f"the LoRA is also for {', '.join(map(repr, stacked))}, weights of experts that lie in no linear "
+                "layer, where it could not be decoded; set target_modules to the names of linear layers, such as "
+                "q_proj, k_proj, v_proj and o_proj, instead of 'all-linear'"
+            )
+        keep_gradients_on_cpu(self.model)
+        require_support(self.model)
         self.hooks = StreamHooks(self.model)
         args.check_streams(self.hooks.backbone.num_layers)
         self.streams: Any = streams_of(self.model, adapter) or attach_streams(self.model, args, adapter)
         # TRL casts every trainable parameter of a quantised model to bfloat16, in which the small updates of P_j
         # would be rounded away.
         self.streams.float()
-        keep_gradients_on_cpu(self.model)
         self.gate = gate_lora(self.model, adapter, args.num_msa_layers) if args.mode == "lossless" else None
         self.num_guesses = args.num_streams
         self.loss_names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, args.num_streams + 1))]

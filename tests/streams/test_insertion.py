@@ -7,7 +7,6 @@ import torch
 from conftest import LAYERS, TINY, VOCABULARY, random_ids, with_adapter
 from covering import covering, over_architectures
 from decoder import Decoder
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from ssft.decoding.budget.fixed import fixed_sources, padded
 from ssft.decoding.config import TreeConfig
@@ -499,14 +498,6 @@ def test_checkpointed_layers_have_the_same_gradients(architecture, config, chunk
 
 
 # --- what cannot work is refused ---
-
-
-def test_unknown_architecture_names_the_supported_ones():
-    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_head=2, n_layer=2, vocab_size=VOCABULARY, n_positions=16))
-    with pytest.raises(
-        UnsupportedArchitectureError, match="'gpt2' has no stream support; supported: llama, mistral, opt"
-    ):
-        StreamHooks(model)
 
 
 def test_opt_with_layerdrop_is_refused():

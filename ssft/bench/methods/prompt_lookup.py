@@ -25,7 +25,7 @@ class Method(_transformers.DraftingMethod):
         budget, context = super().budget(prompt), self.backbone.context_length
         # The last draft is made when two tokens are left.
         longest = len(prompt) + budget - 2 + DRAFT_TOKENS
-        if budget > 1 and longest > context and not self.backbone.family.rotary:
+        if budget > 1 and longest > context and self.backbone.learned_positions:
             raise GenerationError(
                 f"a prompt of {len(prompt)} tokens and {budget} new ones: a draft of prompt_lookup may reach place "
                 f"{longest}, and this model has learned positions for {context}; shorten the prompt, lower "

@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ssft.base.backbone import family_of
 from ssft.base.fingerprint import base_fingerprint
 from ssft.base.load import load_base
 from ssft.bundle.hub import resolve_adapter
@@ -16,6 +15,7 @@ from ssft.recipes.recipe import Recipe
 from ssft.runs.lora_settings import check_targets
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import read_start
+from ssft.runtime.selfcheck import require_support
 from ssft.training.advice import Advice
 
 
@@ -90,7 +90,7 @@ def load_checked(recipe: Recipe, dtype: str, device: str | None) -> Loaded:
     """The base of a recipe; raises `UnsupportedArchitectureError` if streams cannot run in it."""
     model, tokenizer = load_base(recipe.base, dtype=dtype, quantization=recipe.quantization, device=device)
     try:
-        family_of(model)
+        require_support(model)
     except UnsupportedArchitectureError as error:
         raise UnsupportedArchitectureError(f"base {recipe.base!r}: {error}") from error
     return Loaded(model, tokenizer, base_fingerprint(model, tokenizer, recipe.base))
