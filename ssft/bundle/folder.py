@@ -51,6 +51,8 @@ class AdapterFiles:
         self.stamps: dict[str, tuple[int, ...]] = {}
         self._headers: dict[str, tuple[int, ...]] = {}
         self._unhashed: list[tuple[str, bytes]] = []  # configs that wait for `base_id`
+        self.hashes: dict[str, str] = {}
+        """Of every hashed file, as its bytes counted."""
         self.base_id = ""
         """ssft's own name of the base, known once `ssft_config.json` is read and before any weights are."""
 
@@ -61,6 +63,7 @@ class AdapterFiles:
                 raise self._changed(name)
         other = copy.copy(self)
         other._hash, other.stamps, other._unhashed = self._hash.copy(), dict(self.stamps), list(self._unhashed)
+        other.hashes = dict(self.hashes)
         return other
 
     def _changed(self, name: str) -> BundleError:
@@ -165,6 +168,7 @@ class AdapterFiles:
         for name, data in self._unhashed:
             if self.base_id and name.endswith(".json"):
                 data = _BASE_NAME.sub(lambda found: found[1] + own, data, count=1)
+            self.hashes[name] = hashlib.sha256(data).hexdigest()
             self._hash.update(f"{name} {len(data)}\n".encode())
             self._hash.update(data)
         self._unhashed = []

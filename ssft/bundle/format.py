@@ -15,6 +15,7 @@ safetensors and JSON only: nothing in a bundle is ever executed. A bundle is rea
 is what the configs and the headers say; whether that fits a base (`fit.py`) is known before any tensor takes memory.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -105,6 +106,14 @@ class Bundle:
     def streams_own_lora(self) -> LoraPart | None:
         """The LoRA that acts on the streams alone, if there is one."""
         return next((part for part in self.loras if part.rows == "streams"), None)
+
+    @property
+    def text_sha256(self) -> str:
+        """Hash of what the text depends on: the base's id and the LoRA of all rows; an outline has none. Streams, trees
+        and vocabularies only guess, so that what was measured of the text holds for every bundle with the same."""
+        names = () if self.text_lora is None else (LORA_CONFIG, LORA_WEIGHTS)
+        parts = [self.base.get("id", ""), *(self.files.hashes[name] for name in names)]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property
     def base_name(self) -> str | None:

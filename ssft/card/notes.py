@@ -9,6 +9,8 @@ from ssft.bundle.folder import MAX_JSON, AdapterFiles
 from ssft.bundle.format import CARD, RESULTS
 from ssft.card.results import About, Results, results_text, stored_results
 from ssft.errors import BundleError
+from ssft.results.reading import Kept
+from ssft.results.schema import EvalResult
 
 KEPT = "<!-- ssft: what stands below this line is yours and stays when the card is written again. -->"
 """The card's last line of its own."""
@@ -30,11 +32,12 @@ def read_notes(folder: Path) -> tuple[bool, str]:
     return True, rest if line.strip() else below
 
 
-def carried_over(target: Path) -> dict[str, bytes]:
+def carried_over(target: Path, scores_of: str | None = None) -> dict[str, bytes]:
     """The files, name -> content, that a bundle in the place of the one in `target` begins with; none for a new folder.
 
     They are a card of the user's text alone, and results that tell licences and datasets but no measurement, since
-    those were of other weights. Raises `BundleError` for files that cannot be read.
+    those were of other weights, except for scores of the text `scores_of` (`Bundle.text_sha256`), where the new bundle
+    has the same. Raises `BundleError` for files that cannot be read.
     """
     files: dict[str, bytes] = {}
     if not target.is_dir():
@@ -43,6 +46,9 @@ def carried_over(target: Path) -> dict[str, bytes]:
         files[CARD] = f"{KEPT}\n{notes}".encode()
         if len(files[CARD]) > MAX_JSON:
             raise BundleError(f"{target / CARD}: its text is too long to be kept, at most {MAX_JSON:,} bytes; cut it")
-    if (stored := stored_results(target)) is not None and stored.about != About():
-        files[RESULTS] = results_text(Results(stored.about)).encode()
+    if (stored := stored_results(target)) is not None:
+        texts = (result for result in stored.results if isinstance(result, EvalResult))
+        scores: list[Kept] = [result for result in texts if scores_of and result.text_sha256 == scores_of]
+        if scores or stored.about != About():
+            files[RESULTS] = results_text(Results(stored.about, scores)).encode()
     return files

@@ -17,7 +17,7 @@ from ssft.bundle.format import RESULTS, Bundle
 from ssft.errors import BundleError, ConfigError
 from ssft.files import json_text, write_member
 from ssft.results.reading import Kept, read_kept, read_result, run_of
-from ssft.results.schema import BenchResult, SuiteResult, Text
+from ssft.results.schema import BenchResult, EvalResult, SuiteResult, Text
 from ssft.schema import read
 
 FORMAT = 2
@@ -68,6 +68,14 @@ def _key(result: Kept) -> tuple[object, ...]:
     return type(run), run.device, run.precision, run.command, (run.data or {}).get("sha256")
 
 
+def is_of(result: Kept, bundle: Bundle) -> bool:
+    """Whether a result tells of the bundle: measured with these weights and settings or, where texts were scored, with
+    the same LoRA, which alone decides the text."""
+    run = run_of(result)
+    scored = isinstance(run, EvalResult) and run.text_sha256 == bundle.text_sha256
+    return scored or run.adapter_sha256 == bundle.weights_sha256
+
+
 def measured(path: Path, bundle: Bundle) -> list[Kept]:
     """What a result file says of an adapter.
 
@@ -76,7 +84,7 @@ def measured(path: Path, bundle: Bundle) -> list[Kept]:
     """
     result = read_result(path)
     found: list[Kept] = list(result.tasks.values()) if isinstance(result, SuiteResult) else [result]
-    own = [entry for entry in found if run_of(entry).adapter_sha256 == bundle.weights_sha256]
+    own = [entry for entry in found if is_of(entry, bundle)]
     if not own:
         others = [f"{run.adapter} ({str(run.adapter_sha256 or 'no hash')[:12]})" for run in map(run_of, found)]
         raise ConfigError(
@@ -95,7 +103,7 @@ def measured(path: Path, bundle: Bundle) -> list[Kept]:
 def read_results(bundle: Bundle) -> Results:
     """The results in a bundle's folder, empty if there are none; raises `BundleError` for a damaged file."""
     found = stored_results(bundle.path) or Results()
-    own = [result for result in found.results if run_of(result).adapter_sha256 == bundle.weights_sha256]
+    own = [result for result in found.results if is_of(result, bundle)]
     if len(own) < len(found.results):
         found.results, found.stale = own, "of an earlier state of this adapter's weights or settings"
     return found

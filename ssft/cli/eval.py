@@ -93,6 +93,7 @@ def command(
     whose = result_facts("eval", adapted, data, len(rows), decoding)
     found = EvalResult(
         **{**whose, "adapter": adapted.active.name if adapter is not None else None},
+        text_sha256="" if adapted.active.bundle is None else adapted.active.bundle.text_sha256,
         metric=chosen,
         metrics=metrics,
         intervals=intervals,

@@ -72,7 +72,7 @@ def command(
             f"{adapted.active.name!r} has no streams, which are what guesses from a vocabulary; give an adapter that "
             "`ssft train` wrote"
         )
-    keep = carried_over(bundle.path)
+    keep = carried_over(bundle.path, scores_of=bundle.text_sha256)
     always, rows = special_tokens(adapted.model, adapted.tokenizer), token_rows(adapted, seen)
     learned = [learn_vocabulary(rows, always, size, adapted.model.config.vocab_size) for size in sizes]
     measured = measure_vocabularies(

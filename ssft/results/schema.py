@@ -234,9 +234,11 @@ class EvalResult(Answered):
 
     metric: the module that scored. metrics, intervals: metric -> mean over the rows, and its bootstrap 95 % interval.
     scores: metric -> [rows]. cut_off: answers that ended at `max_new_tokens`. quality: the metrics beside those of the
-    twin, once `ssft card --twin` has put them there.
+    twin, once `ssft card --twin` has put them there. text_sha256: `Bundle.text_sha256`, with which the scores hold for
+    other streams over the same LoRA; empty for the bare base.
     """
 
+    text_sha256: Text = ""
     metric: Text = ""
     metrics: dict[Text, Number]
     intervals: dict[Text, Interval]
