@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ssft import read_bundle
 from ssft.cli.main import cli
 from ssft.recipes.recipe import load_recipe
+from ssft.runtime.model import MultiAdapterModel
 
 REAL_BASES = ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct")
 PAGE = "docs/first-adapter.md"  # runs from its begin to its end, in tests/test_first_adapter.py
@@ -185,6 +186,9 @@ def test_a_python_example_runs(block, here, capsys):
         "inputs": tokenizer("say 1:", return_tensors="pt"),
         "dataset": Dataset.from_list(rows(4)),
     }
+    if "model." in text and "model = " not in text:  # it goes on with the model of the block before
+        names["model"] = MultiAdapterModel.from_pretrained(BASE, dtype="float32")
+        names["model"].load_adapter("adapters/sql")
     exec(compile(text, str(block), "exec"), names)
     checks = [check for name, check in CHECKS.items() if name in names]
     assert checks, f"{block}: nothing that is checked comes out of it; add it to CHECKS"
@@ -213,4 +217,11 @@ def ids_of_peft(names, printed):
     assert names["ids"].tolist() == expected.tolist()
 
 
-CHECKS = {"answers": many_adapters, "trainer": a_trained_folder, "ids": ids_of_peft}
+def drawn_texts(names, printed):
+    model, question = names["model"], names["question"]
+    assert len(set(names["four"])) > 1
+    alone = [model.generate(question, "sql", temperature=1.0, seed=seed) for seed in (1, 2, 3, 4)]
+    assert names["four"] == alone
+
+
+CHECKS = {"four": drawn_texts, "answers": many_adapters, "trainer": a_trained_folder, "ids": ids_of_peft}

@@ -52,7 +52,6 @@ def test_keys_of_a_recipe(name, meant):
     ("name", "meant"),
     [
         ("serve", []),
-        ("tune", []),
         ("chat", []),
         ("finetune", ["train"]),
         ("run", ["generate"]),
@@ -68,8 +67,6 @@ def test_commands(name, meant):
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("--temperature", []),
-        ("--top-p", []),
         ("--port", []),
         ("--max-tokens", ["--max-new-tokens"]),
         ("--model", ["--base"]),

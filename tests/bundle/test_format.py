@@ -122,10 +122,11 @@ RESULTS = {
         *("rows", "tokens", "calls", "tokens_per_call", "seconds", "baseline", "speedup", "speedup_interval"),
     ],
     schema.Difference: ["row", "position", "expected", "got", "margin"],
-    schema.VerifyResult: [*ANSWERED, "against", "identical", "differences"],
+    schema.VerifyResult: [*ANSWERED, "against", "identical", "differences", "operation"],
     schema.EvalResult: [
         *ANSWERED,
-        *("metric", "metrics", "intervals", "scores", "tokens_per_call", "cut_off", "streaming", "quality"),
+        *("text_sha256", "metric", "metrics", "intervals", "scores", "tokens_per_call", "cut_off", "streaming"),
+        "quality",
     ],
     schema.TaskResult: ["bench", "quality"],
     schema.QualityResult: [

@@ -26,7 +26,7 @@ def load(tmp_path, architecture="llama", **options):
     base, folder = tmp_path / f"base_{architecture}", tmp_path / f"adapter_{architecture}"
     if not base.exists():
         save_bundle(folder, save_tiny_base(base, architecture))
-    return load_adapted(folder, str(base), **{"dtype": "float32", "device": "cpu", **options})
+    return load_adapted(folder, str(base), **{"dtype": "float32", "device": "cpu", "fast": False, **options})
 
 
 def make_trainer(tmp_path, adapted=None, config=None, evaluate=False, **settings):
