@@ -91,10 +91,12 @@ class Bundle:
     files: AdapterFiles = field(repr=False)
     draft_vocabulary: Tensor | None = field(default=None, repr=False)
     stream_parameters: int = field(init=False)
+    draft_ids: int = field(init=False)
     weights_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.stream_parameters = sum(tensor.numel() for tensor in self.stream_weights.values())
+        self.draft_ids = 0 if self.draft_vocabulary is None else len(self.draft_vocabulary)
         self.weights_sha256 = self.files.sha256
 
     @property

@@ -77,7 +77,7 @@ def training_table(bundle: Bundle) -> Table:
         "parameters: LoRA, streams": f"{lora.parameters:,}, {bundle.stream_parameters:,}",
         "the streams' own LoRA: rank, parameters": "; ".join(f"{p.config['r']}, {p.parameters:,}" for p in own),
         "weights": f"{bundle.weights_bytes / 1e6:,.1f} MB",
-        "draft vocabulary": bundle.draft_vocabulary is not None and f"{len(bundle.draft_vocabulary):,} token ids",
+        "draft vocabulary": bundle.draft_ids and f"{bundle.draft_ids:,} token ids",
         "draft tree": f"{bundle.tree.kind}, {bundle.tree.size}",
         "the LoRA" if own else "began from": _ancestor(bundle),
         "trained on": train_rows is not None

@@ -34,7 +34,7 @@ def collect(adapter: str) -> dict[str, Any]:
         },
         "stream_lora": {"r": own_lora[0].config.get("r"), "parameters": own_lora[0].parameters} if own_lora else None,
         "streams": streams,
-        "draft_vocabulary": None if bundle.draft_vocabulary is None else len(bundle.draft_vocabulary),
+        "draft_vocabulary": bundle.draft_ids or None,
         "tree": None if streams is None else bundle.tree.tree_dict(),
         "extra_parameters": bundle.extra_parameters,
         "size_bytes": bundle.size_bytes,
