@@ -79,7 +79,7 @@ def test_commands_work_beside_no_source_tree(ssft, site):
     recipes = {recipe["name"]: recipe["path"] for recipe in json.loads(ssft("recipes", "--json"))["recipes"]}
     assert recipes["peers/draft_sql"] == str(site / "ssft" / "_recipes" / "peers" / "draft_sql.yaml")
     facts = json.loads(ssft("inspect", "adapters/sql", "--json"))
-    assert (facts["path"], facts["format_version"]) == (str(site / "ssft" / "_adapters" / "sql"), 2)
+    assert (facts["path"], facts["format_version"]) == (str(site / "ssft" / "_adapters" / "sql"), 3)
 
 
 def test_the_settings_of_a_shipped_adapter_are_found(ssft, site):

@@ -135,6 +135,7 @@ def test_two_processes_end_with_equal_weights(files):
         "from ssft.runs.prepare import prepare\n"
         "from ssft.recipes.recipe import load_recipe\n"
         "from ssft.runs.train import build_trainer\n"
+        "from ssft.runs.train import leave_process_group\n"
         f"recipe = load_recipe('quickstart', {[*command(files, 'x')[5:-2], 'training.max_steps=3']!r})\n"
         f"run = prepare(recipe, Path({str(files / 'two')!r}))\n"
         "trainer = build_trainer(run)\n"
@@ -143,6 +144,7 @@ def test_two_processes_end_with_equal_weights(files):
         "assert trainer.args.world_size == 2\n"
         "weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}\n"
         f"torch.save(weights, Path({str(files)!r}) / f'rank{{rank}}.pt')\n"
+        "leave_process_group()\n"  # at an exit within the group its threads may abort the process
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run([*launch, str(script)])
