@@ -233,6 +233,7 @@ def _noting(notes: _Notes, model: Any, decoder: Any, layers_name: str, layers: n
 
 def layer_keywords(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """All that a layer is called with beside its hidden state, by name, however the decoder passes it."""
+    # Not strict: most of what a layer takes comes by keyword.
     return {**dict(zip(_parameters(type(layer).forward), args[1:], strict=False)), **kwargs}
 
 

@@ -46,9 +46,9 @@ class MultiAdapterModel:
     >>> for piece in model.stream(record, adapter="mr"): ...
 
     Adapters may differ in rank, target modules, γ, N_s, tree and mode. Decoding is greedy or drawn (see `Sampling`). In
-    float32 the text of a row is its text alone, whatever stands beside it; in lower precision rounding depends on the
-    batch's shape, and a near-tie may fall the other way. Every method may be called from several threads; they take
-    turns pass by pass. `set_adapter` is the model's, not the thread's: a server says `adapter=` with each call.
+    float32 the text of a row is its text alone, whatever stands beside it; in lower precision rounding may depend on
+    the pass, and a near-tie fall the other way (docs/serving.md). Every method may be called from several threads; they
+    take turns pass by pass. `set_adapter` is the model's, not the thread's: a server says `adapter=` with each call.
     """
 
     def __init__(

@@ -247,7 +247,9 @@ class _Subject:
             requests = [Request(prompt, TOKENS, drafter, tree, None, eos_token_ids=frozenset()) for prompt in prompts]
             *_, results = Scheduler(Step(hooks)).decode(requests)
         for (tokens, gaps), result in zip(own, results, strict=True):
-            pairs = zip(tokens, result.token_ids, strict=False)
+            if len(result.token_ids) != TOKENS:
+                raise _DifferenceError(f"{len(result.token_ids)} tokens come with streams, {TOKENS} were asked for")
+            pairs = zip(tokens[:TOKENS], result.token_ids, strict=True)
             at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
             if at is not None and gaps[at] > self.tolerance:
                 raise _DifferenceError(f"token {at} is {result.token_ids[at]} with streams and {tokens[at]} without")

@@ -3,7 +3,8 @@
     main    M_t^{k+1}    = MHA(M_t^k, M_{≤t}^k)                       never attends to a stream
     stream  S_{tj}^{k+1} = MHA(S_{tj}^k, M_{≤t}^k ⊕ S_{t(≤j)}^k)      (paper §3.2.1)
 
-Layers without streams run transformers' own SDPA function unchanged.
+In training, layers without streams run transformers' own SDPA function unchanged. A decoding pass has a dense mask, and
+torch's attention is called with it (`_decode`).
 """
 
 from typing import Any

@@ -124,7 +124,7 @@ def test_drafts_and_neighbours_change_no_token_of_a_seed(architecture, drafts, c
     pairs = list(zip(PROMPTS, samplings, strict=True))[:rows]
     for drafter in (oracle, None):
         results = decode(hooks, [request(prompt, sampling, drafter, ends) for prompt, sampling in pairs])
-        for prompt, result in zip(PROMPTS, results, strict=False):
+        for (prompt, _), result in zip(pairs, results, strict=True):
             assert result.token_ids == texts[tuple(prompt)]
             if drafter is not None and drafts == "always":
                 assert result.calls == 1 + math.ceil((len(result.token_ids) - 1) / (GAMMA + 1))

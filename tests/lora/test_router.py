@@ -32,8 +32,8 @@ class Model(nn.Module):
 def lora(seed, rank, *names, scalings=(0.5, 0.5, 0.5)):
     torch.manual_seed(seed)
     keys = [(name, False) for name in names or ("proj",)]
-    layers = [LoraLayer(torch.randn(rank, IN), torch.randn(OUT, rank), scaling) for scaling in scalings]
-    return LoraWeights(dict(zip(keys, layers, strict=False)), torch.float32, [], [keys])
+    layers = [LoraLayer(torch.randn(rank, IN), torch.randn(OUT, rank), scaling) for scaling in scalings[: len(keys)]]
+    return LoraWeights(dict(zip(keys, layers, strict=True)), torch.float32, [], [keys])
 
 
 def product(weights, x, name="proj"):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-ROWS = 8
-"""Rows of a product that oneDNN is told to lay weights out for: a small tree."""
+TREE = 8
+"""Rows of a product that oneDNN is told to lay weights out for: those of a small tree."""
 
 
 class Packed:
@@ -24,9 +24,8 @@ class Packed:
 
     def __init__(self, modules: Sequence[nn.Linear]) -> None:
         weight = torch.cat([module.weight.detach() for module in modules])
-        self.shape = weight.shape
         self.nbytes = weight.nbytes
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, TREE)
         self.bias = _bias(modules)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -104,6 +103,7 @@ def can_pack(dtype: torch.dtype) -> bool:
                 raise RuntimeError("the packed weight does not come back as it was")
             torch.testing.assert_close(packed(x), layer(x), rtol=2e-2, atol=2e-2)
     except (RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
+        # The operator is missing, refuses this CPU or computes something else: dense products do the same, and slower.
         name = str(dtype).removeprefix("torch.")
         reason = " ".join(str(error).split())[:200]
         logger.warning("%s weights cannot be packed for oneDNN here (%s); passes take longer", name, reason)
