@@ -67,7 +67,7 @@ class Decoding:
         adapted = load_adapted(adapter, self.base or base, **how)
         adapted.active.tree = override_tree(adapted.active.tree, self.tree)
         if adapted.active.tree.budget == AUTO and adapted.active.streams is not None:
-            adapted.measure_costs(self.batch_size, progress=True)
+            adapted.measure_costs(self.batch_size)
         return adapted
 
 
