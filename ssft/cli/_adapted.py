@@ -71,8 +71,8 @@ class Decoding:
         return adapted
 
 
-def decoding_options(max_new_tokens: int = 128) -> shared.Decorator:
-    """The options of `Decoding`, as the one parameter `decoding`; the value is a default."""
+def decoding_options(max_new_tokens: int = 128, batch_size: int = 1) -> shared.Decorator:
+    """The options of `Decoding`, as the one parameter `decoding`; the values are defaults."""
 
     def decorate(function: Any) -> Any:
         @functools.wraps(function)
@@ -83,7 +83,10 @@ def decoding_options(max_new_tokens: int = 128) -> shared.Decorator:
         return shared.together(
             shared.max_new_tokens_option(default=max_new_tokens),
             click.option(
-                "--batch-size", type=shared.POSITIVE, default=1, help="Number of prompts that are decoded together."
+                "--batch-size",
+                type=shared.POSITIVE,
+                default=batch_size,
+                help="Number of prompts that are decoded together.",
             ),
             click.option("--tree", metavar="KEY=VALUE", multiple=True, help=TREE_HELP),
             shared.base_option(),

@@ -1,4 +1,4 @@
-"""`FastTurn`: the linear layers of a model that is somebody else's as fast products, while a pass runs and no longer."""
+"""`FastTurn`: the linear layers of somebody else's model as fast products, while a pass runs and no longer."""
 
 from contextlib import AbstractContextManager
 from typing import Any
