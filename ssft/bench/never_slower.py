@@ -70,7 +70,7 @@ def measure_paces(
         for size in sorted({1, settings.batch_size}):
             now = replace(settings, batch_size=size, max_new_tokens=most, methods=[REFERENCE, STREAMING])
             methods, _ = now.ready_methods(adapted, None)
-            how = {"rounds": now.rounds, "seed": now.seed, "progress": now.progress}
+            how: dict[str, Any] = {"rounds": now.rounds, "seed": now.seed, "progress": now.progress}
             result = measure(adapted, prompts, methods, max_new_tokens=most, batch_size=size, **how)
             if result.interrupted:
                 raise KeyboardInterrupt
