@@ -116,6 +116,25 @@ def test_what_a_draft_adds_decides_how_many_nodes_it_has():
     assert sizes[0] > sizes[1] > 1
 
 
+def test_batches_that_take_turns_are_compared_with_their_own_costs(monkeypatch):
+    """Two rows that go on plainly, one after the other, over costs of their own."""
+    noted = []
+    monkeypatch.setattr(Drift, "note", lambda self, x, y: noted.append((x, y)))
+
+    class Each:
+        def of(self, rows):
+            return FakeCosts(lambda b, n, m: (1 if rows[0] is first else 10) * n * n + m).of(rows)
+
+    budget = TunedBudget(Each())
+    first, second = (row_with(drafter(), AUTO, None) for _ in range(2))
+    for _ in range(4):
+        for row, plain in ((first, 1), (second, 10)):
+            budget.plan([row])
+            budget.took(plain)
+            row.result.token_ids.append(3)
+    assert noted == [(0, 1)] * 8
+
+
 # --- real passes ---
 
 

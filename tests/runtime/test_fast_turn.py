@@ -1,6 +1,7 @@
 """`StreamGenerate(fast=True)`: fast products during passes, on a model whose weights stay the user's own."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from peft_user import TOKENS, PeftUser
 
 from ssft.base.kernels.linears import kernel_names
 from ssft.base.kernels.products import Packed, can_pack
+from ssft.decoding.config import TreeConfig
 from ssft.decoding.step import Step
 from ssft.errors import ConfigError
 from ssft.runtime.generate import StreamGenerate
@@ -158,6 +160,16 @@ def test_two_generators_of_one_model_take_each_others_products_off(llama):
     assert torch.equal(llama.both([0])[1], first)
     assert first.shape[1] == llama.inputs([0])["input_ids"].shape[1] + TOKENS
     assert_as_before(llama.model, before)
+
+
+def test_a_budget_by_cost_measures_the_fast_products(llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSFT_CACHE", str(tmp_path / "cache"))
+    tree = TreeConfig("best_first", 16, 12, budget="auto")
+    llama.generate = StreamGenerate.from_adapter(llama.model, llama.bundle, tree, fast=True)
+    reference, streamed = llama.both([0])
+    assert torch.equal(streamed, reference)
+    (kept,) = (tmp_path / "cache" / "costs").glob("*.json")
+    assert ("Packed" in json.loads(kept.read_text())["key"]["kernels"]) == can_pack(torch.float32)
 
 
 def test_fast_is_yes_or_no(llama):

@@ -64,7 +64,7 @@ class Past:
 
     guesses: its latest, made when it had `place` tokens; `judged` of their depths are known to be right or wrong.
     gain, cost: G and D in tokens, `weighed` once they are known. news: whether the next pass may be unlike the one
-    before. quiet: passes since it had streams; `wait`: how many there may be.
+    before. quiet: passes since it had streams; `wait`: how many there may be. plain: a plain pass as `took` knows it.
     """
 
     calibration: Calibration
@@ -77,6 +77,7 @@ class Past:
     news: bool = True
     quiet: int = 0
     wait: int = FIRST_LOOK
+    plain: tuple[int, float, float] | None = None
 
 
 class TunedBudget:
@@ -150,8 +151,8 @@ class TunedBudget:
         if nodes == 1 and not sources and not any(past.news for past in pasts.values()):
             for past in pasts.values():  # as plain as the pass before, for nothing has changed
                 past.quiet += 1
-            if self._planned is not None and self._planned[0] != len(rows):
-                self._planned = None
+            plain = next(iter(pasts.values())).plain
+            self._planned = plain if plain is not None and plain[0] == len(rows) else None
             return {row: [] for row in pasts}
         trees = {row: _tree(row, past, row.guesses, len(rows)) for row, past in pasts.items()}
         usual = [
@@ -176,7 +177,7 @@ class TunedBudget:
         self._remember((tokens[n - 1] + len(rows) - len(pasts)) / len(rows), 1 + more[n - 1, m])
         for row, past in pasts.items():
             row.tree = trees[row].first(n)
-            past.news = n > 1 or m > 0
+            past.news, past.plain = n > 1 or m > 0, (len(rows), cost[0, 0], 0.0)
             past.quiet = 0 if m else past.quiet + 1
             past.wait = FIRST_LOOK if len(row.tree) > 1 and m else past.wait
         return {row: sorted(stop_order(row.tree)[: min(m, limits[row])]) for row in pasts}
