@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssft.base.kernels.shapes import ROWS, whole
+from ssft.base.kernels.shapes import ROWS
 
 
 class StackedLora:
@@ -55,8 +55,7 @@ def add_products(x: Tensor, out: Tensor, text: StackedLora | None, own: StackedL
     dtype, count = first.down_t.dtype, batch * rows
     flat, sums = x.reshape(count, -1), out.view(count, width)
     if x.dtype != dtype:
-        # In fours, so that a row's sums have the bits that they have in any other pass.
-        flat, sums = (F.pad(rows.to(dtype), (0, 0, 0, whole(count, ROWS) - count)) for rows in (flat, sums))
+        flat, sums = _in_fours(flat.to(dtype)), _in_fours(sums.to(dtype))
     if text is not None:
         text.add(flat, sums)
     if own is not None:
@@ -74,6 +73,12 @@ def _add_own(x: Tensor, out: Tensor, own: StackedLora, main: int) -> None:
     streams = out[:, main:].flatten(0, 1)
     own.add(x[:, main:].flatten(0, 1), streams)
     out[:, main:] = streams.view(len(x), -1, out.shape[-1])
+
+
+def _in_fours(rows: Tensor) -> Tensor:
+    """Rows [n, ..], then zeros up to a multiple of four, so that a row's sums have the bits of any other pass."""
+    missing = -len(rows) % ROWS
+    return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:
