@@ -38,6 +38,8 @@ ELSEWHERE = {
     "make retrain-dialogsum DATA=data": "trains over the real base, for hours",
     "torchrun --nproc_per_node 4 -m ssft train sql data.train=train.jsonl data.validation=validation.jsonl --output "
     "outputs/sql": "needs several processes",
+    "ssft bench never-slower adapters/sql adapters/e2e_nlg --chat prompts.jsonl --data validation.jsonl": "its exit "
+    "code is a verdict on the machine; tests/bench/test_never_slower.py runs it",
     "python examples/switch_tasks.py": "tests/test_examples.py runs it",
     "python docs/tables.py": "tests/test_docs.py runs it",
 }

@@ -19,6 +19,8 @@ class TreeConfig:
     - `chain`: one node per depth, the best token of each stream.
     - `k_ary`: the paper's full tree (§3.2.2): every node at depth d has the `top_k` best tokens of stream d+1.
     - `best_first`: nodes in the order of the streams' joint log-probability until `max_nodes` are taken.
+
+    The budget is fixed unless it is said to be `auto`: who writes a tree down then knows its passes, on every machine.
     """
 
     kind: str = field(default="best_first", metadata={"help": "chain, k_ary (the paper's full tree) or best_first"})

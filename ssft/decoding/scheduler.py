@@ -9,6 +9,7 @@ Every row has its own length, drafter, tree and adapter. Plain decoding is the s
 drafter, so a comparison of the two differs in nothing but the speculation.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -118,6 +119,7 @@ class Scheduler:
         assert self._cache is not None
         with self.step.timer(DRAFT):
             sources = self.budget.plan(self.rows)
+        begin = time.perf_counter()
         states = self.step.trees(self.rows, sources, self._cache)
         logits = self.step.logits(self.rows, states.main)
         with self.step.timer(DRAFT):
@@ -125,6 +127,7 @@ class Scheduler:
         with self.step.timer(CACHE):
             self._cache.keep(paths)
         self._advance(self.rows, states, paths, issued)
+        self.budget.took(1e3 * (time.perf_counter() - begin))
         note_logprobs(self.rows, logits, paths)
         self._keep_unfinished()
 
