@@ -8,6 +8,7 @@ from pydantic import InstanceOf
 from torch import Tensor
 
 from ssft.decoding.config import TreeConfig
+from ssft.decoding.grammar.engine import Grammar
 from ssft.errors import GenerationError
 from ssft.schema import WHOLE, check, shown
 from ssft.streams.modules import StreamModules
@@ -34,6 +35,7 @@ _TYPES = {
     "stop": Annotated[Callable[..., Any] | None, "a callable or None"],
     "processors": _CALLABLES,
     "warpers": _CALLABLES,
+    "grammar": Annotated[InstanceOf[Grammar] | None, "a Grammar or None"],
     "seed": Annotated[int | None, WHOLE, "a whole number or None"],
 }
 """What the fields of a `Request` must be."""
@@ -46,7 +48,8 @@ class Request:
     prompt: token ids, at least one. max_new_tokens: cut to what the context has room for. eos_token_ids and
     stop_token_ids end the sequence and are its last token ("eos", "stop"). stop: see `StopCheck`; the token that
     completes a stop string is kept. processors: applied to the main stream's logits after every token, with that
-    token's own path as history. warpers: applied after them to the scores alone, of several rows at once where these
+    token's own path as history. grammar: what the text must look like; tokens that it forbids are taken out after the
+    processors. warpers: applied after them to the scores alone, of several rows at once where these
     have the same ones. seed: of the random numbers by which tokens are drawn (`accept/sampled.py`); None: the likeliest
     token is taken. top_logprobs: how many of them a `Generation` notes; None: no log-probabilities at all. drafter: who
     proposes tokens (`draft/`); None decodes plainly. adapter: whose LoRA the row runs with, as the router knows it
@@ -62,6 +65,7 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()
     stop: StopCheck | None = None
     processors: Sequence[LogitsProcessor] = ()
+    grammar: Grammar | None = None
     warpers: Sequence[LogitsProcessor] = ()
     seed: int | None = None
     top_logprobs: int | None = None
@@ -99,7 +103,7 @@ class Request:
     @property
     def greedy(self) -> bool:
         """Whether every token is the likeliest by the main stream's own logits."""
-        return self.seed is None and not self.processors and not self.warpers
+        return self.seed is None and self.grammar is None and not self.processors and not self.warpers
 
     @property
     def depth(self) -> int:
