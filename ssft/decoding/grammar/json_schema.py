@@ -36,6 +36,10 @@ def schema_text(schema: dict[str, Any] | str) -> str:
         text.encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise GenerationError(f"json_schema is no JSON ({error}); give a schema as a dict or as JSON text") from error
+    if not isinstance(value, dict):
+        raise GenerationError(
+            f"json_schema is {shown(value)}, expected a JSON object; give one, such as {{}} for any JSON"
+        )
     _check_keys(value, "json_schema", _DEEPEST)
     _check_ends(value)
     return text
