@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import InstanceOf
 from torch import Tensor
+from transformers.generation.logits_process import TemperatureLogitsWarper
 
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.grammar.engine import Grammar
@@ -104,6 +105,11 @@ class Request:
     def greedy(self) -> bool:
         """Whether every token is the likeliest by the main stream's own logits."""
         return self.seed is None and self.grammar is None and not self.processors and not self.warpers
+
+    @property
+    def temperature(self) -> float:
+        """By which the logits are divided before a token is drawn; 1 where none is."""
+        return next((float(w.temperature) for w in self.warpers if isinstance(w, TemperatureLogitsWarper)), 1.0)
 
     @property
     def depth(self) -> int:
