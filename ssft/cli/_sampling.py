@@ -39,6 +39,11 @@ def sampling_options(*names: str) -> Decorator:
     return decorate
 
 
+def form_of(sampling: dict[str, Any]) -> dict[str, str]:
+    """What the texts must look like, of what `sampling_options` gave."""
+    return {name: sampling[name] for name in FORMS if name in sampling}
+
+
 def option_help(name: str) -> str:
     """The help of a setting as a sentence."""
     help_of = {f.name: str(f.metadata["help"]) for f in fields(Sampling)}

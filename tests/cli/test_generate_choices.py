@@ -1,4 +1,4 @@
-"""`ssft generate`: forms of the text, words, and several answers to a prompt."""
+"""`ssft generate`: forms of the text, words, and several answers to a prompt; forms in `ssft bench`."""
 
 import json
 import re
@@ -35,9 +35,9 @@ def folder(tmp_path_factory):
 def run(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
-    def run(*args, adapter="adapter"):
+    def run(*args, adapter="adapter", command="generate"):
         common = ["--base", "base", "--dtype", "float32", "--max-new-tokens", "40"]
-        return CliRunner().invoke(cli, ["generate", *([adapter] if adapter else []), *args, *common])
+        return CliRunner().invoke(cli, [command, *([adapter] if adapter else []), *args, *common])
 
     return run
 
@@ -60,6 +60,39 @@ def test_the_text_has_the_form_that_a_file_or_an_option_says(run, adapter):
     assert plain.stdout == shown.stdout
     shown = run("--prompt", "x", "--grammar", "form.lark", "--temperature", "1.5", "--seed", "4", adapter=adapter)
     assert re.fullmatch(r"items \d+;\n|items \d+\n", shown.stdout)
+
+
+def test_bench_compares_what_a_grammar_drafts_with_what_streams_do(run, folder):
+    options = ["--data", "rows.jsonl", "--rounds", "1", "--json", "--json-schema", "schema.json"]
+    result = run(*options, command="bench")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert list(facts["methods"]) == ["plain", "forced", "blind", "streaming"]
+    assert all(method["identical"] == 2 for method in facts["methods"].values())
+    calls = {name: method["calls"] for name, method in facts["methods"].items()}
+    assert calls["streaming"] <= calls["forced"] < calls["plain"]
+    assert calls["streaming"] <= calls["blind"]
+    form, sha256 = facts["form"].split()
+    assert form == "json_schema"
+    assert len(sha256) == 64
+    assert ", by a json_schema, " in run(*(o for o in options if o != "--json"), command="bench").stdout
+    refused = run(*options[:4], "--methods", "plain,forced", command="bench")
+    assert refused.exit_code == 2
+    assert "forced is about texts of a form; give --json-schema, --regex or --grammar" in refused.stderr
+
+
+def test_the_profile_times_the_grammar_where_there_is_one(run):
+    options = ["profile", "adapter", "--data", "rows.jsonl", "--json"]
+    for form, there in ((["--regex", "[a-c]{20}"], True), ([], False)):
+        result = run(*options, *form, command="bench", adapter=None)
+        assert result.exit_code == 0, result.output
+        facts = json.loads(result.stdout)
+        for way in ("plain", "streaming"):
+            parts = facts[way]["parts"]
+            assert ("grammar" in parts) == there
+            assert sum(part["ms"] for part in parts.values()) == pytest.approx(facts[way]["ms_per_pass"])
+            assert not there or parts["grammar"]["ms"] > 0
+        assert (facts["form"] or "").startswith("regex " if there else "")
 
 
 def test_several_answers_come_as_lines_with_their_number_and_seed(run, folder):

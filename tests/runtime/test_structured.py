@@ -1,5 +1,6 @@
 """`json_schema`, `regex` and `grammar` through `generate`, `stream` and `complete`."""
 
+import copy
 import functools
 import json
 import math
@@ -211,6 +212,19 @@ def test_guesses_and_forced_tokens_together_draft_more_than_either(model, how):
     assert forced.token_ids == plain.token_ids
     assert calls["always"] < calls["sometimes"] < calls["never"] == forced.calls < plain.calls
     assert calls["always"] < 1 + math.ceil((len(plain.token_ids) - 1) / 4)  # no draft of three guesses reaches so far
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_drafter_that_does_not_look_at_the_grammar_changes_no_token(model, form):
+    drafter = copy.copy(model.adapters()["deep"].drafter)
+    common = {"max_new_tokens": TOKENS, form: FORMS[form]}
+    prompts = [model.encode(prompt) for prompt in PROMPTS]
+    reading = model.complete(prompts, "deep", **common)
+    drafter.reads_grammar = False
+    blind = model.complete(prompts, "deep", drafter=drafter, **common)
+    assert [row.token_ids for row in blind] == [row.token_ids for row in reading]
+    if form != "grammar":
+        assert sum(row.calls for row in reading) < sum(row.calls for row in blind)
 
 
 def test_an_end_comes_where_the_form_allows_it_and_only_there(model):
