@@ -39,7 +39,9 @@ def byte_tokenizer():
     tokenizer.train_from_iterator(
         ['{"name": "some name", "kind": "select", "items": [{"count": 12}, {}]}'] * 4, trainer
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    fast.chat_template = TEMPLATE
+    return fast
 
 
 def save_tiny_base(folder: Path, architecture: str = "llama", make_tokenizer=tiny_tokenizer, **changes) -> Path:
