@@ -235,7 +235,7 @@ def texts_of_a_form(names, printed):
 
 
 CHECKS = {
-    "facts": texts_of_a_form,
+    "filled": texts_of_a_form,
     "four": drawn_texts,
     "answers": many_adapters,
     "trainer": a_trained_folder,
