@@ -107,6 +107,11 @@ class Request:
         return self.seed is None and self.grammar is None and not self.processors and not self.warpers
 
     @property
+    def ends(self) -> frozenset[int] | set[int]:
+        """Token ids that end the sequence."""
+        return self.eos_token_ids | self.stop_token_ids
+
+    @property
     def temperature(self) -> float:
         """By which the logits are divided before a token is drawn; 1 where none is."""
         return next((float(w.temperature) for w in self.warpers if isinstance(w, TemperatureLogitsWarper)), 1.0)

@@ -41,8 +41,7 @@ class Job(Request):
 
     def request(self, adapter: Adapter, drafter: Drafter | None, device: torch.device) -> Request:
         """What the scheduler runs; `adapter` is the row's own, on the device."""
-        ends = self.eos_token_ids | self.stop_token_ids
-        own = history_processors(self.sampling, len(self.prompt), ends, device)
+        own = history_processors(self.sampling, len(self.prompt), self.ends, device)
         values = {f.name: getattr(self, f.name) for f in fields(Request)}
         values |= {"drafter": drafter, "tree": adapter.tree, "adapter": adapter.lora}
         return Request(**{**values, "processors": [*own, *self.processors], "warpers": warpers(self.sampling)})
@@ -70,7 +69,7 @@ class Job(Request):
     def text_ids(self, result: Generation) -> list[int]:
         """Produced ids that are text: a stop token ends the text and is no part of it."""
         ids = result.token_ids
-        return ids[:-1] if ids and ids[-1] in self.stop_token_ids | self.eos_token_ids else ids
+        return ids[:-1] if ids and ids[-1] in self.ends else ids
 
     def output(self, result: Generation, decode: Decode) -> dict[str, Any]:
         """The row of `generate(return_dict=True)`."""

@@ -21,7 +21,7 @@ from ssft.errors import GenerationError
 
 
 def accept_sampled(rows: Mapping[int, Row], logits: Tensor) -> dict[int, tuple[list[int], int]]:
-    """Of every row: the accepted path of its tree, and the token issued after it.
+    """Of every row: the accepted path of its tree, and the token issued after it; nothing is walked beyond an end.
 
     rows: number in the batch -> row. logits [B, n, V] are the main stream's at the nodes.
     """
@@ -38,7 +38,7 @@ def accept_sampled(rows: Mapping[int, Row], logits: Tensor) -> dict[int, tuple[l
         positions = [len(rows[b].history) + len(paths[b]) - 1 for b in walking]
         for b, token in zip(walking, _choose(requests, positions, scores), strict=True):
             child = children[b].get(paths[b][-1], {}).get(token)
-            if child is None:
+            if child is None or token in rows[b].request.ends:
                 found[b] = paths[b], token
             else:
                 paths[b].append(child)

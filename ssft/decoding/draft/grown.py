@@ -8,8 +8,6 @@ guesses that it forbids are left out:
                                              └─ …
 """
 
-from collections.abc import Callable
-
 from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.grammar.parser import Parser
 from ssft.decoding.row import Row
@@ -23,10 +21,9 @@ def grown(row: Row, guesses: Guesses | None, nodes: int) -> DraftTree:
     """
     root, config = row.tree.tokens[0], row.request.tree
     drafter = row.request.drafter
-    if row.parser is not None and drafter is not None:
+    if row.parser is not None and drafter is not None and drafter.reads_grammar:
         tree = DraftTree([root])
-        permitted = _Permitted(tree, row, row.parser, guesses or Guesses([], []), drafter.reads_grammar)
-        grow(tree, permitted.offer, config.kind, nodes)
+        grow(tree, _Permitted(tree, row, row.parser, guesses or Guesses([], [])).offer, config.kind, nodes)
         return tree
     if guesses is None:
         return DraftTree([root])
@@ -36,14 +33,13 @@ def grown(row: Row, guesses: Guesses | None, nodes: int) -> DraftTree:
 class _Permitted:
     """What may stand under the nodes of a tree by the grammar and the guesses."""
 
-    def __init__(self, tree: DraftTree, row: Row, parser: Parser, guesses: Guesses, reads: bool) -> None:
-        """`reads`: `Drafter.reads_grammar`."""
+    def __init__(self, tree: DraftTree, row: Row, parser: Parser, guesses: Guesses) -> None:
         config, request = row.request.tree, row.request
-        self.tree, self.parser, self.guesses, self.reads = tree, parser, guesses, reads
+        self.tree, self.parser, self.guesses = tree, parser, guesses
         self.width, self.deepest = config.width, row.left - 1
         self.guessed = min(len(guesses.tokens), config.max_depth or len(guesses.tokens))
         # Nothing comes after an end, so that it is of no use in a draft: who accepts the node before it issues it.
-        self.ends = request.eos_token_ids | request.stop_token_ids
+        self.ends = request.ends
         self._runs: dict[int, list[int]] = {}
 
     def offer(self, node: int) -> Offer:
@@ -51,22 +47,15 @@ class _Permitted:
         depth = self.tree.depths[node]
         if depth >= self.deepest:
             return NOTHING
-        if not self.reads:
-            return self._guessed(depth, lambda tokens: [True] * len(tokens))
         run = self._runs.get(self.tree.parents[node], [])[1:]  # the parent's only child, where something is forced
         trail = self.tree.trail(node)
         if run := run or self.parser.forced(trail):
             self._runs[node] = run
             return run[:1], [0.0]
-        return self._guessed(depth, lambda tokens: self.parser.permitted(trail, tokens))
-
-    def _guessed(self, depth: int, fit: Callable[[list[int]], list[bool]]) -> Offer:
-        """The guesses of so many places after the root that fit, ends left out."""
         if depth >= self.guessed:
             return NOTHING
         guessed = zip(self.guesses.tokens[depth], self.guesses.scores[depth], strict=True)
         pairs = [(token, score) for token, score in guessed if token not in self.ends]
-        kept = [pair for pair, fits in zip(pairs, fit([token for token, _ in pairs]), strict=True) if fits][
-            : self.width
-        ]
+        may = self.parser.permitted(trail, [token for token, _ in pairs])
+        kept = [pair for pair, fits in zip(pairs, may, strict=True) if fits][: self.width]
         return [token for token, _ in kept], [score for _, score in kept]
