@@ -25,4 +25,5 @@ def is_linear(module: nn.Module) -> bool:
 def linear_sizes(module: Any) -> tuple[int, int]:
     """(in, out) of a linear module: GPT-2's Conv1D holds its weight as [in, out], and the shape of a packed 4-bit one
     says nothing."""
-    return tuple(module.weight.shape) if isinstance(module, Conv1D) else (module.in_features, module.out_features)
+    width, out = module.weight.shape if isinstance(module, Conv1D) else (module.in_features, module.out_features)
+    return width, out

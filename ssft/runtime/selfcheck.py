@@ -291,7 +291,7 @@ class _Subject:
         return plan.streams, logits
 
     def _lora_places(self) -> tuple[dict[str, nn.Module], list[str]]:
-        """The linear modules of the layers by name; and last names of those that are of that class and no such thing."""
+        """The linear modules of the layers by name; and what those are called that are linear by their class alone."""
         inside = {id(module) for layer in self.backbone.layers for module in layer.modules()}
         modules = {name: module for name, module in self.model.named_modules() if id(module) in inside}
         fit = {name: module for name, module in modules.items() if is_linear(module)}

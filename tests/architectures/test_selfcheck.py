@@ -8,7 +8,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import LAYERS, VOCABULARY, random_ids
-from oracle import ALL, TOKENS, TOP_K, Oracle, adapted, decode
+from oracle import ALL, PROMPTS, TOKENS, TOP_K, Oracle, adapted, decode, generate
+from peft import LoraConfig
 from tiny_architectures import ARCHITECTURES, PLAIN, randomised, tiny
 from tiny_base import save_tiny_base, tiny_tokenizer
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BartConfig, BartForCausalLM
@@ -17,7 +18,8 @@ from ssft.base import backbone as backbone_module
 from ssft.base.families import TESTED
 from ssft.cli.main import cli
 from ssft.decoding.config import TreeConfig
-from ssft.errors import UnsupportedArchitectureError
+from ssft.errors import ConfigError, UnsupportedArchitectureError
+from ssft.runs.lora_settings import check_targets
 from ssft.runtime import selfcheck
 from ssft.runtime.model import MultiAdapterModel
 from ssft.runtime.selfcheck import self_check
@@ -81,6 +83,21 @@ def test_what_no_stream_can_enter_is_refused_with_the_reason(name, config, reaso
         MultiAdapterModel(model, tiny_tokenizer())
 
 
+def test_a_router_of_experts_gets_no_lora(tmp_path):
+    model = unprepared("phimoe", **{**PLAIN, "vocab_size": len(tiny_tokenizer())})
+    assert "none fits router: set lora.target_modules" in self_check(model).checks[-1].detail
+    subject = adapted(model, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
+    results = decode(Oracle(subject, TreeConfig("best_first", 16, TOP_K), "sometimes", ALL), ALL)
+    assert [result.token_ids for result in results] == [text[:TOKENS] for text in subject.texts]
+    bare = unprepared("phimoe", **{**PLAIN, "vocab_size": len(tiny_tokenizer())})
+    text = generate(bare, PROMPTS[0], TOKENS)
+    packed = MultiAdapterModel(bare, tiny_tokenizer())
+    (result,) = packed.generate(PROMPTS[:1], max_new_tokens=TOKENS, ignore_eos=True, return_dict=True)
+    assert result["token_ids"] == text
+    with pytest.raises(ConfigError, match="router is of type PhimoeTopKRouter, and only linear modules can decode"):
+        check_targets(LoraConfig(target_modules=["q_proj", "router"]), packed.model)
+
+
 def test_an_encoder_decoder_is_refused():
     sizes = {"encoder_layers": 1, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
     model = BartForCausalLM(BartConfig(vocab_size=VOCABULARY, d_model=32, is_encoder_decoder=True, **sizes))
@@ -122,6 +139,11 @@ def test_a_stream_in_a_wrong_place_is_found(monkeypatch):
 def test_a_wrong_mask_of_trees_is_found(monkeypatch):
     monkeypatch.setattr("ssft.decoding.masks.ancestor_mask", lambda tree: np.ones((len(tree), len(tree)), dtype=bool))
     assert "failed its self-check, text: " in refused(monkeypatch)
+
+
+def test_a_model_that_a_lora_cannot_change_is_found(monkeypatch):
+    monkeypatch.setattr(selfcheck, "is_linear", lambda module: False)
+    assert "failed its self-check, lora: its layers have no linear modules" in refused(monkeypatch)
 
 
 def test_what_passed_once_is_not_checked_again(monkeypatch):
