@@ -54,7 +54,7 @@ class StreamSFTTrainer(SpeculationMetrics):
         keep_gradients_on_cpu(self.model)
         require_support(self.model)
         self.hooks = StreamHooks(self.model)
-        args.check_streams(self.hooks.backbone.num_layers)
+        args.settle_layers(self.hooks.backbone.num_layers)
         self.streams: Any = streams_of(self.model, adapter) or attach_streams(self.model, args, adapter)
         # TRL casts every trainable parameter of a quantised model to bfloat16, in which the small updates of P_j
         # would be rounded away.

@@ -138,6 +138,7 @@ def test_its_recipe_is_what_made_it(bundle):
     assert recipe.adapter == f"outputs/start/{bundle.path.name}"
     for run in (made, recipe):
         run.data.train = run.data.validation = run.adapter = ""
+        run.training["num_msa_layers"] = run.stream_config(num_layers=30).num_msa_layers
     assert made == recipe
 
 
