@@ -24,7 +24,7 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
     The loss is `L = α_0 · CE(main, y_t) + Σ_j α_j · CE(stream j, y_{t+j})` (paper §3.2.4), on completion tokens only.
     """
 
-    num_msa_layers: LAYERS = field(
+    num_msa_layers: LAYERS = field(  # type: ignore[assignment]  # a number only once the base is known
         default=8,
         metadata={
             "help": "N_s: top decoder layers that run multi-stream attention; below 1 the share of the base's layers "

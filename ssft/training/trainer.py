@@ -59,7 +59,8 @@ class StreamSFTTrainer(SpeculationMetrics):
         # TRL casts every trainable parameter of a quantised model to bfloat16, in which the small updates of P_j
         # would be rounded away.
         self.streams.float()
-        self.gate = gate_lora(self.model, adapter, args.num_msa_layers) if args.mode == "lossless" else None
+        layers = self.streams.config.num_msa_layers
+        self.gate = gate_lora(self.model, adapter, layers) if args.mode == "lossless" else None
         self.num_guesses = args.num_streams
         self.loss_names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, args.num_streams + 1))]
         self.add_callback(MeasureStreams(self, tree or TreeConfig()))
