@@ -80,7 +80,7 @@ _BASES = (
     NamedBase(
         name="opt-1.3b",
         hub_id="facebook/opt-1.3b",
-        licence="OPT license (not for commercial use)",
+        licence="OPT licence, not for commercial use",
         parameters=1_320_000_000,
         layers=24,
     ),

@@ -1,6 +1,8 @@
 """Architectures that nobody prepared: a self-check on the model lets them in or says what stands in the way."""
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,19 @@ def test_tested_architectures_pass_and_are_left_as_they_were(name):
 
 def test_the_list_names_what_is_tested():
     assert sorted(TESTED) == sorted({model_type for model_type, _ in ARCHITECTURES.values()})
+
+
+def test_an_architecture_is_one_line_in_one_file():
+    """No file but the list names a model type, and the list has a line for each."""
+    texts = {path: path.read_text() for path in Path("ssft").rglob("*.py")}
+    named = {
+        (path.name, node.value)
+        for path, text in texts.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and node.value in TESTED
+    }
+    assert named == {("families.py", name) for name in TESTED}
+    assert len(re.findall(r'^    "\w+": ".*",$', texts[Path("ssft/base/families.py")], re.MULTILINE)) == len(TESTED)
 
 
 @pytest.mark.parametrize("name", UNPREPARED)

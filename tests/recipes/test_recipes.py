@@ -107,6 +107,19 @@ def test_streams_take_a_share_of_whatever_layers_the_base_has(name):
         assert recipe.stream_config(num_layers=30).num_msa_layers == measured
 
 
+@pytest.mark.parametrize("task", ["sql", "dialogsum", "e2e_nlg"])
+def test_the_paper_s_runs_have_its_settings_and_our_data(task):
+    paper, ours = load_recipe(f"paper_{task}"), load_recipe(task)
+    paper.data.max_train_rows = ours.data.max_train_rows
+    assert paper.data == ours.data
+    assert (paper.base, paper.dtype, paper.lora.r, paper.quantization) == ("opt-1.3b", "bfloat16", 32, "none")
+    settings = {"num_train_epochs": 5, "learning_rate": 5e-4, "lr_scheduler_type": "linear", "num_streams": 4}
+    assert {key: paper.training[key] for key in settings} == settings
+    assert paper.training["stream_loss_weight"] == 0.1
+    assert paper.stream_config(24).num_msa_layers == (4 if task == "sql" else 12)
+    assert "Not run here" in recipe_head(recipe_path(f"paper_{task}"))
+
+
 @pytest.mark.parametrize(
     ("share", "layers", "number"),
     [("0.5", 24, 12), ("0.16", 24, 4), ("0.01", 30, 1), ("0.99", 30, 29), ("0.9", 2, 1), ("7", 30, 7)],

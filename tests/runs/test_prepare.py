@@ -8,7 +8,7 @@ from tiny_base import rows, save_rows, save_tiny_base
 
 from ssft.cli.main import cli
 from ssft.errors import DataError
-from ssft.recipes.recipe import load_recipe
+from ssft.recipes.recipe import load_recipe, recipe_names
 from ssft.runs.prepare import prepare
 from ssft.runs.train import build_trainer, train
 
@@ -96,6 +96,15 @@ def test_a_share_of_layers_becomes_their_number_and_is_told(settings, tmp_path):
     bundle = train(run, tmp_path / "out").path
     assert json.loads((bundle / "ssft_config.json").read_text())["streams"]["num_msa_layers"] == 2
     assert load_recipe(bundle / "run.yaml").training["num_msa_layers"] == 0.4
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).method == "streams"])
+def test_every_recipe_of_streams_is_ready_to_run(base, settings, tmp_path, name):
+    del settings[3]  # the recipe's own share of layers
+    run = prepare(load_recipe(name, [*settings, "adapter="]), tmp_path / "out")
+    share = load_recipe(name).training["num_msa_layers"]
+    assert run.args.num_msa_layers == max(1, round(share * 4))
+    assert f"streams: in the top {run.args.num_msa_layers} of 4 layers (num_msa_layers={share})" in run.told
 
 
 def test_the_quickstart_recipe_takes_all_rows_of_own_data(settings, tmp_path):
