@@ -17,6 +17,7 @@ from tiny_base import save_tiny_base, tiny_tokenizer
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BartConfig, BartForCausalLM
 
 from ssft.base import backbone as backbone_module
+from ssft.base.anatomy import anatomy_of
 from ssft.base.families import TESTED
 from ssft.cli.main import cli
 from ssft.decoding.config import TreeConfig
@@ -111,6 +112,11 @@ def test_a_router_of_experts_gets_no_lora(tmp_path):
     assert result["token_ids"] == text
     with pytest.raises(ConfigError, match="router is of type PhimoeTopKRouter, and only linear modules can decode"):
         check_targets(LoraConfig(target_modules=["q_proj", "router"]), packed.model)
+
+
+def test_a_mask_may_come_to_attention_by_its_name():
+    windows = anatomy_of(unprepared("doge")).windows
+    assert windows == (None,) * LAYERS
 
 
 def test_an_encoder_decoder_is_refused():
