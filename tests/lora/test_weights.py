@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from tiny_base import save_tiny_base
 
 from ssft.base.fingerprint import base_fingerprint
+from ssft.base.linear import is_linear
 from ssft.base.load import load_base
-from ssft.bundle.fit import is_linear
 from ssft.bundle.read import read_bundle
 from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ssft.base.kernels.products import Packed, product_of
+from ssft.base.linear import is_linear
 
 Hook = Callable[[Tensor, Tensor], None]
 """Gets a group's input x [.., in] and output [.., out of all members], which it may change in place."""
@@ -116,7 +117,7 @@ def siblings(model: Any) -> list[tuple[str, ...]]:
     linear = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and "forward" not in vars(module) and not _is_lora(name)
+        if isinstance(module, nn.Linear) and "forward" not in vars(module) and is_linear(module) and not _is_lora(name)
     }
     handles = [module.register_forward_pre_hook(note(name)) for name, module in linear.items()]
     try:
