@@ -58,6 +58,11 @@ class TreeConfig:
         """Node budget of one row's tree while `rows` rows share a pass."""
         return min(self.max_nodes, max(2, self.max_batch_nodes // rows)) if self.max_batch_nodes else self.max_nodes
 
+    @property
+    def width(self) -> int:
+        """Most tokens of one stream that stand under one node."""
+        return 1 if self.kind == "chain" else self.top_k
+
     def __post_init__(self) -> None:
         self.check_tree()
 

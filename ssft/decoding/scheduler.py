@@ -21,6 +21,7 @@ from ssft.decoding.budget.cost import PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.draft.drafter import Stop
+from ssft.decoding.grammar.parser import Parser
 from ssft.decoding.logprobs import note_logprobs
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.row import Row
@@ -65,6 +66,9 @@ class Scheduler:
         limits = [request.most_tokens(backbone.context_length, backbone.vocabulary) for request in requests]
         pairs = zip(requests, limits, strict=True)
         rows = [Row(request, limit, DraftTree([request.prompt[-1]])) for request, limit in pairs]
+        for row in rows:
+            if (grammar := row.request.grammar) is not None:
+                row.parser = Parser(grammar, self.step.timer)
         self.waiting += rows
         return rows
 

@@ -16,6 +16,7 @@ from ssft.decoding.budget.cost import CostTable, PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Drafter
+from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
@@ -391,7 +392,7 @@ class MultiAdapterModel:
         """A generator over the passes of one batch: every job's `Generation`, in the jobs' order."""
         with self.bank.in_use([job.adapter for job in jobs]) as held:
             adapters = [held[job.adapter] for job in jobs]
-            drafters = [drafter or adapter.drafter if speculate else None for adapter in adapters]
+            drafters = [drafter or adapter.drafter or ForcedDrafter() if speculate else None for adapter in adapters]
             rows = zip(jobs, adapters, drafters, strict=True)
             requests = [job.request(adapter, own_drafter, self.model.device) for job, adapter, own_drafter in rows]
             yield from Scheduler(self.step, self.turn, self.budget).decode(requests)

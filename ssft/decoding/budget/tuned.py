@@ -38,8 +38,9 @@ from ssft.decoding.budget.drift import Drift
 from ssft.decoding.budget.fixed import fixed_sources, fixed_tree, padded
 from ssft.decoding.config import AUTO
 from ssft.decoding.draft.drafter import Guesses
+from ssft.decoding.draft.grown import grown
 from ssft.decoding.row import Row
-from ssft.decoding.tree import DraftTree, grow_tree, stop_order
+from ssft.decoding.tree import DraftTree, stop_order
 
 FIRST_LOOK, LAST_LOOK = 8, 256
 """Plain passes before streams are tried again: at first, and at most."""
@@ -112,7 +113,7 @@ class TunedBudget:
         past = self._pasts.get(row)
         if past is None or past.guesses is None:
             return
-        width = 1 if row.request.tree.kind == "chain" else row.request.tree.top_k
+        width = row.request.tree.width
         came = row.result.token_ids[past.place :]
         while past.judged < min(len(past.guesses.tokens), len(came)):
             depth = past.judged
@@ -188,7 +189,8 @@ class TunedBudget:
             past = self._pasts[row] = Past(Calibration(ROW_MEMORY, self.calibration(row)))
         if row.guesses is not None and row.guesses is not past.guesses:
             past.guesses, past.place, past.judged, past.news = row.guesses, len(row.result.token_ids), 0, True
-        past.news = past.news or past.quiet >= past.wait
+        # A grammar may force tokens at any place.
+        past.news = past.news or past.quiet >= past.wait or row.parser is not None
         return past
 
     def _remember(self, tokens: float, time: float) -> None:
@@ -199,11 +201,8 @@ class TunedBudget:
 
 def _tree(row: Row, past: Past, guesses: Guesses | None, batch: int) -> DraftTree:
     """The largest tree that the row may have under its calibrated probabilities."""
-    if guesses is None:
-        return row.tree.first(1)
-    config, guesses = row.request.tree, past.calibration.calibrated(guesses)
-    nodes = config.nodes_in_batch(batch)
-    return grow_tree(row.tree.tokens[0], guesses.tokens, guesses.scores, config, row.left - 1, nodes)
+    calibrated = None if guesses is None else past.calibration.calibrated(guesses)
+    return grown(row, calibrated, row.request.tree.nodes_in_batch(batch))
 
 
 def _most_sources(row: Row, tree: DraftTree) -> int:
