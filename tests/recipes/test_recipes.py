@@ -107,6 +107,13 @@ def test_streams_take_a_share_of_whatever_layers_the_base_has(name):
         assert recipe.stream_config(num_layers=30).num_msa_layers == measured
 
 
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams_draft_as_much_as_pays(name):
+    tree = load_recipe(name).tree
+    assert (tree.kind, tree.budget, tree.max_nodes) == ("best_first", "auto", 16)
+    assert (tree.max_stream_nodes, tree.max_batch_nodes) == (0, 0), "limits that a cost table knows better"
+
+
 @pytest.mark.parametrize("task", ["sql", "dialogsum", "e2e_nlg"])
 def test_the_paper_s_runs_have_its_settings_and_our_data(task):
     paper, ours = load_recipe(f"paper_{task}"), load_recipe(task)
