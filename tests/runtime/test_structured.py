@@ -1,10 +1,13 @@
 """`json_schema`, `regex` and `grammar` through `generate`, `stream` and `complete`."""
 
 import copy
+import dataclasses
 import json
 import math
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from byte_models import ADAPTERS, FORMS, GRAMMAR, PROMPTS, REGEX, SCHEMA, Oracle, model_of
@@ -167,6 +170,21 @@ def test_a_drafter_that_does_not_look_at_the_grammar_changes_no_token(model, for
     assert [row.token_ids for row in blind] == [row.token_ids for row in reading]
     if form != "grammar":
         assert sum(row.calls for row in reading) < sum(row.calls for row in blind)
+
+
+@pytest.mark.parametrize("form", ["json_schema", "regex"])
+def test_a_budget_that_knows_the_cost_drafts_what_is_forced(form):
+    model = model_of("llama")
+    if "auto" not in model.adapters():
+        deep = model.adapters()["deep"]
+        model.load_adapter(deep.bundle.path, "auto", tree=dataclasses.replace(deep.tree, budget="auto"))
+        free = lambda rows: SimpleNamespace(table=lambda nodes, sources: np.ones((nodes, sources + 1)))  # noqa: E731
+        model.budget.costs = SimpleNamespace(of=free)
+    common = {"max_new_tokens": TOKENS, "return_dict": True, form: FORMS[form]}
+    fixed = model.generate(PROMPTS, ["deep", "auto", "auto", None], **common, speculate=False)
+    tuned = model.generate(PROMPTS, ["deep", "auto", "auto", None], **common)
+    assert [row["token_ids"] for row in tuned] == [row["token_ids"] for row in fixed]
+    assert all(row["calls"] < row["tokens"] for row in tuned)
 
 
 def test_an_end_comes_where_the_form_allows_it_and_only_there(model):
