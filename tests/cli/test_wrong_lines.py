@@ -248,6 +248,8 @@ LINES = {
     "generate, grammar": ([*DECODE, "--grammar", "rows.jsonl"], "grammar cannot be met: "),
     "generate, grammar empty": ([*DECODE, "--grammar", "empty.jsonl"], "grammar cannot be met: Empty grammar"),
     "generate, grammar absent": ([*DECODE, "--grammar", "nowhere"], "'nowhere' does not exist"),
+    "generate, schema named so": ([*DECODE, "--schema", "a.json"], "'--schema'; did you mean '--json-schema'?"),
+    "generate, logit bias": ([*DECODE, "--logit-bias", "a=1"], "'--logit-bias'; did you mean '--sequence-bias'?"),
     "generate, two forms": ([*DECODE, "--regex", "a", "--grammar", "a.lark"], "regex and grammar are given, but a"),
     "generate, bad words": ([*DECODE, "--bad-words", ""], "--bad-words is empty"),
     "generate, bias": ([*DECODE, "--sequence-bias", "word"], "--sequence-bias 'word': write TEXT=NUMBER"),
