@@ -6,11 +6,12 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, with_adapter
 from tiny_base import byte_tokenizer, tiny_tokenizer
 
 from ssft.decoding.config import TREE_KINDS, TreeConfig
-from ssft.decoding.draft.drafter import Guesses
+from ssft.decoding.draft.drafter import FEWER_FIT, Guesses, Stop, most_likely
 from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.draft.grown import grown
 from ssft.decoding.grammar.engine import compile_grammar, given
@@ -88,7 +89,9 @@ def test_a_parser_knows_what_may_come_wherever_it_went_before(form):
             assert bits(parser.mask(trail)) == may
             sample = rng.sample(range(len(tokenizer())), 20)
             if not (forced := parser.forced(trail)):
-                assert parser.permitted(trail, sample) == [token in may for token in sample]
+                places = [place for place, token in enumerate(sample) if token in may]
+                assert parser.permitted(trail, sample, 20) == places
+                assert parser.permitted(trail, sample, 2) == places[:2]
             for place, token in enumerate(forced):
                 assert fresh(grammar, text[:done] + trail + forced[:place]) == {token}
 
@@ -262,3 +265,20 @@ def test_json_is_spaced_as_python_spaces_it():
     assert matcher.is_accepting()
     matcher = compiled().start()
     assert matcher.try_consume_tokens(tokenizer().encode('{"name":"ab"')) < len(tokenizer().encode('{"name":"ab"'))
+
+
+def test_more_is_guessed_where_a_grammar_leaves_some_of_it_out():
+    logits = torch.randn(2, 3, 300, generator=torch.Generator().manual_seed(1))
+    first = Parser(compiled()).forced([])[:1]
+    rows = [row_of(compiled(), first, TreeConfig("best_first", 9, 2), Two()) for _ in range(2)]
+    stops = [Stop(row, b, 0, 5) for b, row in enumerate(rows)]
+    assert [len(tokens) for tokens in most_likely(logits, stops)[0].tokens] == [2 * FEWER_FIT] * 2
+    for row in rows:
+        row.request.grammar = None
+    assert [len(tokens) for tokens in most_likely(logits, stops)[0].tokens] == [2, 2]
+
+
+class Two(ForcedDrafter):
+    """Two places ahead."""
+
+    reach = 2

@@ -163,6 +163,8 @@ WRONG = {
     "logprobs": [(1, "logprobs=1, expected True or False")],
     "top_logprobs": [(-1, "top_logprobs=-1, expected a whole number from 0")],
     "temprature": [(1, "temprature is no setting of this call; did you mean 'temperature'?")],
+    "schema": [({}, "schema is no setting of this call; did you mean 'json_schema'?")],
+    "logit_bias": [({}, "logit_bias is no setting of this call; did you mean 'sequence_bias'?")],
     "guidance": [(1, "guidance is no setting of this call; how tokens are chosen is told by do_sample, temperature,")],
 }
 

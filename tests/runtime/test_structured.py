@@ -1,51 +1,25 @@
 """`json_schema`, `regex` and `grammar` through `generate`, `stream` and `complete`."""
 
 import copy
-import functools
+import dataclasses
 import json
 import math
 import re
-import tempfile
-from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from byte_models import ADAPTERS, FORMS, GRAMMAR, PROMPTS, REGEX, SCHEMA, Oracle, model_of
 from covering import covering
 from embedded_base import BASE, needs_base
-from shelf import PLAIN, SHELF, save_adapter, shared_shelf
-from tiny_base import byte_tokenizer, save_tiny_base
+from shelf import SHELF, save_adapter, shared_shelf
 
 from ssft.base.embedded import base_path
-from ssft.decoding.draft.drafter import Drafter, Guesses
 from ssft.decoding.grammar.engine import compile_grammar, given
 from ssft.errors import GenerationError
 from ssft.runtime.model import MultiAdapterModel
 
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 5},
-        "kind": {"enum": ["select", "count", 5, None]},
-        "items": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": 2,
-            "items": {
-                "type": "object",
-                "properties": {"count": {"type": "integer", "minimum": -99, "maximum": 999}, "ok": {"type": "boolean"}},
-                "required": ["count", "ok"],
-                "additionalProperties": False,
-            },
-        },
-    },
-    "required": ["name", "kind", "items"],
-    "additionalProperties": False,
-}
-REGEX = r"name: [a-z]{2,6}; (kind: (select|count); ){1,2}end"
-GRAMMAR = 'start: "items" (" " item)+ "."\nitem: "<" item ">" | NUMBER\nNUMBER: /[0-9]{1,3}/'
-FORMS = {"json_schema": SCHEMA, "regex": REGEX, "grammar": GRAMMAR}
-PROMPTS = ["say 12:", "tell me, please", "x", "one more prompt"]
-ADAPTERS = ["deep", None, "many", PLAIN]
 TOKENS = 60
 CHOICES = {
     "greedy": {},
@@ -74,18 +48,6 @@ def fits(form, text):
         assert -99 <= item["count"] <= 999
         assert type(item["ok"]) is bool
     return json.dumps(value, ensure_ascii=False) == text or "\\" in text
-
-
-@functools.cache
-def model_of(architecture):
-    folder = Path(tempfile.mkdtemp(prefix="ssft-structured-"))
-    base = save_tiny_base(folder / "base", architecture, byte_tokenizer)
-    model = MultiAdapterModel.from_pretrained(base, dtype="float32", device_map="cpu")
-    for name in ("deep", "many"):
-        lora, streams, tree = SHELF[name]
-        model.load_adapter(save_adapter(folder / name, base, lora, streams, tree))
-    model.load_adapter(save_adapter(folder / PLAIN, base))
-    return model
 
 
 @pytest.fixture(params=["llama", "mistral"])
@@ -181,23 +143,6 @@ def test_stream_and_complete_say_what_generate_says(model):
     assert (result.token_ids, result.calls) == (expected["token_ids"], expected["calls"])
 
 
-class Oracle(Drafter):
-    """Guesses that are never, sometimes or always right."""
-
-    reach = 3
-
-    def __init__(self, drafts, text):
-        self.drafts, self.text = drafts, text
-
-    def propose(self, stops, states, step):
-        return [self.guess(len(stop.row.result.token_ids)) for stop in stops]
-
-    def guess(self, at):
-        right = [*self.text[at : at + self.reach], 0, 0, 0][: self.reach]
-        good = {"never": 0, "sometimes": at % 2, "always": 1}[self.drafts]
-        return Guesses([[40, token if good else 41] for token in right], [[math.log(0.6), math.log(0.3)]] * self.reach)
-
-
 @pytest.mark.parametrize("how", ["greedy", "drawn"])
 def test_guesses_and_forced_tokens_together_draft_more_than_either(model, how):
     prompt = model.encode(PROMPTS[0])
@@ -206,7 +151,7 @@ def test_guesses_and_forced_tokens_together_draft_more_than_either(model, how):
     (forced,) = model.complete([prompt], None, **common)
     calls = {}
     for drafts in ("never", "sometimes", "always"):
-        (found,) = model.complete([prompt], None, drafter=Oracle(drafts, plain.token_ids), **common)
+        (found,) = model.complete([prompt], None, drafter=Oracle(drafts, {tuple(prompt): plain.token_ids}), **common)
         assert found.token_ids == plain.token_ids
         calls[drafts] = found.calls
     assert forced.token_ids == plain.token_ids
@@ -225,6 +170,21 @@ def test_a_drafter_that_does_not_look_at_the_grammar_changes_no_token(model, for
     assert [row.token_ids for row in blind] == [row.token_ids for row in reading]
     if form != "grammar":
         assert sum(row.calls for row in reading) < sum(row.calls for row in blind)
+
+
+@pytest.mark.parametrize("form", ["json_schema", "regex"])
+def test_a_budget_that_knows_the_cost_drafts_what_is_forced(form):
+    model = model_of("llama")
+    if "auto" not in model.adapters():
+        deep = model.adapters()["deep"]
+        model.load_adapter(deep.bundle.path, "auto", tree=dataclasses.replace(deep.tree, budget="auto"))
+        free = lambda rows: SimpleNamespace(table=lambda nodes, sources: np.ones((nodes, sources + 1)))  # noqa: E731
+        model.budget.costs = SimpleNamespace(of=free)
+    common = {"max_new_tokens": TOKENS, "return_dict": True, form: FORMS[form]}
+    fixed = model.generate(PROMPTS, ["deep", "auto", "auto", None], **common, speculate=False)
+    tuned = model.generate(PROMPTS, ["deep", "auto", "auto", None], **common)
+    assert [row["token_ids"] for row in tuned] == [row["token_ids"] for row in fixed]
+    assert all(row["calls"] < row["tokens"] for row in tuned)
 
 
 def test_an_end_comes_where_the_form_allows_it_and_only_there(model):

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ssft.decoding.step import States, Step
 
 
+FEWER_FIT = 8
+"""How many times as many guesses are taken where a grammar will leave some of them out."""
+
+
 @dataclass
 class Stop:
     """Where verification stopped in one row of a pass: row number b, the node, and the token issued after it."""
@@ -57,7 +61,9 @@ def most_likely(logits: Tensor, stops: Sequence[Stop]) -> list[Guesses]:
     Their probabilities are those at the row's temperature, so that a best-first tree is wide where the text may vary
     and deep where it may not.
     """
-    width = max(stop.row.request.tree.top_k for stop in stops)
+    width = max(
+        request.tree.top_k * (FEWER_FIT if request.grammar else 1) for request in (s.row.request for s in stops)
+    )
     temperatures = [stop.row.request.temperature for stop in stops]
     if any(temperature != 1 for temperature in temperatures):
         logits = logits / logits.new_tensor(temperatures).view(-1, 1, 1)

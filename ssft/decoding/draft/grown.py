@@ -56,6 +56,5 @@ class _Permitted:
             return NOTHING
         guessed = zip(self.guesses.tokens[depth], self.guesses.scores[depth], strict=True)
         pairs = [(token, score) for token, score in guessed if token not in self.ends]
-        may = self.parser.permitted(trail, [token for token, _ in pairs])
-        kept = [pair for pair, fits in zip(pairs, may, strict=True) if fits][: self.width]
-        return [token for token, _ in kept], [score for _, score in kept]
+        places = self.parser.permitted(trail, [token for token, _ in pairs], self.width)
+        return [pairs[place][0] for place in places], [pairs[place][1] for place in places]

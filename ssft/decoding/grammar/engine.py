@@ -76,7 +76,7 @@ def compile_grammar(form: str, text: str, tokenizer: Any, ends: Iterable[int]) -
     Raises:
         GenerationError: no text fits the grammar, it is beyond the engine's limits, or nothing can end the text.
     """
-    ends = tuple(sorted(ends))
+    ends = tuple(sorted(token for token in ends if token < len(tokenizer)))
     if not ends:
         raise GenerationError(
             f"{form}: a text that is to end where {form} says so needs an end-of-sequence token; leave ignore_eos "

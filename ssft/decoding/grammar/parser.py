@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 
 import numpy as np
 
@@ -45,11 +46,12 @@ class Parser:
             self._go(trail)
             return list(self._matcher.compute_ff_tokens())
 
-    def permitted(self, trail: Sequence[int], tokens: Sequence[int]) -> list[bool]:
-        """Whether each of these tokens may come after the trail."""
+    def permitted(self, trail: Sequence[int], tokens: Sequence[int], most: int) -> list[int]:
+        """Where in `tokens` those stand that may come after the trail; the first `most` of them."""
         with self.timed(GRAMMAR):
             self._go(trail)
-            return [self._matcher.validate_tokens([token]) == 1 for token in tokens]
+            fits = (place for place, token in enumerate(tokens) if self._matcher.validate_tokens([token]) == 1)
+            return list(islice(fits, most))
 
     def _go(self, trail: Sequence[int]) -> None:
         common = 0
