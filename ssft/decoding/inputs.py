@@ -65,11 +65,17 @@ class TreeInputs:
     def to(self, device: torch.device) -> "TreeInputs":
         """A copy on `device`."""
 
-        def moved(masks: dict[int | None, Tensor]) -> dict[int | None, Tensor]:
-            return {window: mask.to(device, copy=True) for window, mask in masks.items()}
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, copy=True)
 
-        rows = (tensor.to(device, copy=True) for tensor in (self.ids, self.positions, self.sources, self.slots))
-        return TreeInputs(*rows, moved(self.lower), moved(self.upper))
+        return TreeInputs(
+            ids=moved(self.ids),
+            positions=moved(self.positions),
+            sources=moved(self.sources),
+            slots=moved(self.slots),
+            lower={window: moved(mask) for window, mask in self.lower.items()},
+            upper={window: moved(mask) for window, mask in self.upper.items()},
+        )
 
     def copy_(self, other: "TreeInputs") -> None:
         """Take over the values of inputs that have the same shapes; no tensor moves."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,12 @@ class States:
 
 
 class Step:
-    """Passes of one model, whose stream hooks are `hooks`; it keeps nothing between them."""
+    """Passes of one model, whose stream hooks are `hooks`; it keeps nothing between them.
+
+    slow_passes: how many passes of one shape take longer than those that follow.
+    """
+
+    slow_passes = 0
 
     def __init__(self, hooks: StreamHooks, timer: Timer | None = None) -> None:
         """`timer` measures the parts of a pass; without one nothing is measured."""
@@ -99,18 +105,18 @@ class Step:
     def slots_needed(self, rows: Sequence[Row]) -> int:
         """Room for the longest row to its end and, behind it, one pass of tree nodes and their streams."""
         longest = max(len(row.request.prompt) + row.budget for row in rows)
-        nodes = self._whole(max(row.request.tree.max_nodes for row in rows))
-        return longest + nodes * (1 + _depth(rows))
+        nodes = self._padded(max(row.request.tree.max_nodes for row in rows))
+        return longest + nodes * (1 + depth_of(rows))
 
-    def _whole(self, nodes: int) -> int:
-        """The nodes that a pass has which is asked for so many."""
+    def _padded(self, nodes: int) -> int:
+        """How many nodes a pass has whose largest tree has so many."""
         return whole(nodes, self.shapes.rows)
 
     def _trees(self, rows: list[Row], trees: list[DraftTree], sources: list[list[int]], cache: TreeCache) -> States:
         """One forward over these trees of the rows."""
         with self.timer(MASKS):
             nodes = whole(max(map(len, trees)), self.shapes.rows)
-            written = nodes + len(sources[0]) * _depth(rows)
+            written = nodes + len(sources[0]) * depth_of(rows)
             spans = (cache.span(nodes), cache.span(written))
             inputs = self._inputs(rows, trees, cache.lengths, sources, nodes, spans, self._like())
         hidden, streams = self._forward(self._pass(rows, inputs, cache.end + written), cache)
@@ -132,7 +138,7 @@ class Step:
             lengths,
             sources,
             nodes=nodes,
-            num_streams=_depth(rows),
+            num_streams=depth_of(rows),
             spans=spans,
             windows=self.backbone.windows,
             last_position=self.backbone.context_length - 1,
@@ -165,12 +171,16 @@ class Step:
         """As many streams beside each of sources [B, m] as the row with most of them uses; None if no row has any."""
         # A tree of depth 0 uses no stream of its adapter.
         modules = streams_of_rows([row.request.streams if row.request.stream_depth else None for row in rows])
-        return None if modules is None else StreamPlan(modules, sources, _depth(rows))
+        return None if modules is None else StreamPlan(modules, sources, depth_of(rows))
 
     def new_cache(self, rows: Sequence[Row]) -> TreeCache:
         """An empty cache with room for these rows to their end (`slots_needed`)."""
         anatomy, size, layers = self.backbone.anatomy, self.slots_needed(rows), self.backbone.num_layers
-        return TreeCache(layers, len(rows), anatomy.heads, size, anatomy.width, self._like(), self.shapes.keys)
+        return self._cache(layers, len(rows), anatomy.heads, size, anatomy.width, self._like(), self.shapes.keys)
+
+    def _cache(self, *shape: Any) -> TreeCache:
+        """A cache of this shape; see `TreeCache`."""
+        return TreeCache(*shape)
 
     def _like(self) -> Tensor:
         """A tensor of the dtype and device that keys, values and masks have."""
@@ -181,6 +191,6 @@ def _adapters(rows: Sequence[Row]) -> list[object]:
     return [row.request.adapter for row in rows]
 
 
-def _depth(rows: Sequence[Row]) -> int:
+def depth_of(rows: Sequence[Row]) -> int:
     """g: streams beside a node, as many as the row with most of them uses."""
     return max(row.request.stream_depth for row in rows)

@@ -84,7 +84,8 @@ class StreamGenerate:
 
     hooks: those on the model. drafter: None decodes plainly. adapter: what every row runs with (`Pass.adapters`). turn:
     held during every pass; threads that share this object take turns by it. budget: plans the passes, and remembers
-    what was accepted. last: what became of each row of the latest call: passes, accepted drafts, seconds.
+    what was accepted. step: runs them. last: what became of each row of the latest call: passes, accepted drafts,
+    seconds.
     """
 
     hooks: StreamHooks
@@ -93,12 +94,14 @@ class StreamGenerate:
     adapter: Any = None
     turn: AbstractContextManager[Any] = field(default_factory=Turn)
     budget: TunedBudget | None = None
+    step: Step | None = None
     last: list[Generation] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         check(Annotated[InstanceOf[TreeConfig], "a TreeConfig"], self.tree, "tree")
         self.tree.check_tree()
-        self.budget = self.budget or TunedBudget(PassCosts(Step(self.hooks)))
+        self.step = self.step or Step(self.hooks)
+        self.budget = self.budget or TunedBudget(PassCosts(self.step))
 
     @classmethod
     def from_adapter(
@@ -156,7 +159,8 @@ class StreamGenerate:
             text_streamer.put(input_ids.cpu())
         # `last` is everybody's: another thread's call may change it while this one runs.
         shown, results, self.last = 0, [], []
-        for results in Scheduler(Step(self.hooks), self.turn, self.budget).decode(requests):
+        assert self.step is not None
+        for results in Scheduler(self.step, self.turn, self.budget).decode(requests):
             self.last = results
             if text_streamer is not None:
                 for token in results[0].token_ids[shown:]:
