@@ -58,9 +58,13 @@ class NoHostReads(TorchDispatchMode):
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if _meets_the_host(func, args, kwargs or {}):
+        kwargs = kwargs or {}
+        with self:  # an operator that is made of others, which inference mode does not take apart
+            if (output := func.decompose(*args, **kwargs)) is not NotImplemented:
+                return output
+        if _meets_the_host(func, args, kwargs):
             raise RuntimeError(f"{func} needs the host in the middle of a pass")
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 _aten = torch.ops.aten
@@ -70,6 +74,8 @@ _HOST = {
     _aten.nonzero,
     _aten.masked_select,
     _aten.equal,
+    _aten.allclose,
+    _aten.repeat_interleave,  # by a tensor
     _aten.bincount,
     _aten._unique2,
 }
