@@ -27,7 +27,7 @@ from ssft.decoding.graphs import Capture, CudaGraphs, Run
 from ssft.decoding.inputs import TreeInputs
 from ssft.decoding.row import Row
 from ssft.decoding.step import MASKS, Output, States, Step, Timer, depth_of, untimed
-from ssft.decoding.stores import SLOTS, StaticCache, Stores, StoreView, bucket
+from ssft.decoding.stores import SLOTS, StaticCache, Stores, StoreView, bucket, bucket_of_slots
 from ssft.decoding.tree import DraftTree
 from ssft.streams.insertion import StreamHooks
 
@@ -94,7 +94,7 @@ class StaticStep(Step):
             everyone = rows + rows[-1:] * missing
             nodes, num_streams = self._padded(max(map(len, trees))), depth_of(rows)
             width = bucket(beside) if num_streams else 0
-            span = bucket(cache.end + nodes + width * num_streams, max(SLOTS, self.shapes.keys))
+            span = bucket_of_slots(cache.end + nodes + width * num_streams, max(SLOTS, self.shapes.keys))
             inputs = self._inputs(
                 everyone,
                 trees + [DraftTree([0])] * missing,

@@ -9,6 +9,7 @@ of rows and slots (`bucket`), which goes back to its `Stores` with the cache and
 
 import weakref
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,14 +22,24 @@ from ssft.decoding.cache import TreeCache
 SLOTS = 128
 """Fewest slots of a store, and fewest that a pass attends to."""
 
-SPARE = 4
-"""Stores that are kept for caches to come."""
+SPARE_BYTES = 1 << 30
+"""Of stores that are kept for caches to come, beside the latest."""
 
 
 def bucket(count: int, least: int = 1) -> int:
-    """The size, up from `count`, that passes are padded to: powers of two, beyond 512 multiples of it."""
+    """The rows, nodes or stream nodes, up from `count`, that passes are padded to: 1, 2, 4, 8, and on in eights."""
+    return _size(count, least, 8)
+
+
+def bucket_of_slots(count: int, least: int = SLOTS) -> int:
+    """The same for slots: 128, 256, 512, and on in steps of 512."""
+    return _size(count, least, KEYS)
+
+
+def _size(count: int, least: int, step: int) -> int:
+    """The next power of two from `least` on; beyond `step` the next multiple of it. Of nothing, nothing."""
     size = max(least, 1 << (count - 1).bit_length()) if count else 0
-    return size if size <= KEYS else whole(count, KEYS)
+    return size if size <= step else whole(count, step)
 
 
 @dataclass(eq=False)
@@ -50,6 +61,7 @@ class Stores:
         spare = list(self._spare)
         found = next((store for store in spare if store.tensor.shape == shape), None)
         if found is None:
+            self._spare = _newest(spare)
             return Store(torch.zeros(shape, dtype=like.dtype, device=like.device))
         self._spare = [store for store in spare if store is not found]
         # What a mask hides must be a number, which a call before may not have left.
@@ -57,8 +69,15 @@ class Stores:
         return found
 
     def give_back(self, store: Store) -> None:
-        """Keep it for the next cache; the one that was given back first goes where there are too many."""
-        self._spare = [*self._spare, store][-SPARE:]
+        """Keep it for the next cache; of the others those that were given back first go where they are too large."""
+        self._spare = [*_newest(self._spare), store]
+
+
+def _newest(stores: list[Store]) -> list[Store]:
+    """The last of these, as many as fit into `SPARE_BYTES`."""
+    sizes = accumulate(store.tensor.nbytes for store in reversed(stores))
+    fitting = sum(size <= SPARE_BYTES for size in sizes)
+    return stores[len(stores) - fitting :]
 
 
 class StaticCache(TreeCache):
@@ -74,7 +93,7 @@ class StaticCache(TreeCache):
         layers, kinds, rows, heads, size, width = shape
         if self._return is not None:
             self._return()
-        self.lent = self._stores.borrow((layers, kinds, bucket(rows), heads, bucket(size, SLOTS), width), like)
+        self.lent = self._stores.borrow((layers, kinds, bucket(rows), heads, bucket_of_slots(size), width), like)
         self._return = weakref.finalize(self, self._stores.give_back, self.lent)
         self._return.atexit = False
         return self.lent.tensor[:, :, :rows]

@@ -20,7 +20,7 @@ from graph_stand_in import Recording
 from oracle import ALL, GAMMA, PROMPTS, TOKENS, TOP_K, Oracle, adapted, decode
 from shelf import OWN, PLAIN, SHELF, shared_shelf
 
-from ssft.decoding import static
+from ssft.decoding import static, stores
 from ssft.decoding.budget.cost import NODES, SOURCES, PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.cache import TreeCache
@@ -32,7 +32,7 @@ from ssft.decoding.row import Row
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.static import MOST, StaticStep, step_for
 from ssft.decoding.step import Step
-from ssft.decoding.stores import SPARE, StaticCache, Stores, bucket
+from ssft.decoding.stores import StaticCache, Stores, bucket, bucket_of_slots
 from ssft.decoding.tree import DraftTree
 from ssft.runtime.model import MultiAdapterModel
 from ssft.streams.config import StreamConfig
@@ -336,17 +336,17 @@ def test_the_bucket_that_was_used_longest_ago_goes(monkeypatch):
     assert MOST > 2
 
 
-def test_a_store_that_is_no_longer_kept_takes_its_graphs_along():
+def test_a_store_that_is_no_longer_kept_takes_its_graphs_along(monkeypatch):
+    monkeypatch.setattr(stores, "SPARE_BYTES", 0)  # beside the latest none is kept
     decoder, step = plain_and_static()
-    for tokens in (1, 100, 230, 480, 900, 1400):
-        prompt = random_ids(1, 3)[0].tolist()
-        step.stores.give_back(step.stores.borrow((1, 1, 1, 1, tokens, 1), torch.zeros(())))
-        decoder.generate([prompt], 4)
-        assert len(step.stores._spare) <= SPARE
+    decode(decoder, [1])
     assert step.graphs == 1
-    for tokens in range(SPARE):
-        step.stores.give_back(step.stores.borrow((1, 1, 1, 1, 2 + tokens, 1), torch.zeros(())))
-    assert step.graphs == 0
+    decode(decoder, [0])  # the same store
+    assert (step.graphs, step.capture.captures) == (1, 1)
+    decode(decoder, ALL)
+    assert (step.graphs, step.capture.captures) == (1, 2)  # that of the other store is gone
+    decode(decoder, [1])
+    assert step.capture.captures == 3
 
 
 def test_where_capture_fails_that_is_said_once_and_the_text_is_the_same(caplog):
@@ -471,14 +471,17 @@ def test_the_stand_in_replays_operators_and_no_python():
 
 
 def test_buckets_are_few_and_hold_what_they_are_for():
-    sizes = {0: 0, 1: 1, 2: 2, 3: 4, 5: 8, 8: 8, 200: 256, 512: 512, 513: 1024, 1025: 1536}
+    sizes = {0: 0, 1: 1, 2: 2, 3: 4, 5: 8, 8: 8, 9: 16, 17: 24}
     assert {count: bucket(count) for count in sizes} == sizes
-    assert [bucket(count, 128) for count in (1, 128, 129)] == [128, 128, 256]
+    assert bucket(1, 4) == 4
+    sizes = {1: 128, 128: 128, 129: 256, 257: 512, 512: 512, 513: 1024, 1025: 1536}
+    assert {count: bucket_of_slots(count) for count in sizes} == sizes
+    assert bucket_of_slots(3, 512) == 512
 
 
 def test_a_static_cache_holds_what_a_tree_cache_holds():
-    shape, stores = (2, 3, 2, 20, 4, torch.zeros(())), Stores()
-    pairs = [[TreeCache(*shape), TreeCache(*shape)], [StaticCache(stores, *shape), StaticCache(stores, *shape)]]
+    shape, shelf = (2, 3, 2, 20, 4, torch.zeros(())), Stores()
+    pairs = [[TreeCache(*shape), TreeCache(*shape)], [StaticCache(shelf, *shape), StaticCache(shelf, *shape)]]
     for first, second in pairs:
         for seed, cache in enumerate((first, second)):
             cache.set_lengths([4, 0, 7])
@@ -496,8 +499,8 @@ def test_a_static_cache_holds_what_a_tree_cache_holds():
 
 
 def test_a_store_is_lent_again_empty_and_never_twice_at_once():
-    shape, stores = (2, 3, 2, 20, 4, torch.zeros(())), Stores()
-    first, second = StaticCache(stores, *shape), StaticCache(stores, *shape)
+    shape, shelf = (2, 3, 2, 20, 4, torch.zeros(())), Stores()
+    first, second = StaticCache(shelf, *shape), StaticCache(shelf, *shape)
     lent = first.lent
     assert lent is not second.lent
     first.store.fill_(float("nan"))
@@ -505,7 +508,7 @@ def test_a_store_is_lent_again_empty_and_never_twice_at_once():
     assert first.lent is lent
     del first
     gc.collect()
-    again = StaticCache(stores, *shape)
+    again = StaticCache(shelf, *shape)
     assert again.lent is lent
     assert (again.lent.tensor == 0).all()
 
