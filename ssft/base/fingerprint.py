@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ssft.base.embedded import ALIASES
+from ssft.base.named import ALIASES, EMBEDDED
 from ssft.files import json_sha256
 
 # What decides the shapes and the arithmetic of the common decoder families; not how a copy is stored or run.
@@ -31,13 +31,15 @@ def shape_sha256(model: Any) -> str:
 
 
 def base_fingerprint(model: Any, tokenizer: Any, name: str | os.PathLike[str]) -> dict[str, str]:
-    """What a base is, whatever its dtype, quantisation, library version and place on disk: `id` (alias, hub id or the
-    folder's own name), `architecture`, `config_sha256` and `tokenizer_sha256` (vocabulary and added tokens)."""
+    """What a base is, whatever its dtype, quantisation, library version and place on disk: `id` (alias of an
+    embedded base, hub id or the folder's own name), `architecture`, `config_sha256` and `tokenizer_sha256` (vocabulary
+    and added tokens)."""
     text = os.fspath(name)
+    alias = ALIASES.get(text)  # of an embedded base it says more than the hub id, whose weights are others
     identity = Path(text).expanduser().resolve().name if Path(text).expanduser().is_dir() else text
     added = sorted((index, token.content, token.special) for index, token in tokenizer.added_tokens_decoder.items())
     return {
-        "id": text if text in ALIASES else identity,
+        "id": identity if alias is None else text if text in EMBEDDED else alias.hub_id,
         "architecture": (getattr(model.config, "architectures", None) or [type(model).__name__])[0],
         "config_sha256": shape_sha256(model),
         "tokenizer_sha256": json_sha256([sorted(tokenizer.get_vocab().items()), added]),

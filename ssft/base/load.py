@@ -1,8 +1,8 @@
 """Base models: a name becomes weights on disk, and weights on disk become a model.
 
-A base is named by an alias (`smollm2-135m`), by a folder, or by a hub id (`owner/name`). An alias wins over a folder of
-the same name: write `./smollm2-135m` for the folder. Torch and transformers are imported inside the functions, so that
-listing bases stays quick.
+A base is named by an alias (`smollm2-135m`; the table is `named.py`), by a folder, or by a hub id (`owner/name`). An
+alias wins over a folder of the same name: write `./smollm2-135m` for the folder. Torch and transformers are imported
+inside the functions, so that listing bases stays quick.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssft.base.embedded import ALIASES, base_path, check_folder, fetch, is_fetched
+from ssft.base.embedded import base_path, check_folder, fetch, is_fetched
+from ssft.base.named import ALIASES, EMBEDDED
 from ssft.errors import BaseModelError, ConfigError, nearest
 from ssft.schema import PATH, check, is_hub_id
 
@@ -53,7 +54,7 @@ def find_base(identity: str, public: str) -> str:
     """
     if hub_id(identity) is not None:
         return identity
-    for alias in ALIASES.values():
+    for alias in EMBEDDED.values():
         if public == alias.hub_id:
             _log.warning("base %s: taking %s, ssft's quantised copy; --base takes another", public, alias.name)
             return alias.name
@@ -62,22 +63,66 @@ def find_base(identity: str, public: str) -> str:
 
 
 def resolve_base(name: str | os.PathLike[str], progress: bool = True) -> Path | str:
-    """What `from_pretrained` takes for a base's name: the folder of an alias (fetched if absent), a local folder (whose
-    weights must be whole) or the hub id itself. Raises `BaseModelError` for anything else."""
+    """What `from_pretrained` takes for a base's name: the folder of an embedded base (fetched if absent), a local
+    folder (whose weights must be whole) or a hub id, of an alias or as it is. Raises `BaseModelError` for anything
+    else."""
     text = os.fspath(name)
-    if text in ALIASES:
+    if text in EMBEDDED:
         return base_path(text) if is_fetched(text) else fetch(text, progress=progress)
+    if text in ALIASES:
+        return ALIASES[text].hub_id
     folder = _local(text)
     if text and os.path.isdir(folder):  # false also for what no folder can be named
         check_folder(folder)
         return folder
     if is_hub_id(text):
         return text
-    hint = nearest(text, ALIASES) or "give one of these with --base"
+    hint = nearest(text, ALIASES, whole=True) or "give one of these with --base"
     raise BaseModelError(
         f"base {text!r} is neither an alias ({', '.join(sorted(ALIASES))}), nor an existing folder, "
         f"nor a hub id of the form owner/name; {hint}"
     )
+
+
+def fetch_base(name: str, progress: bool = True) -> Path:
+    """The folder of an alias's base on this machine, fetched if need be: an embedded one into ssft's own cache, another
+    one into the hub's. Raises `BaseModelError` for what is no alias, and where the base cannot be had."""
+    if name not in ALIASES:
+        hint = nearest(name, ALIASES, whole=True) or f"aliases are {', '.join(sorted(ALIASES))}"
+        raise BaseModelError(f"{name!r} is no alias of a base; {hint}")
+    if name in EMBEDDED:
+        return fetch(name, progress)
+    from huggingface_hub import snapshot_download
+
+    hub_id = ALIASES[name].hub_id
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=list(_PARTS), ignore_patterns=["*/*"]))
+    except Exception as error:  # the hub's library raises anything here, from OSError to httpx's own types
+        raise BaseModelError(
+            f"base {name!r} ({hub_id}) cannot be fetched: {type(error).__name__}: {error}\n{_to_be_had(name)}."
+        ) from error
+    check_folder(folder)
+    return folder
+
+
+_PARTS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+"""Files of a repository that a base is loaded from."""
+
+
+def fetched_folder(name: str) -> Path | None:
+    """Where the base of an alias lies whole on this machine; None if it does not."""
+    if name in EMBEDDED:
+        return base_path(name) if is_fetched(name) else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(ALIASES[name].hub_id, "config.json")
+    if not isinstance(found, str):
+        return None
+    try:
+        check_folder(Path(found).parent)
+    except BaseModelError:
+        return None
+    return Path(found).parent
 
 
 def _local(name: str) -> Path:
@@ -165,7 +210,7 @@ def load_base(
     except Exception as error:  # libraries raise anything here, from OSError to their own types
         raise BaseModelError(
             f"base {os.fspath(name)!r} cannot be loaded with dtype={dtype}, quantization={quantization}, "
-            f"device={device}: {type(error).__name__}: {error}\n{_remedy(error, local=bool(local))}"
+            f"device={device}: {type(error).__name__}: {error}\n{_remedy(error, os.fspath(name), local=bool(local))}"
         ) from error
     _limit_packing(model)
     return model, tokenizer
@@ -191,7 +236,7 @@ def _limit_packing(model: torch.nn.Module) -> None:
                 layer.support_avx512bf16_for_cpu = False
 
 
-def _remedy(error: Exception, local: bool) -> str:
+def _remedy(error: Exception, name: str, local: bool) -> str:
     """What to do about an error of transformers while it loaded a base."""
     if isinstance(error, OSError) and "safetensors" in str(error):
         return (
@@ -200,12 +245,20 @@ def _remedy(error: Exception, local: bool) -> str:
         )
     if "trust_remote_code" in str(error):
         return "ssft runs no code that comes with a base. Give a base whose architecture transformers has itself."
-    where = (
-        "the folder's files"
-        if local
-        else "the id, the network, HF_TOKEN for a gated model and HF_HUB_OFFLINE, or give a folder"
+    where = "Check the folder's files" if local else _to_be_had(name)
+    return f"{where}; then --dtype, --quantization and --device."
+
+
+def _to_be_had(name: str) -> str:
+    """What to check where the hub does not give a base."""
+    base = ALIASES.get(name)
+    if base is None or not base.gated:
+        return "Check the id, the network, HF_TOKEN for a gated model and HF_HUB_OFFLINE, or give a folder"
+    return (
+        f"The hub gives it only to accounts that have accepted its licence ({base.licence}): do so at "
+        f"https://huggingface.co/{base.hub_id} and set HF_TOKEN. Else check the network and HF_HUB_OFFLINE, or give a "
+        "folder"
     )
-    return f"Check {where}; then --dtype, --quantization and --device."
 
 
 def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
+from ssft.base.linear import is_linear, linear_sizes
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import SSFT_CONFIG, STREAM_WEIGHTS, Bundle, LoraPart
 from ssft.bundle.lora_config import check_low_rank, check_patterns, lora_rank, lora_target
@@ -109,8 +109,7 @@ def lora_pairs(part: LoraPart, model: Any) -> dict[str, dict[str, Tensor]]:
         if not is_linear(layer):
             what = f"holds a LoRA of {name}, a {type(layer).__name__}"
             raise BundleError(f"{file}: {what}; only linear layers can have one here")
-        # GPT-2's Conv1D holds its weight as [in, out]; the shape of a packed 4-bit one says nothing.
-        sizes = layer.weight.shape if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+        sizes = linear_sizes(layer)
         rank, shape = lora_rank(part.config, name), tuple(tensor.shape)
         if shape != (needed := (rank, sizes[0]) if kind == "lora_A" else (sizes[1], rank)):
             what = f"{key} has shape {shape}, the base needs {needed}"
@@ -127,11 +126,6 @@ def linear_of(model: Any, name: str) -> Any:
     """Module `name` of the bare base, also where peft has put a LoRA of its own around it."""
     module = model.get_submodule(name)
     return getattr(module, "base_layer", module)
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether the low-rank sum can be added to a module: nn.Linear (bitsandbytes' are ones too), GPT-2's Conv1D."""
-    return isinstance(module, (nn.Linear, Conv1D))
 
 
 def _empty_modules(streams: StreamConfig, hidden_size: int) -> StreamModules:

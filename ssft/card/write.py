@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ssft.base.embedded import ALIASES
 from ssft.base.load import hub_id
+from ssft.base.named import EMBEDDED
 from ssft.bundle.format import CARD, CURVE, RUN, Bundle
 from ssft.bundle.shipped import shipped_adapters
 from ssft.card.front_matter import datasets_of, front_matter
@@ -86,7 +86,7 @@ def card_text(bundle: Bundle, results: Results | None = None, repo: str = "") ->
         shipped=bool(shipped and not repo),
         base=base,
         hub_base=hub_id(base),
-        alias=ALIASES.get(base),
+        alias=EMBEDDED.get(base),
         front_matter=front_matter(bundle, results, name),
         results=results,
         commands=commands(rows),

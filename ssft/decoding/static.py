@@ -119,6 +119,7 @@ class StaticStep(Step):
     def _run(self, kept: _Kept, forward: Run) -> Output:
         """The pass, captured if its bucket has come often enough."""
         kept.passes += 1
+        self.steady = kept.passes > CAPTURED_AT
         if self.timer is untimed:  # a graph knows no parts that could be timed
             if kept.replay is None and kept.passes >= CAPTURED_AT:
                 kept.replay = self._captured(forward)

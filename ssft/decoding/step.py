@@ -51,16 +51,17 @@ class States:
 class Step:
     """Passes of one model, whose stream hooks are `hooks`; it keeps nothing between them.
 
-    slow_passes: how many passes of one shape take longer than those that follow.
+    slow_passes: how many passes of one shape take longer than those that follow. steady: the latest was none of them.
     """
 
     slow_passes = 0
+    steady = True
 
     def __init__(self, hooks: StreamHooks, timer: Timer | None = None) -> None:
         """`timer` measures the parts of a pass; without one nothing is measured."""
         self.hooks = hooks
         self.backbone = hooks.backbone
-        self.shapes = Shapes.of(self._like().dtype, self._like().device)
+        self.shapes = Shapes.of(self._like().dtype, self._like().device, self.backbone.anatomy.width)
         self.timer: Timer = timer or untimed
 
     def prompts(self, rows: list[Row]) -> tuple[States, TreeCache]:
@@ -176,7 +177,7 @@ class Step:
     def new_cache(self, rows: Sequence[Row]) -> TreeCache:
         """An empty cache with room for these rows to their end (`slots_needed`)."""
         anatomy, size, layers = self.backbone.anatomy, self.slots_needed(rows), self.backbone.num_layers
-        return self._cache(layers, len(rows), anatomy.heads, size, anatomy.width, self._like(), self.shapes.keys)
+        return self._cache(layers, len(rows), anatomy.heads, size, anatomy.width, self._like(), self.shapes)
 
     def _cache(self, *shape: Any) -> TreeCache:
         """A cache of this shape; see `TreeCache`."""

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssft.base.kernels.linears import Hook, LinearGroup, group_hooks
-from ssft.bundle.fit import is_linear
+from ssft.base.linear import is_linear
 from ssft.lora.stacked import add_products
 from ssft.streams.passes import current_pass
 

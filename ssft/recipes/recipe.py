@@ -20,7 +20,7 @@ from ssft.recipes.config import DataConfig
 from ssft.recipes.limits import narrowed, reporters
 from ssft.recipes.yaml import MAX_BYTES, Dumper, Loader
 from ssft.schema import read, setting, shown, type_name
-from ssft.streams.config import StreamConfig
+from ssft.streams.config import StreamConfig, layers_of_share
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ class Recipe:
         self.tree.check_tree()
         self.medusa.check_medusa()
         self.draft.check_draft()
-        self.stream_config().check_streams()
+        self.stream_config(num_layers=2).check_streams()  # no base is known; a share of layers fits any
 
     def _check_method(self) -> None:
         """Raise `ConfigError` for a setting that `method` would silently leave unused, or cannot work with."""
@@ -132,10 +132,13 @@ class Recipe:
             what = f"training.{packed[0]}=true puts several rows into one, which the run that it is the twin of cannot"
             raise ConfigError(f"{what}; set training.{packed[0]}=false")
 
-    def stream_config(self) -> StreamConfig:
-        """The streams that `training` describes, defaults where it is silent."""
+    def stream_config(self, num_layers: int) -> StreamConfig:
+        """The streams that `training` describes for a base of N = `num_layers` layers, defaults where it is silent."""
         known = {f.name for f in fields(StreamConfig)}
-        return StreamConfig(**{key: value for key, value in self.training.items() if key in known})
+        values = {key: value for key, value in self.training.items() if key in known}
+        if isinstance(share := values.get("num_msa_layers"), float):
+            values["num_msa_layers"] = layers_of_share(share, num_layers)
+        return StreamConfig(**values)
 
     def torch_save_dtype(self) -> "torch.dtype | None":
         """`save_dtype` as torch's; None for the type that a LoRA was trained in."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from peft import LoraConfig
 
-from ssft.bundle.fit import is_linear
+from ssft.base.linear import is_linear
 from ssft.bundle.lora_config import check_patterns, check_types, lora_targets, no_low_rank_sum
 from ssft.errors import BundleError, ConfigError, nearest
 from ssft.schema import shown

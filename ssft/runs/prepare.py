@@ -41,10 +41,8 @@ def prepare(recipe: Recipe, output: Path, device: str | None = None) -> Prepared
         part.rows, long = fit_lengths(part.rows, loaded.tokenizer, args.max_length, recipe.data.long_rows, name)
         part.note += f"; {long}" if long else ""
     train, validation = (part.dataset() for part in parts)
-    told = [part.note for part in parts]
-    return PreparedRun(
-        **vars(loaded), recipe=recipe, args=args, train=train, validation=validation, run_yaml=run_yaml, told=told
-    )
+    loaded.told[:0] = [part.note for part in parts]
+    return PreparedRun(**vars(loaded), recipe=recipe, args=args, train=train, validation=validation, run_yaml=run_yaml)
 
 
 def describe(run: PreparedRun) -> dict[str, Any]:

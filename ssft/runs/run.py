@@ -16,7 +16,7 @@ class Loaded:
 
     adapted: the model with the adapter that is trained over; start: the adapter that the run begins from, or, if it is
     held, whose LoRA stays as it is; adapter_sha256: hash of the one or the other as it was loaded, which a resumed run
-    must find again.
+    must find again; told: what people read about the run before it begins.
     """
 
     model: Any
@@ -26,19 +26,19 @@ class Loaded:
     adapter_sha256: str = ""
     start: Bundle | None = None
     held: bool = False
+    told: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
 class PreparedRun(Loaded):
-    """Everything a run needs, checked. `run_yaml` is the recipe as the result will hold it, `told` what people read
-    about the rows of training and of validation: where they come from, and how many of how many were taken."""
+    """Everything a run needs, checked. `run_yaml` is the recipe as the result will hold it. `told` begins with the rows
+    of training and of validation: where they come from, and how many of how many were taken."""
 
     recipe: Recipe
     args: Any
     train: Dataset
     validation: Dataset
     run_yaml: str
-    told: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ssft.base.backbone import Backbone
 from ssft.base.families import TESTED
+from ssft.base.linear import is_linear, linear_sizes
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Guesses, Stop
 from ssft.decoding.draft.streams import StreamDrafter
@@ -110,6 +111,7 @@ def self_check(model: Any) -> Report:
             "streams": subject.streams_as_rows,
             "visibility": subject.visibility,
             "text": subject.text,
+            "lora": subject.lora,
         }
         for name, check in run.items():
             try:
@@ -256,6 +258,27 @@ class _Subject:
         calls = sum(result.calls for result in results)
         return f"{TOKENS} tokens of {len(prompts)} prompts in {calls} passes, as the model says them by itself"
 
+    def lora(self) -> str:
+        """Low-rank products on the linear modules of its layers change what it says, and on stream rows those alone."""
+        fit, unfit = self._lora_places()
+        if not fit:
+            raise _DifferenceError("its layers have no linear modules, which are what a LoRA is for")
+        own = self.model(input_ids=self.ids, use_cache=False).logits
+        with self._products(fit):
+            moved = _error(self.model(input_ids=self.ids, use_cache=False).logits, own)
+        if not moved > self.tolerance:
+            raise _DifferenceError("a LoRA on all of its linear modules changes nothing that it says")
+        with self.hooked():
+            streams, _ = self._pass(self.ids)
+            with self._products(fit, first=self.ids.shape[1]):
+                others, logits = self._pass(self.ids)
+        self._equal(logits, own, "logits beside streams with a LoRA of their own, and the model's own")
+        if not _error(others, streams) > self.tolerance:
+            raise _DifferenceError("a LoRA on stream rows alone changes no stream")
+        names = ", ".join(sorted({name.rpartition(".")[2] for name in fit}))
+        but = f"; none fits {', '.join(unfit)}: set lora.target_modules to the names of the others" if unfit else ""
+        return f"products of low rank on {names} move logits by {moved:.1e}{but}"
+
     # -- what they use ------------------------------------------------------------------------------------------
 
     def _pass(self, ids: Tensor, sources: tuple[int, ...] = SOURCES) -> tuple[Tensor, Tensor]:
@@ -266,6 +289,40 @@ class _Subject:
             logits = self.model(input_ids=ids, use_cache=False).logits
         assert plan.streams is not None
         return plan.streams, logits
+
+    def _lora_places(self) -> tuple[dict[str, nn.Module], list[str]]:
+        """The linear modules of the layers by name; and what those are called that are linear by their class alone."""
+        inside = {id(module) for layer in self.backbone.layers for module in layer.modules()}
+        modules = {name: module for name, module in self.model.named_modules() if id(module) in inside}
+        fit = {name: module for name, module in modules.items() if is_linear(module)}
+        unfit = {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, nn.Linear)}
+        return fit, sorted(unfit - {name.rpartition(".")[2] for name in fit})
+
+    @contextmanager
+    def _products(self, modules: dict[str, nn.Module], first: int = 0) -> Iterator[None]:
+        """A random low-rank product on every row of each module, those before `first` of a sequence left out."""
+        generator = torch.Generator().manual_seed(1)
+
+        def hook_of(module: nn.Module) -> Any:
+            width, out = linear_sizes(module)
+            down = torch.randn(width, 2, generator=generator) / width**0.5
+            up = torch.randn(2, out, generator=generator) / 4
+            both = (down @ up).to(self.model.device)
+
+            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                added = (args[0].float() @ both).to(output.dtype)
+                rows = added.reshape(len(self.ids), -1, added.shape[-1])  # OPT's feed-forward gets [B·R, in]
+                rows[:, :first] = 0
+                return output + rows.view_as(output)
+
+            return hook
+
+        handles = [module.register_forward_hook(hook_of(module)) for module in modules.values()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _greedy(self, prompt: list[int]) -> tuple[list[int], list[float]]:
         """The model's own text, longer by what drafts look ahead, and by how much each token won (as `_error` does)."""

@@ -11,6 +11,11 @@ MODES = ("shared", "lossless")
 MAX_STREAMS = 16
 
 
+def layers_of_share(share: float, num_layers: int) -> int:
+    """N_s as a share of the N = `num_layers` layers of a base, rounded: at least one layer, and one less than N."""
+    return min(max(1, round(share * num_layers)), max(1, num_layers - 1))
+
+
 @dataclass
 class StreamConfig:
     """Shape of the speculative streams; symbols are the paper's (arXiv 2402.11131, §3.2.1).
@@ -55,7 +60,7 @@ class StreamConfig:
                 f"num_streams={shown(self.num_streams)}: γ must lie between 1 and {MAX_STREAMS}; set num_streams in "
                 "that range"
             )
-        if self.num_msa_layers < 1:
+        if not self.num_msa_layers > 0:
             raise ConfigError(f"num_msa_layers={shown(self.num_msa_layers)}: streams need at least one layer to run in")
         if num_layers is not None and self.num_msa_layers >= num_layers:
             raise ConfigError(

@@ -7,12 +7,11 @@ small base, so this is where to begin, not where to end.
 from dataclasses import dataclass
 from typing import Any
 
+from ssft.streams.config import layers_of_share
 from ssft.tables import duration
 
-MEASURED_LAYERS = 30
-"""Decoder layers of the base that all measurements are of."""
-GOOD_LAYERS = {"shared": 8, "lossless": 12}
-"""N_s of the runs that did well on it, by mode."""
+GOOD_SHARES = {"shared": 0.27, "lossless": 0.4}
+"""N_s / N of the runs that did well on a base of 30 layers, the one of all measurements, by mode."""
 STEPS = 200
 """Steps of 2 rows in which streams came to teacher-forced chains of 1.65 to 3.64 tokens."""
 
@@ -25,11 +24,6 @@ class Advice:
     now: Any
     advised: str
     why: str
-
-
-def good_layers(mode: str, layers: int) -> int:
-    """N_s in the same proportion to the base's depth N = `layers` as in the runs that did well."""
-    return min(max(1, round(GOOD_LAYERS[mode] * layers / MEASURED_LAYERS)), max(1, layers - 1))
 
 
 def advise(args: Any, rank: int, layers: int, rows: int, cost: dict[str, float]) -> list[Advice]:
@@ -57,7 +51,7 @@ def advise(args: Any, rank: int, layers: int, rows: int, cost: dict[str, float])
         Advice(
             "num_msa_layers",
             args.num_msa_layers,
-            f"{good_layers(args.mode, layers)} of {layers}",
+            f"{layers_of_share(GOOD_SHARES[args.mode], layers)} of {layers}",
             "more layers beat more rank at as many parameters; each makes a pass dearer",
         ),
         Advice(

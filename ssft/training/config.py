@@ -1,13 +1,20 @@
 """`StreamSFTConfig`: TRL's `SFTConfig` plus the streams."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from pydantic import Field
 from trl import SFTConfig
 
 from ssft.errors import ConfigError
 from ssft.schema import ABOVE_ZERO, FROM_ZERO, NOT_NEGATIVE, SHARE, check_fields
-from ssft.streams.config import StreamConfig
+from ssft.streams.config import StreamConfig, layers_of_share
 from ssft.training.loss import Supervision
+
+LAYERS = Annotated[
+    int | Annotated[float, Field(gt=0, lt=1)],
+    "a whole number of layers from 1, or a share of the base's layers above 0 and below 1",
+]
 
 
 @dataclass
@@ -17,6 +24,13 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
     The loss is `L = α_0 · CE(main, y_t) + Σ_j α_j · CE(stream j, y_{t+j})` (paper §3.2.4), on completion tokens only.
     """
 
+    num_msa_layers: LAYERS = field(  # type: ignore[assignment]  # a number only once the base is known
+        default=8,
+        metadata={
+            "help": "N_s: top decoder layers that run multi-stream attention; below 1 the share of the base's layers "
+            "that they are, so 0.4 is 12 layers of 30"
+        },
+    )
     main_loss_weight: NOT_NEGATIVE = field(
         default=1.0, metadata={"help": "weight α_0 of the main stream's loss on the next token"}
     )
@@ -74,6 +88,13 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
                 f"stop_at_tokens_per_call={target:g}: plain decoding has 1 token per call; set a target above 1"
             )
         check_unpacked(self)
+
+    def settle_layers(self, num_layers: int) -> None:
+        """Put a number in the place of a share of layers, now that the base's N = `num_layers` is known; `ConfigError`
+        if streams do not fit into such a base."""
+        if isinstance(self.num_msa_layers, float):
+            self.num_msa_layers = layers_of_share(self.num_msa_layers, num_layers)
+        self.check_streams(num_layers)
 
 
 def check_unpacked(args: SFTConfig) -> None:

@@ -54,12 +54,13 @@ class StreamSFTTrainer(SpeculationMetrics):
         keep_gradients_on_cpu(self.model)
         require_support(self.model)
         self.hooks = StreamHooks(self.model)
-        args.check_streams(self.hooks.backbone.num_layers)
+        args.settle_layers(self.hooks.backbone.num_layers)
         self.streams: Any = streams_of(self.model, adapter) or attach_streams(self.model, args, adapter)
         # TRL casts every trainable parameter of a quantised model to bfloat16, in which the small updates of P_j
         # would be rounded away.
         self.streams.float()
-        self.gate = gate_lora(self.model, adapter, args.num_msa_layers) if args.mode == "lossless" else None
+        layers = self.streams.config.num_msa_layers
+        self.gate = gate_lora(self.model, adapter, layers) if args.mode == "lossless" else None
         self.num_guesses = args.num_streams
         self.loss_names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, args.num_streams + 1))]
         self.add_callback(MeasureStreams(self, tree or TreeConfig()))

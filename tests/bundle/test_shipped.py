@@ -9,7 +9,7 @@ from embedded_base import BASE, needs_base
 from tiny_base import rows, save_rows
 
 from examples import switch_tasks
-from ssft.base.embedded import ALIASES
+from ssft.base.named import EMBEDDED
 from ssft.bundle import shipped
 from ssft.bundle.format import BUNDLE_FILES, CARD, DRAFT_VOCABULARY, RUN, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
 from ssft.bundle.hub import pull, resolve_adapter
@@ -104,7 +104,7 @@ def test_it_is_small_and_whole(bundle):
     assert set(files) == set(BUNDLE_FILES) - absent
     assert bundle.base["id"] == bundle.base_name == BASE
     # AutoPeftModel, vLLM and others ask the hub for this.
-    assert {part.config["base_model_name_or_path"] for part in bundle.loras} == {ALIASES[BASE].hub_id}
+    assert {part.config["base_model_name_or_path"] for part in bundle.loras} == {EMBEDDED[BASE].hub_id}
     assert bundle.stream_config is not None
 
 
@@ -138,6 +138,7 @@ def test_its_recipe_is_what_made_it(bundle):
     assert recipe.adapter == f"outputs/start/{bundle.path.name}"
     for run in (made, recipe):
         run.data.train = run.data.validation = run.adapter = ""
+        run.training["num_msa_layers"] = run.stream_config(num_layers=30).num_msa_layers
     assert made == recipe
 
 

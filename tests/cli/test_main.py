@@ -1,6 +1,7 @@
 """The group: commands are found on disk, errors become exit codes, help stays light."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from ssft._version import __version__
+from ssft.base.named import ALIASES
 from ssft.cli import _options
 from ssft.cli import main as main_module
 from ssft.cli.main import FOLDER, cli, discover, main, summary
@@ -124,21 +126,28 @@ def test_a_failed_check_exits_1(extra_command):
 
 def test_an_unknown_base_is_wrong_input(capsys):
     assert run_main("bases", "fetch", "smollm2") == 2
-    assert capsys.readouterr().err.startswith("error: 'smollm2' is no alias")
+    assert capsys.readouterr().err.startswith("error: 'smollm2' is no alias of a base; did you mean")
 
 
 def test_bases_as_json(tmp_path, monkeypatch):
     monkeypatch.setenv("SSFT_CACHE", str(tmp_path))
     result = CliRunner().invoke(cli, ["bases", "--json"])
-    (base,) = json.loads(result.stdout)["bases"]
-    assert (base["alias"], base["parameters"]) == ("smollm2-135m", 134_515_008)
+    bases = {base["alias"]: base for base in json.loads(result.stdout)["bases"]}
+    assert list(bases) == list(ALIASES)
+    base = bases["smollm2-135m"]
+    assert (base["parameters"], base["layers"], base["embedded"]) == (134_515_008, 30, True)
     assert (base["fetched"], base["bytes"]) == (False, None)
+    assert bases["qwen3-0.6b"]["hub_id"] == "Qwen/Qwen3-0.6B"
+    assert {name for name, base in bases.items() if base["gated"]} == {"llama-3.2-1b", "gemma-3-270m"}
 
 
 def test_bases_as_a_table(tmp_path, monkeypatch):
     monkeypatch.setenv("SSFT_CACHE", str(tmp_path))
     result = CliRunner().invoke(cli, ["bases"])
-    assert "134,515,008  no       –" in result.stdout
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("smollm2-135m"))
+    assert "Apache-2.0" in line
+    assert re.search(r"  135 M +30  a Python package +no +–", line)
+    assert all(base.licence in result.stdout for base in ALIASES.values())
 
 
 def test_print_json_knows_numbers_paths_and_nan(capsys, tmp_path):

@@ -394,8 +394,17 @@ def test_costs_are_those_of_captured_passes(monkeypatch):
         return next(clock) / 1e6
 
     monkeypatch.setattr("ssft.decoding.budget.cost.time.perf_counter", now)
-    costs._measure(decoder.request(PROMPTS[0], 4), 1, False)
-    assert set(graphs) == {len(NODES) * len(SOURCES)}
+    costs._measure(decoder.request(PROMPTS[0], 4), 1)
+    assert set(graphs) == {sum(sources <= nodes for nodes in NODES for sources in SOURCES)}
+
+
+def test_what_a_budget_learns_of_times_are_those_of_replayed_passes():
+    decoder, step = plain_and_static()
+    budget, took = TunedBudget(FakeCosts()), []
+    budget.took = lambda milliseconds: took.append(step.capture.replays)
+    *_, results = Scheduler(step, budget=budget).decode([decoder.request(PROMPTS[1], TOKENS)])
+    assert results[0].calls == TOKENS
+    assert took == list(range(2, TOKENS - 1))  # the first pass was not captured, the second took the capture
 
 
 def test_a_model_that_is_not_on_a_gpu_has_the_ordinary_step():

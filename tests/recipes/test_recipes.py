@@ -91,6 +91,44 @@ def test_the_recipe_for_any_lora_adds_streams_as_the_shipped_adapters_have_them(
     assert general == task
 
 
+STREAMS = [name for name in SHIPPED if load_recipe(name).method == "streams"]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams_take_a_share_of_whatever_layers_the_base_has(name):
+    """The paper's share is 1/6 to 1/2 (§4)."""
+    recipe = load_recipe(name)
+    assert isinstance(recipe.training["num_msa_layers"], float)
+    assert 1 / 6 <= recipe.training["num_msa_layers"] <= 1 / 2
+    for layers in (12, 16, 18, 24, 28, 30, 32):
+        assert layers // 6 <= recipe.stream_config(layers).num_msa_layers <= layers / 2
+    if recipe.base == "smollm2-135m":
+        measured = 12 if recipe.training.get("mode") == "lossless" else 8
+        assert recipe.stream_config(num_layers=30).num_msa_layers == measured
+
+
+@pytest.mark.parametrize("task", ["sql", "dialogsum", "e2e_nlg"])
+def test_the_paper_s_runs_have_its_settings_and_our_data(task):
+    paper, ours = load_recipe(f"paper_{task}"), load_recipe(task)
+    paper.data.max_train_rows = ours.data.max_train_rows
+    assert paper.data == ours.data
+    assert (paper.base, paper.dtype, paper.lora.r, paper.quantization) == ("opt-1.3b", "bfloat16", 32, "none")
+    settings = {"num_train_epochs": 5, "learning_rate": 5e-4, "lr_scheduler_type": "linear", "num_streams": 4}
+    assert {key: paper.training[key] for key in settings} == settings
+    assert paper.training["stream_loss_weight"] == 0.1
+    assert paper.stream_config(24).num_msa_layers == (4 if task == "sql" else 12)
+    assert "Not run here" in recipe_head(recipe_path(f"paper_{task}"))
+
+
+@pytest.mark.parametrize(
+    ("share", "layers", "number"),
+    [("0.5", 24, 12), ("0.16", 24, 4), ("0.01", 30, 1), ("0.99", 30, 29), ("0.9", 2, 1), ("7", 30, 7)],
+)
+def test_a_share_of_layers_is_rounded_and_leaves_one_below(share, layers, number):
+    recipe = load_recipe("sql", [f"num_msa_layers={share}"])
+    assert recipe.stream_config(layers).num_msa_layers == number
+
+
 @pytest.mark.parametrize("method", ["medusa", "draft"])
 @pytest.mark.parametrize("task", ["sql", "dialogsum", "e2e_nlg"])
 def test_heads_say_how_the_peers_of_every_task_are_made(method, task):
@@ -265,6 +303,13 @@ def test_override_values(override, section, key, value):
         ("output_dir=x", "training.output_dir cannot be set.*--output"),
         ("gradient_checkpointing=true", "old name of training.activation_checkpointing"),
         ("num_streams=2.5", "training.num_streams=2.5, expected int"),
+        (
+            "num_msa_layers=1.5",
+            r"num_msa_layers=1\.5, expected a whole number of layers from 1, or a share of the base's layers above 0",
+        ),
+        ("num_msa_layers=0.0", r"num_msa_layers=0\.0, expected .*above 0 and below 1"),
+        ("num_msa_layers=half", r"num_msa_layers='half', expected .*a share of the base's layers"),
+        ("num_msa_layers=0", "num_msa_layers=0: streams need at least one layer to run in"),
         ("num_streams=true", "training.num_streams=True, expected int"),
         ("training.bf16=yes", "training.bf16='yes', expected bool"),
         ("lr_scheduler_type=foo", "expected 'linear' \\| 'cosine'"),

@@ -1,14 +1,16 @@
 """What a prepared run trains on: own tables, rows that are too long, and what is said about both."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 from tiny_base import rows, save_rows, save_tiny_base
 
 from ssft.cli.main import cli
 from ssft.errors import DataError
-from ssft.recipes.recipe import load_recipe
+from ssft.recipes.recipe import load_recipe, recipe_names
 from ssft.runs.prepare import prepare
-from ssft.runs.train import build_trainer
+from ssft.runs.train import build_trainer, train
 
 LIMIT = 40
 LONG = {"prompt": "say:", "completion": "a long answer, " * 9}  # a token a character
@@ -82,6 +84,27 @@ def test_the_command_says_which_rows_it_takes(settings, tmp_path):
         in done.stderr
     )
     assert "train:" not in done.stdout.split("first example")[1]
+
+
+def test_a_share_of_layers_becomes_their_number_and_is_told(settings, tmp_path):
+    more = ["training.num_msa_layers=0.4", "training.max_steps=1", "lora.r=2"]
+    done = CliRunner().invoke(cli, ["train", "quickstart", *settings, *more, "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "streams: in the top 2 of 4 layers (num_msa_layers=0.4)" in done.stderr
+    run = prepared(tmp_path, settings, *more)
+    assert (run.args.num_msa_layers, len(run.told)) == (2, 3)
+    bundle = train(run, tmp_path / "out").path
+    assert json.loads((bundle / "ssft_config.json").read_text())["streams"]["num_msa_layers"] == 2
+    assert load_recipe(bundle / "run.yaml").training["num_msa_layers"] == 0.4
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).method == "streams"])
+def test_every_recipe_of_streams_is_ready_to_run(base, settings, tmp_path, name):
+    del settings[3]  # the recipe's own share of layers
+    run = prepare(load_recipe(name, [*settings, "adapter="]), tmp_path / "out")
+    share = load_recipe(name).training["num_msa_layers"]
+    assert run.args.num_msa_layers == max(1, round(share * 4))
+    assert f"streams: in the top {run.args.num_msa_layers} of 4 layers (num_msa_layers={share})" in run.told
 
 
 def test_the_quickstart_recipe_takes_all_rows_of_own_data(settings, tmp_path):

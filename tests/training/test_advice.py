@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ssft.streams.config import StreamConfig
-from ssft.training.advice import advise, good_layers
+from ssft.streams.config import StreamConfig, layers_of_share
+from ssft.training.advice import GOOD_SHARES, advise
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from ssft.training.advice import advise, good_layers
     ],
 )
 def test_layers_grow_with_the_base(mode, layers, good):
-    assert good_layers(mode, layers) == good
+    assert layers_of_share(GOOD_SHARES[mode], layers) == good
     if layers > 1:
         StreamConfig(num_msa_layers=good).check_streams(layers)
 

@@ -225,3 +225,8 @@ def test_settings_out_of_range(tmp_path, settings, message):
 def test_more_msa_layers_than_the_base_has(tmp_path):
     with pytest.raises(ConfigError, match=r"the base has 4 layers.*choose a value from 1 to 3"):
         make_trainer(tmp_path, num_msa_layers=4)
+
+
+def test_a_share_of_layers_is_settled_by_the_base(tmp_path):
+    trainer = make_trainer(tmp_path, num_msa_layers=0.75)
+    assert (trainer.args.num_msa_layers, trainer.streams.config.num_msa_layers) == (3, 3)

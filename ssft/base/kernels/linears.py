@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ssft.base.kernels.products import Packed, product_of
+from ssft.base.linear import is_linear
 
 Hook = Callable[[Tensor, Tensor], None]
 """Gets a group's input x [.., in] and output [.., out of all members], which it may change in place."""
@@ -116,7 +117,7 @@ def siblings(model: Any) -> list[tuple[str, ...]]:
     linear = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and "forward" not in vars(module) and not _is_lora(name)
+        if isinstance(module, nn.Linear) and "forward" not in vars(module) and is_linear(module) and not _is_lora(name)
     }
     handles = [module.register_forward_pre_hook(note(name)) for name, module in linear.items()]
     try:
@@ -154,6 +155,16 @@ def packed_device(module: nn.Module) -> torch.device | None:
     """Where a module computes that is in a group; None for any other."""
     member = vars(module).get("forward")
     return member.group.device if isinstance(member, _Member) else None
+
+
+def columns_of(module: Any) -> tuple[object, int, int]:
+    """What computes a module's output: its group, or itself; the first of its columns there, and how many there are."""
+    member = vars(module).get("forward")
+    if not isinstance(member, _Member):
+        width = module.out_features if isinstance(module, nn.Linear) else module.weight.shape[1]  # GPT-2's Conv1D
+        return module, 0, width
+    bounds = member.group.bounds
+    return member.group, bounds[member.member][0], bounds[-1][1]
 
 
 def group_hooks(module: nn.Module) -> list[Hook]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from ssft.base.embedded import ALIASES, base_path
+from ssft.base.embedded import base_path
+from ssft.base.named import EMBEDDED
 from ssft.bench.methods import YARDSTICK, DecodingMethod, Setting
 from ssft.decoding.request import Generation
 from ssft.errors import ConfigError
@@ -70,10 +71,10 @@ class Method(DecodingMethod):
 def _gguf_file(origin: Path) -> Path:
     """The GGUF file of the embedded base in the folder `origin`. The base's cache does not keep it, so its package has
     to be installed."""
-    alias = next((alias for name, alias in ALIASES.items() if origin == base_path(name)), None)
+    alias = next((alias for name, alias in EMBEDDED.items() if origin == base_path(name)), None)
     if alias is None:
         raise ConfigError(
-            f"llama_cpp needs a GGUF file of the base, and only the embedded ones ({', '.join(ALIASES)}) come from "
+            f"llama_cpp needs a GGUF file of the base, and only the embedded ones ({', '.join(EMBEDDED)}) come from "
             f"one, not {str(origin)!r}; {OUT}"
         )
     package, _, member = alias.member.partition("/")

@@ -37,7 +37,7 @@ class Method(Peer):
         # 4-bit weights train in both runs or in neither.
         keep_gradients_on_cpu(trainer.model)
         # The order of the rows is drawn after the streams' first values, from the same generator: draw those here, too.
-        StreamModules(run.recipe.stream_config(), run.model.config.hidden_size)
+        StreamModules(run.recipe.stream_config(run.model.config.num_hidden_layers), run.model.config.hidden_size)
         return trainer
 
     def fill(self, folder: Path, run: PreparedRun, trainer: Any) -> None:

@@ -27,7 +27,10 @@ class Method(TrainingMethod):
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
         loaded = super().load(recipe, args, device)
-        args.check_streams(loaded.model.config.num_hidden_layers)
+        asked, layers = args.num_msa_layers, loaded.model.config.num_hidden_layers
+        args.settle_layers(layers)
+        if args.num_msa_layers != asked:
+            loaded.told.append(f"streams: in the top {args.num_msa_layers} of {layers} layers (num_msa_layers={asked})")
         if loaded.start is not None and args.mode == "lossless":
             hold(loaded.model, loaded.start)
             loaded.held = True
