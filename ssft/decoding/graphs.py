@@ -87,7 +87,13 @@ def _meets_the_host(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> b
     if packet in (_aten.index, _aten.index_put, _aten.index_put_):  # by a mask, the size depends on the values
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     if packet is _aten._to_copy:
-        return kwargs.get("device") not in (None, args[0].device)
+        return _elsewhere(args[0], kwargs.get("device"))
     if packet is _aten.copy_:
-        return bool(args[0].device != args[1].device)
+        return _elsewhere(args[0], args[1].device)
     return packet in _HOST
+
+
+def _elsewhere(tensor: Tensor, device: torch.device | None) -> bool:
+    """Whether `device` is another one than the tensor's; without a number it is any of its kind."""
+    own = tensor.device
+    return device is not None and (device.type != own.type or device.index not in (None, own.index))
