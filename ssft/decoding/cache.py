@@ -35,7 +35,7 @@ class TreeCache(Cache):
         super().__init__(layers=[])
         self.shapes = shapes
         shape = (num_layers, 2, batch, heads, whole(size, shapes.keys), width)
-        self.store = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.store = self._room(shape, like)
         self.lengths = [0] * batch
         self._slots: dict[int, Tensor] = {}  # by the number of rows; for these lengths
 
@@ -100,14 +100,22 @@ class TreeCache(Cache):
 
     def select(self, rows: list[int]) -> None:
         """Keep only these rows of the batch, in this order."""
-        self.store = self.store.index_select(2, torch.tensor(rows, device=self.store.device))
+        self._take(self.store.index_select(2, torch.tensor(rows, device=self.store.device)))
         self.set_lengths([self.lengths[row] for row in rows])
 
     def join(self, other: "TreeCache", size: int) -> None:
         """Take the rows of another cache of the same model behind one's own, with at least `size` slots for all."""
         size = max(self.store.shape[4], other.store.shape[4], whole(size, self.shapes.keys))
-        self.store = torch.cat((_widened(self.store, size), _widened(other.store, size)), dim=2)
+        self._take(torch.cat((_widened(self.store, size), _widened(other.store, size)), dim=2))
         self.set_lengths(self.lengths + other.lengths)
+
+    def _room(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """A buffer of that shape, or with more slots."""
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+    def _take(self, store: Tensor) -> None:
+        """Go on with these keys and values."""
+        self.store = store
 
 
 def _widened(store: Tensor, size: int) -> Tensor:

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssft.base.kernels.shapes import Shapes
 from ssft.decoding.tree import DraftTree, ancestor_mask
 
 
@@ -16,7 +15,7 @@ def tree_masks(
     num_streams: int,
     like: Tensor,
     window: int | None = None,
-    shapes: Shapes = Shapes(),  # noqa: B008 (frozen)
+    spans: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Additive masks (0 or the dtype's minimum) over the cache's slots.
 
@@ -37,14 +36,14 @@ def tree_masks(
         num_streams: g streams per source.
         like: gives dtype and device.
         window: tokens that a node sees of its past, itself included; its streams see what it sees. None: all.
-        shapes: how many slots there are then; `nodes` is a multiple of its rows already.
+        spans: K, the slots that layers without streams attend to, and those that layers with streams do; None: as
+            many as are in use, end + n and end + n + m·g.
 
     Returns:
-        lower [B, 1, n, end + n] for the layers without streams; upper [B, 1, n + m·g, end + n + m·g], or None if
-        there are no sources.
+        lower [B, 1, n, K] for the layers without streams; upper [B, 1, n + m·g, K], or None if there are no sources.
     """
     end, extra = max(lengths), len(sources[0]) * num_streams
-    slots = shapes.span(end + nodes + extra)
+    below, slots = spans or (end + nodes, end + nodes + extra)
     seen = np.zeros((len(trees), nodes + extra, slots), dtype=bool)
     for row, (tree, length) in enumerate(zip(trees, lengths, strict=True)):
         size = len(tree)
@@ -66,5 +65,5 @@ def tree_masks(
     mask = torch.zeros(seen.shape, dtype=like.dtype)
     mask.masked_fill_(torch.from_numpy(~seen), torch.finfo(like.dtype).min)
     mask = mask.unsqueeze(1).to(like.device)
-    lower = mask[:, :, :nodes, : shapes.span(end + nodes)]
+    lower = mask[:, :, :nodes, :below]
     return (lower.contiguous(), mask) if extra else (lower, None)

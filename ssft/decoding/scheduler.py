@@ -131,7 +131,8 @@ class Scheduler:
         with self.step.timer(CACHE):
             self._cache.keep(paths)
         self._advance(self.rows, states, paths, issued)
-        self.budget.took(1e3 * (time.perf_counter() - begin))
+        if self.step.steady:
+            self.budget.took(1e3 * (time.perf_counter() - begin))
         note_logprobs(self.rows, logits, paths)
         self._keep_unfinished()
 

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from ssft.base.kernels.shapes import Shapes, whole
 from ssft.decoding.cache import TreeCache
-from ssft.decoding.masks import tree_masks
+from ssft.decoding.inputs import TreeInputs, padded
 from ssft.decoding.row import Row
 from ssft.decoding.tree import DraftTree
 from ssft.streams.insertion import StreamHooks
@@ -22,6 +24,14 @@ PROMPT, MASKS, LAYERS, HEAD = "prompt passes", "masks (Python)", "layers without
 
 Timer = Callable[[str], AbstractContextManager[None]]
 """A part's name -> a context that measures what happens inside."""
+
+Output = tuple[Tensor, Tensor | None]
+"""Of the decoder: main rows [B, R, h] as the head reads them, and streams [B, m, g, h] raw."""
+
+
+def untimed(_part: str) -> AbstractContextManager[None]:
+    """The timer of a step that nobody measures."""
+    return nullcontext()
 
 
 @dataclass
@@ -39,14 +49,20 @@ class States:
 
 
 class Step:
-    """Passes of one model, whose stream hooks are `hooks`; it keeps nothing between them."""
+    """Passes of one model, whose stream hooks are `hooks`; it keeps nothing between them.
+
+    slow_passes: how many passes of one shape take longer than those that follow. steady: the latest was none of them.
+    """
+
+    slow_passes = 0
+    steady = True
 
     def __init__(self, hooks: StreamHooks, timer: Timer | None = None) -> None:
         """`timer` measures the parts of a pass; without one nothing is measured."""
         self.hooks = hooks
         self.backbone = hooks.backbone
         self.shapes = Shapes.of(self._like().dtype, self._like().device, self.backbone.anatomy.width)
-        self.timer: Timer = timer or (lambda _part: nullcontext())
+        self.timer: Timer = timer or untimed
 
     def prompts(self, rows: list[Row]) -> tuple[States, TreeCache]:
         """All prompts at once, padded on the right, where no row sees it; streams beside the last token.
@@ -67,7 +83,7 @@ class Step:
                 states = self._trees(rows, chains, [[n - 1] for n in lengths], cache)
                 hidden, streams = states.main, states.streams
             else:
-                ids = _padded(prompts, cache.store.device)
+                ids = padded(prompts, cache.store.device)
                 positions = torch.arange(ids.shape[1], device=ids.device).expand(len(rows), -1)
                 hidden, streams = self._forward(Pass(self._plan(rows, last), _adapters(rows), ids, positions), cache)
             # The streams' slots and the padding lie behind the lengths set here: the next pass overwrites them.
@@ -90,38 +106,54 @@ class Step:
     def slots_needed(self, rows: Sequence[Row]) -> int:
         """Room for the longest row to its end and, behind it, one pass of tree nodes and their streams."""
         longest = max(len(row.request.prompt) + row.budget for row in rows)
-        nodes = whole(max(row.request.tree.max_nodes for row in rows), self.shapes.rows)
-        return longest + nodes * (1 + max(row.request.stream_depth for row in rows))
+        nodes = self._padded(max(row.request.tree.max_nodes for row in rows))
+        return longest + nodes * (1 + depth_of(rows))
+
+    def _padded(self, nodes: int) -> int:
+        """How many nodes a pass has whose largest tree has so many."""
+        return whole(nodes, self.shapes.rows)
 
     def _trees(self, rows: list[Row], trees: list[DraftTree], sources: list[list[int]], cache: TreeCache) -> States:
         """One forward over these trees of the rows."""
-        device = cache.store.device
         with self.timer(MASKS):
             nodes = whole(max(map(len, trees)), self.shapes.rows)
-            ids = _padded([tree.tokens for tree in trees], device, nodes)
-            # A draft may point past the context's end; such nodes are never reached, but learned positions stop there.
-            limit = self.backbone.context_length - 1
-            places = zip(trees, cache.lengths, strict=True)
-            depths = [[min(length + depth, limit) for depth in tree.depths] for tree, length in places]
-            positions = _padded(depths, device, nodes)
-            depth = max(row.request.stream_depth for row in rows)
-            masks = {
-                window: tree_masks(trees, cache.lengths, nodes, sources, depth, self._like(), window, self.shapes)
-                for window in set(self.backbone.windows)
-            }
-        lower = {window: below for window, (below, _) in masks.items()}
-        upper = {window: above for window, (_, above) in masks.items() if above is not None}
-        plan = None
-        if upper:
-            plan = self._plan(rows, torch.tensor(sources, device=device))
-        if plan is not None:
-            extra = len(sources[0]) * depth
-            plan.masks, plan.slots = upper, cache.slots(nodes + extra)[:, nodes:]
-            plan.used = cache.end + nodes + extra
-        hidden, streams = self._forward(Pass(plan, _adapters(rows), ids, positions, lower), cache)
+            written = nodes + len(sources[0]) * depth_of(rows)
+            spans = (cache.span(nodes), cache.span(written))
+            inputs = self._inputs(rows, trees, cache.lengths, sources, nodes, spans, self._like())
+        hidden, streams = self._forward(self._pass(rows, inputs, cache.end + written), cache)
         return States(hidden, streams, sources)
 
-    def _forward(self, now: Pass, cache: TreeCache) -> tuple[Tensor, Tensor | None]:
+    def _inputs(
+        self,
+        rows: list[Row],
+        trees: list[DraftTree],
+        lengths: list[int],
+        sources: list[list[int]],
+        nodes: int,
+        spans: tuple[int, int],
+        like: Tensor,
+    ) -> TreeInputs:
+        """What the model reads in a pass over trees of the rows; see `TreeInputs.of`."""
+        return TreeInputs.of(
+            trees,
+            lengths,
+            sources,
+            nodes=nodes,
+            num_streams=depth_of(rows),
+            spans=spans,
+            windows=self.backbone.windows,
+            last_position=self.backbone.context_length - 1,
+            like=like,
+        )
+
+    def _pass(self, rows: list[Row], inputs: TreeInputs, used: int) -> Pass:
+        """The pass over trees of the rows; `used`: slots of the cache that any row has in use."""
+        plan = self._plan(rows, inputs.sources) if inputs.upper else None
+        if plan is not None:
+            plan.masks, plan.slots, plan.used = inputs.upper, inputs.slots[:, inputs.ids.shape[1] :], used
+        return Pass(plan, _adapters(rows), inputs.ids, inputs.positions, inputs.lower)
+
+    def _forward(self, now: Pass, cache: Cache) -> Output:
         """The decoder on a pass: what the head reads of the main rows [B, R, h], and streams [B, m, g, h] raw."""
         with self.timer(LAYERS), announced(now):
             hidden = self.backbone.decoder(
@@ -140,13 +172,16 @@ class Step:
         """As many streams beside each of sources [B, m] as the row with most of them uses; None if no row has any."""
         # A tree of depth 0 uses no stream of its adapter.
         modules = streams_of_rows([row.request.streams if row.request.stream_depth else None for row in rows])
-        depth = max(row.request.stream_depth for row in rows)
-        return None if modules is None else StreamPlan(modules, sources, depth)
+        return None if modules is None else StreamPlan(modules, sources, depth_of(rows))
 
     def new_cache(self, rows: Sequence[Row]) -> TreeCache:
         """An empty cache with room for these rows to their end (`slots_needed`)."""
         anatomy, size, layers = self.backbone.anatomy, self.slots_needed(rows), self.backbone.num_layers
-        return TreeCache(layers, len(rows), anatomy.heads, size, anatomy.width, self._like(), self.shapes)
+        return self._cache(layers, len(rows), anatomy.heads, size, anatomy.width, self._like(), self.shapes)
+
+    def _cache(self, *shape: Any) -> TreeCache:
+        """A cache of this shape; see `TreeCache`."""
+        return TreeCache(*shape)
 
     def _like(self) -> Tensor:
         """A tensor of the dtype and device that keys, values and masks have."""
@@ -157,7 +192,6 @@ def _adapters(rows: Sequence[Row]) -> list[object]:
     return [row.request.adapter for row in rows]
 
 
-def _padded(lists: list[list[int]], device: torch.device, width: int = 0) -> Tensor:
-    """[B][..] -> [B, width, or what the longest needs], shorter ones filled with 0 on the right."""
-    width = max(width, *map(len, lists))
-    return torch.tensor([values + [0] * (width - len(values)) for values in lists], device=device)
+def depth_of(rows: Sequence[Row]) -> int:
+    """g: streams beside a node, as many as the row with most of them uses."""
+    return max(row.request.stream_depth for row in rows)

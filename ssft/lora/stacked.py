@@ -34,7 +34,8 @@ class StackedLora:
         factors = [scaling for *_, scaling in layers]
         self.scaling, self.scales = factors[0], None
         if len(set(factors)) > 1:
-            self.scaling, self.scales = 1.0, downs[0].new_tensor(factors).repeat_interleave(torch.tensor(ranks))
+            each = [factor for factor, rank in zip(factors, ranks, strict=True) for _ in range(rank)]
+            self.scaling, self.scales = 1.0, downs[0].new_tensor(each)
 
     def add(self, x: Tensor, out: Tensor) -> None:
         """out [n, width] += the products of x [n, in], in place; all of one type."""

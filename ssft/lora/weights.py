@@ -41,7 +41,7 @@ class LoraLayer:
         return (x @ self.down.to(x.dtype).T @ self.up.to(x.dtype).T) * self.scaling
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class LoraWeights:
     """The LoRA of one adapter, and the one of its streams' own where there is one (paper §3.2.4, lossless).
 

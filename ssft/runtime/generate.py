@@ -85,9 +85,9 @@ class StreamGenerate:
 
     hooks: those on the model. drafter: None decodes plainly. adapter: what every row runs with (`Pass.adapters`). turn:
     held during every pass; threads that share this object take turns by it. budget: plans the passes, and remembers
-    what was accepted. fast: passes compute with copies of the linear layers' weights that are laid out for decoding
-    (`FastTurn`): faster, for as much memory again; the model's own weights stay as they are. last: what became of each
-    row of the latest call: passes, accepted drafts, seconds.
+    what was accepted. step: runs them. fast: passes compute with copies of the linear layers' weights that are laid out
+    for decoding (`FastTurn`): faster, for as much memory again; the model's own weights stay as they are. last: what
+    became of each row of the latest call: passes, accepted drafts, seconds.
     """
 
     hooks: StreamHooks
@@ -96,6 +96,7 @@ class StreamGenerate:
     adapter: Any = None
     turn: AbstractContextManager[Any] = field(default_factory=Turn)
     budget: TunedBudget | None = None
+    step: Step | None = None
     fast: bool = False
     last: list[Generation] = field(default_factory=list, init=False)
 
@@ -103,7 +104,8 @@ class StreamGenerate:
         check(Annotated[InstanceOf[TreeConfig], "a TreeConfig"], self.tree, "tree")
         self.tree.check_tree()
         check(bool, self.fast, "fast")
-        self.budget = self.budget or TunedBudget(PassCosts(Step(self.hooks)))
+        self.step = self.step or Step(self.hooks)
+        self.budget = self.budget or TunedBudget(PassCosts(self.step))
         if self.fast:
             self.turn = FastTurn(self.turn, self.hooks.backbone.model)
 
@@ -171,7 +173,8 @@ class StreamGenerate:
         shown, results, self.last = 0, [], []
         if isinstance(self.turn, FastTurn):
             self.turn.renew()
-        for results in Scheduler(Step(self.hooks), self.turn, self.budget).decode(requests):
+        assert self.step is not None
+        for results in Scheduler(self.step, self.turn, self.budget).decode(requests):
             self.last = results
             if text_streamer is not None:
                 for token in results[0].token_ids[shown:]:

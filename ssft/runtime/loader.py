@@ -26,6 +26,7 @@ def load_adapted(
     device: str | None = None,
     merge: bool = False,
     fast: bool = True,
+    graphs: bool = True,
 ) -> MultiAdapterModel:
     """Load a base and put one adapter over it, which is then the active one; `adapter` None decodes the bare base.
 
@@ -34,7 +35,7 @@ def load_adapted(
     `merge` by peft first, which merges them). `base` defaults to the one the bundle was made for.
     `merge` adds the LoRA into the base's weights: main stream and streams share it (paper §3.2.4, shared mode), so the
     streams stay right, and no pass pays for the low-rank products; a LoRA of the streams' own stays beside them. The
-    adapter can then not be taken off again. `fast`: see `MultiAdapterModel`.
+    adapter can then not be taken off again. `fast`, `graphs`: see `MultiAdapterModel`.
     """
     check(Annotated[bool, "True or False"], merge, "merge")
     if merge and quantization == "4bit":
@@ -57,7 +58,7 @@ def load_adapted(
     if merge and bundle is not None:
         check_fit(bundle, model, base_fingerprint(model, tokenizer, name))
         model = _merged(model, bundle.path)
-    adapted = MultiAdapterModel(model, tokenizer, name, fast=fast)
+    adapted = MultiAdapterModel(model, tokenizer, name, fast=fast, graphs=graphs)
     if adapter is not None and folder is not None:
         own = Path(adapter).resolve().name
         adapted.bank.add(own, folder, merged=merge)

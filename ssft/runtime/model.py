@@ -19,7 +19,7 @@ from ssft.decoding.draft.drafter import Drafter
 from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.scheduler import Scheduler
-from ssft.decoding.step import Step
+from ssft.decoding.static import step_for
 from ssft.decoding.turn import Turn
 from ssft.environment import describe_device
 from ssft.errors import ConfigError, GenerationError
@@ -61,10 +61,11 @@ class MultiAdapterModel:
         max_adapter_bytes: int | None = None,
         evict_to: str | None = None,
         fast: bool = True,
+        graphs: bool = True,
     ) -> None:
         """`model`: a causal LM without peft. `name`: its id, for messages. `fast`: its linear layers are packed for
-        decoding (`FastLinears`), until `unload`; whoever trains, moves or saves it wants False. See `from_pretrained`
-        for the rest."""
+        decoding (`FastLinears`), until `unload`; whoever trains, moves or saves it wants False. `graphs`: passes are
+        captured as CUDA graphs where the model is on a GPU (`StaticStep`). See `from_pretrained` for the rest."""
         check(Annotated[InstanceOf[torch.nn.Module], "a causal LM of transformers"], model, "model")
         check(Annotated[Callable[..., Any], "the base's tokenizer"], tokenizer, "tokenizer")
         if hasattr(model, "peft_config"):
@@ -79,7 +80,7 @@ class MultiAdapterModel:
         self.linears = FastLinears(model, on=fast)
         self.hooks = StreamHooks(model)
         self.router = LoraRouter(model, self.linears.groups)
-        self.step = Step(self.hooks)
+        self.step = step_for(self.hooks, graphs)
         self.turn = Turn()
         self.costs = PassCosts(self.step)
         self.budget = TunedBudget(self.costs)
@@ -347,7 +348,7 @@ class MultiAdapterModel:
         def held() -> Iterator[StreamGenerate]:
             with self.bank.in_use([name]) as adapters:
                 own = adapters[name]
-                yield StreamGenerate(self.hooks, own.drafter, own.tree, own.lora, self.turn, self.budget)
+                yield StreamGenerate(self.hooks, own.drafter, own.tree, own.lora, self.turn, self.budget, self.step)
 
         return call_of(held)
 

@@ -119,6 +119,7 @@ class PassCosts:
             "threads": torch.get_num_threads(),
             "precision": str(model.dtype),
             "kernels": kernel_names(model),
+            "step": type(self.step).__name__,
             "versions": {name: libraries.get(name) for name in ("ssft", "torch", "transformers", "bitsandbytes")},
             "base": shape_sha256(model),
             "adapter": _shape_of(request),
@@ -152,7 +153,8 @@ class PassCosts:
         sources = SOURCES if own.stream_depth else SOURCES[:1]
         points = [(n, m) for n in range(len(NODES)) for m in range(len(sources)) if sources[m] <= NODES[n]]
         found = np.full((len(NODES), len(sources)), np.inf)
-        for n, m in (points[0], points[-1]):  # whatever is made at first use is made here
+        # Whatever is made at first use is made here.
+        for n, m in [points[0], points[-1], *points * self.step.slow_passes]:
             self._run(rows, NODES[n], sources[m], cache, length)
         begin, total = time.perf_counter(), ROUNDS * len(points)
         with tqdm(total=total, desc="cost of a pass", unit="pass", delay=2, disable=None, leave=False) as bar:
