@@ -1,6 +1,7 @@
 """Tiny random models of every supported architecture, built from configs: no network, no files."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -16,6 +17,7 @@ from loopback_hub import connected_hub
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM
 
+from ssft.decoding.budget import cost
 from ssft.streams.config import StreamConfig
 from ssft.streams.modules import attach_streams
 
@@ -96,6 +98,16 @@ def with_adapter(model, stream_config=None, seed=1, rank=4, scale=0.2, targets="
         for parameter in modules.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     return peft_model.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def costs_of_tiny_models(tmp_path_factory):
+    """What passes of tiny models cost is measured in a moment, and kept apart from what the user's own models cost."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "cache_dir", lambda: Path(os.environ.get("SSFT_CACHE", folder)))
+        patch.setattr(cost, "SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ SETTINGS = [
     "training.num_msa_layers=2", "training.per_device_train_batch_size=2", "training.logging_steps=1",
     "training.max_steps=2", "training.learning_rate=1e-2", "training.stream_loss_weight=1",
     "training.disable_tqdm=true", "data.validation_fraction=0.25", "tree.max_nodes=40", "tree.top_k=12",
+    "tree.budget=fixed",
 ]  # fmt: skip
 PROMPTS = [[41, 67, 75, 91, 2, 21, 28], [41, 67, 75, 91, 2, 18, 28, 2, 18]]
 TOKENS = 16

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from conftest import TINY
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 ALPHABET = [chr(c) for c in range(32, 127)] + ["\n"]
@@ -25,9 +25,28 @@ def tiny_tokenizer():
     return fast
 
 
-def save_tiny_base(folder: Path, architecture: str = "llama", **changes) -> Path:
+def byte_tokenizer():
+    """One token per byte and some of several, in the form that most bases have, plus <pad> and <eos>."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=["<pad>", "<eos>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(
+        ['{"name": "some name", "kind": "select", "items": [{"count": 12}, {}]}'] * 4, trainer
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def save_tiny_base(folder: Path, architecture: str = "llama", make_tokenizer=tiny_tokenizer, **changes) -> Path:
     """Write a tiny base to `folder` and return it."""
-    tokenizer = tiny_tokenizer()
+    tokenizer = make_tokenizer()
     model = TINY[architecture](vocab_size=len(tokenizer), **changes)
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id

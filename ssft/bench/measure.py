@@ -39,6 +39,7 @@ def measure(
     categories: Sequence[str] | None = None,
     left_out: Mapping[str, str] | None = None,
     temperature: float | None = None,
+    form: str | None = None,
 ) -> BenchResult:
     """Run every method over all prompts `rounds` times and compare.
 
@@ -52,7 +53,7 @@ def measure(
         left_out: methods that cannot run here, and why. If given, a method that fails joins them, plain aside: with an
             `SSFTError` at any time, or with what torch and other libraries raise in the warm-up. Without it, and for
             plain, the error is raised.
-        temperature: for the result alone; the methods know how they choose tokens.
+        temperature, form: for the result alone; the methods know how they choose tokens.
 
     A Ctrl-C after at least one finished round returns what is there, with `interrupted` set.
     """
@@ -131,6 +132,7 @@ def measure(
         outputs=plain,
         adapter_sha256=weights_sha256(adapted),
         temperature=temperature,
+        form=form,
         prompts_sha256=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
     )
 

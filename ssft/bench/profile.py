@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ssft.bench.rounds import Way, now, timed_rounds
+from ssft.decoding.grammar.parser import GRAMMAR
 from ssft.decoding.scheduler import CACHE, DRAFT
 from ssft.decoding.step import HEAD, LAYERS, MASKS, PROMPT
 from ssft.results.schema import Part, Profile
@@ -77,9 +78,16 @@ def instrumented(adapted: Any, clock: Clock, streaming: bool) -> Iterator[None]:
 
 
 def profile(
-    adapted: Any, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int = 1, progress: bool = True
+    adapted: Any,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    batch_size: int = 1,
+    progress: bool = True,
+    form: Mapping[str, str] | None = None,
 ) -> dict[str, Profile]:
     """`plain`, and `streaming` where the adapter has streams: one round over the prompts with timers.
+
+    form: as `SuiteSettings` has it; the grammar is then a part of its own.
 
     A pass of a batch counts once. Timers synchronise a GPU, so that the sum is above what `ssft bench` measures there.
     """
@@ -91,7 +99,7 @@ def profile(
         streaming = name == "streaming"
 
         def decode(batch: list[list[int]]) -> Any:
-            return adapted.complete(batch, max_new_tokens=max_new_tokens, speculate=streaming)
+            return adapted.complete(batch, max_new_tokens=max_new_tokens, speculate=streaming, **(form or {}))
 
         def timed(batch: list[list[int]]) -> Any:
             with instrumented(adapted, clocks[name], streaming), clocks[name].part(REST):
@@ -104,7 +112,7 @@ def profile(
     for name, clock in clocks.items():
         tokens = sum(len(row.token_ids) for batch in done[name].outputs[0] for row in batch)
         passes = clock.calls[MASKS]
-        milliseconds = {part: 1e3 * clock.seconds[part] for part in PARTS}
+        milliseconds = {part: 1e3 * clock.seconds[part] for part in (*PARTS, *([GRAMMAR] if form else []))}
         total = sum(milliseconds.values())
         found[name] = Profile(
             passes=passes,
@@ -119,8 +127,9 @@ def profile(
 
 def profile_table(profiles: Mapping[str, Profile]) -> Table:
     """One row per part of a pass, then the whole: for every way of decoding milliseconds and share."""
-    ways = profiles.values()
-    rows = [[part, *(cell for way in ways for cell in (way.parts[part].ms, way.parts[part].share))] for part in PARTS]
+    ways = list(profiles.values())
+    parts = ways[0].parts
+    rows = [[part, *(cell for way in ways for cell in (way.parts[part].ms, way.parts[part].share))] for part in parts]
     for title, key in (("whole pass", "ms_per_pass"), ("per token", "ms_per_token"), ("prompts' pass", "prompt_ms")):
         rows.append([title, *(cell for way in ways for cell in (getattr(way, key), None))])
     columns = [column for name in profiles for column in (Column(name, ".3f"), Column("share", ".0%"))]

@@ -8,7 +8,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ssft.bench.peers import Ready, ready_methods
 from ssft.bench.quality import quality_result, questions_of, score_answers
 from ssft.bench.spec_bench import row_categories
 from ssft.errors import ConfigError
+from ssft.files import json_sha256
 from ssft.results.schema import BenchResult, SuiteResult, TaskResult
 
 
@@ -46,7 +47,8 @@ class Task:
 @dataclass(frozen=True)
 class SuiteSettings:
     """The same for all tasks. limit: prompts of each that are timed. quality_limit: rows that are scored, 0 for none.
-    methods: names, or None for all that can run. temperature: tokens are drawn at it; None: the likeliest is taken."""
+    methods: names, or None for all that can run. temperature: tokens are drawn at it; None: the likeliest is taken.
+    form: `json_schema`, `regex` or `grammar` and its text, which all texts are to follow; empty for any text."""
 
     limit: int | None = 10
     quality_limit: int = 40
@@ -57,6 +59,7 @@ class SuiteSettings:
     methods: Sequence[str] | None = None
     progress: bool = True
     temperature: float | None = None
+    form: dict[str, str] = field(default_factory=dict)
 
     def ready_methods(self, adapted: Any, peers: Path | None) -> Ready:
         """The methods over an adapter, and why the others cannot run; see `peers.ready_methods`."""
@@ -64,8 +67,9 @@ class SuiteSettings:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """How tokens are chosen: greedily, or drawn at a temperature with the run's own seed."""
-        return {} if self.temperature is None else {"temperature": self.temperature, "seed": self.seed}
+        """How tokens are chosen: greedily, or drawn at a temperature with the run's own seed; and the texts' form."""
+        drawn = {} if self.temperature is None else {"temperature": self.temperature, "seed": self.seed}
+        return {**drawn, **self.form}
 
     def measure(self, adapted: Any, rows: Sequence[dict[str, Any]], ready: Ready, whose: str = "") -> BenchResult:
         """The methods on the prompts of rows, their categories apart; for `whose` see `encode_rows`."""
@@ -81,7 +85,13 @@ class SuiteSettings:
             categories=row_categories(rows),
             left_out=ready[1],
             temperature=self.temperature,
+            form=form_identity(self.form),
         )
+
+
+def form_identity(form: dict[str, str]) -> str | None:
+    """`BenchResult.form`."""
+    return next((f"{name} {json_sha256(text)}" for name, text in form.items()), None)
 
 
 def run_suite(

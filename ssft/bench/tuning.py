@@ -93,7 +93,7 @@ def tune(
     progress: bool = True,
 ) -> TuningResult:
     """Measure the costs anew, record the prompts' answers, and replay them under fixed budgets and the tuned one."""
-    costs = adapted.measure_costs(batch_size, progress=progress, again=True)
+    costs = adapted.measure_costs(batch_size, again=True)
     traces = record(adapted, prompts, max_new_tokens, batch_size, progress)
     lengths = [len(prompt) for prompt in prompts]
     batches = [[traces[place] for place in batch] for batch in length_batches(lengths, batch_size)]

@@ -67,12 +67,12 @@ class Decoding:
         adapted = load_adapted(adapter, self.base or base, **how)
         adapted.active.tree = override_tree(adapted.active.tree, self.tree)
         if adapted.active.tree.budget == AUTO and adapted.active.streams is not None:
-            adapted.measure_costs(self.batch_size, progress=True)
+            adapted.measure_costs(self.batch_size)
         return adapted
 
 
-def decoding_options(max_new_tokens: int = 128) -> shared.Decorator:
-    """The options of `Decoding`, as the one parameter `decoding`; the value is a default."""
+def decoding_options(max_new_tokens: int = 128, batch_size: int = 1) -> shared.Decorator:
+    """The options of `Decoding`, as the one parameter `decoding`; the values are defaults."""
 
     def decorate(function: Any) -> Any:
         @functools.wraps(function)
@@ -83,7 +83,10 @@ def decoding_options(max_new_tokens: int = 128) -> shared.Decorator:
         return shared.together(
             shared.max_new_tokens_option(default=max_new_tokens),
             click.option(
-                "--batch-size", type=shared.POSITIVE, default=1, help="Number of prompts that are decoded together."
+                "--batch-size",
+                type=shared.POSITIVE,
+                default=batch_size,
+                help="Number of prompts that are decoded together.",
             ),
             click.option("--tree", metavar="KEY=VALUE", multiple=True, help=TREE_HELP),
             shared.base_option(),

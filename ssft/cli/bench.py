@@ -21,9 +21,10 @@ from ssft.cli._bench import (
 )
 from ssft.cli._bench_adapters import adapters_command
 from ssft.cli._bench_compare import compare_command
+from ssft.cli._bench_never_slower import never_slower_command
 from ssft.cli._bench_tasks import tasks_command
 from ssft.cli._result import command_line, deliver, describe_data, file_option, result_facts
-from ssft.cli._sampling import sampling_options
+from ssft.cli._sampling import FORMS, form_of, sampling_options
 
 LIMIT = 20
 """Prompts of a comparison without `--limit` and without Spec-Bench."""
@@ -59,7 +60,7 @@ def command() -> None:
         "questions of each category, and without --limit all of them."
     ),
 )
-@sampling_options("temperature")
+@sampling_options("temperature", *FORMS)
 @decoding_options()
 @file_option()
 @shared.json_option()
@@ -83,9 +84,10 @@ def measure_command(
     from ssft.bench.peers import peers_folder
     from ssft.bench.spec_bench import spec_bench_rows
 
+    form = form_of(sampling)
     if sampling and ctx.get_parameter_source("methods") == ParameterSource.DEFAULT:
-        options["methods"] = [REFERENCE, "streaming"]
-    settings = suite_settings(decoding, **options, **sampling)
+        options["methods"] = [REFERENCE, *(["forced", "blind"] if form else []), "streaming"]
+    settings = suite_settings(decoding, **options, temperature=sampling.get("temperature"), form=form)
     folder = peers_folder(peers, Path(adapter).resolve().name)
     adapted = decoding.open(adapter)
     ready = settings.ready_methods(adapted, folder)
@@ -136,6 +138,7 @@ def train_command(
 @click.argument("adapter")
 @shared.data_option(help=PROMPTS_HELP)
 @shared.limit_option(default=4)
+@sampling_options(*FORMS)
 @decoding_options(max_new_tokens=64)
 @file_option()
 @shared.json_option()
@@ -143,6 +146,7 @@ def profile_command(
     adapter: str,
     data: Path | None,
     limit: int,
+    sampling: dict[str, Any],
     decoding: Decoding,
     output: Path | None,
     as_json: bool,
@@ -151,13 +155,16 @@ def profile_command(
     from torch import get_num_threads
 
     from ssft.bench.profile import profile, profile_table
+    from ssft.bench.suite import form_identity
 
     adapted = decoding.open(adapter)
     prompts = load_prompts(adapted, adapter, data, limit)
-    profiles = profile(adapted, prompts, decoding.max_new_tokens, decoding.batch_size)
+    form = form_of(sampling)
+    profiles = profile(adapted, prompts, decoding.max_new_tokens, decoding.batch_size, form=form)
     result = {
         **result_facts("profile", adapted, data, len(prompts), decoding),
         "threads": get_num_threads(),
+        "form": form_identity(form),
         **profiles,
     }
 
@@ -169,5 +176,5 @@ def profile_command(
     deliver(result, output, as_json, show)
 
 
-for subcommand in (adapters_command, tasks_command, compare_command):
+for subcommand in (adapters_command, never_slower_command, tasks_command, compare_command):
     command.add_command(subcommand)

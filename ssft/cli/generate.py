@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssft.cli._adapted import DATA_HELP, Decoding, data_rows, decoding_options
-from ssft.cli._options import data_option, json_option, limit_option, print_json
+from ssft.cli._options import POSITIVE, data_option, json_option, limit_option, print_json
 from ssft.cli._result import file_option, jsonl
 from ssft.cli._sampling import sampling_options
+from ssft.cli._words import Words, words_options
+from ssft.decoding.sampling import Sampling
 from ssft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -45,6 +47,13 @@ if TYPE_CHECKING:
 @click.option("--plain", is_flag=True, help="Decode without streams; the text is the same.")
 @click.option("--stop", metavar="TEXT", multiple=True, help="End an answer before this text. It can be repeated.")
 @sampling_options()
+@words_options()
+@click.option(
+    "--num-return-sequences",
+    type=POSITIVE,
+    default=1,
+    help="Number of answers to each prompt, drawn with seeds one after the other; they come as JSONL.",
+)
 @decoding_options()
 @json_option(help="With --prompt: print one JSON object on stdout.")
 def command(
@@ -59,17 +68,22 @@ def command(
     plain: bool,
     stop: tuple[str, ...],
     sampling: dict[str, Any],
+    words: Words,
+    num_return_sequences: int,
     decoding: Decoding,
     as_json: bool,
 ) -> None:
     """Generate with ADAPTER, for one --prompt or --row, whose text is shown while it comes, or for a --data file.
 
     The likeliest token is taken, unless --temperature, --top-k, --top-p, --min-p, --typical-p or --seed asks to draw. A
-    seed gives the same text with streams and without them.
+    seed gives the same text with streams and without them. With --json-schema, --regex or --grammar an answer that
+    --max-new-tokens does not cut off has that form, whatever the model says.
 
     Without ADAPTER, --base alone decodes the bare base. A file becomes JSONL in its own order, with the keys prompt,
-    completion, adapter, tokens, calls, seconds and finish_reason; drawn answers have their seed, too.
+    completion, adapter, tokens, calls, seconds and finish_reason; drawn answers have their seed, too, and several to
+    one prompt their number from 0 as `answer`.
     """
+    several = num_return_sequences > 1
     one = prompt is not None or row is not None
     for wrong, message in (
         (not one and data is None, "no prompt: give --prompt TEXT or --row JSON for one, or --data FILE for many"),
@@ -81,6 +95,13 @@ def command(
         (data is None and for_training, "--for-training makes a file of training rows out of a --data file; give one"),
         (chat and for_training, "--for-training writes raw prompts; leave --chat out"),
         (data is not None and as_json, "--data gives JSONL already; leave --json out"),
+        (several and as_json, "--num-return-sequences gives JSONL already; leave --json out"),
+        (several and for_training, "--for-training answers every prompt once; leave --num-return-sequences out"),
+        (
+            several and not Sampling(**sampling).sampled,
+            f"--num-return-sequences {num_return_sequences}: without sampling all answers of a prompt are the same; "
+            "give --temperature or --seed",
+        ),
     ):
         if wrong:
             raise click.UsageError(message)
@@ -100,15 +121,21 @@ def command(
         _warn_of_raw_text(adapted)
     prompts = encode_rows(adapted, rows)
     most = decoding.max_new_tokens
-    settings: dict[str, Any] = {"max_new_tokens": most, "stop": list(stop) or None, "speculate": not plain} | sampling
-    if one and output is None and not as_json:
+    settings: dict[str, Any] = {"max_new_tokens": most, "stop": list(stop) or None, "speculate": not plain}
+    settings |= sampling | words.settings(adapted.tokenizer)
+    if one and not several and output is None and not as_json:
         stream = adapted.stream(prompts[0], **settings)
         for piece in stream:
             click.echo(piece, nl=False)
         click.echo()
-        answers = [stream.output]
+        answers: list[Any] = [stream.output]
     else:
-        answers = adapted.generate(prompts, batch_size=decoding.batch_size, progress=True, return_dict=True, **settings)
+        how: dict[str, Any] = {
+            "batch_size": decoding.batch_size,
+            "num_return_sequences": num_return_sequences,
+            "progress": True,
+        }
+        answers = adapted.generate(prompts, return_dict=True, **how, **settings)
     records: list[dict[str, Any]] = [
         {
             "prompt": render_prompt(row, adapted.tokenizer),
@@ -116,8 +143,10 @@ def command(
             **{key: answer[key] for key in ("adapter", "tokens", "calls")},
             "seconds": round(answer["seconds"], 4),
             **{key: answer[key] for key in ("finish_reason", "seed") if key in answer},
+            **({"answer": number} if several else {}),
         }
-        for row, answer in zip(rows, answers, strict=True)
+        for row, found in zip(rows, answers, strict=True)
+        for number, answer in enumerate(found if several else [found])
     ]
     said = _statistics(records)
     whole = [record for record in records if record["finish_reason"] != "length"]
@@ -132,7 +161,7 @@ def command(
         write_text(output, jsonl(records))
     if as_json:
         print_json(records[0])
-    elif output is None and not one:
+    elif output is None and (several or not one):
         click.echo(jsonl(records), nl=False)
     click.echo(said, err=True)
 
@@ -198,7 +227,7 @@ def _statistics(records: list[dict[str, Any]]) -> str:
     tokens, calls = (sum(record[key] for record in records) for key in ("tokens", "calls"))
     line = f"{tokens:,} tokens in {calls:,} calls, {tokens / calls:.2f} tokens per call"
     if len(records) > 1:
-        return f"{len(records):,} prompts, {line}"
+        return f"{len(records):,} {'answers' if 'answer' in records[0] else 'prompts'}, {line}"
     seconds = records[0]["seconds"]
     speed = f"{seconds:.2f} s, {tokens / max(seconds, 1e-9):.1f} tokens per second"
     return f"{line}, {speed}, finished by {records[0]['finish_reason']}"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from ssft.base.kernels.shapes import whole
+from ssft.base.kernels.shapes import Shapes, whole
 
 
 class TreeCache(Cache):
@@ -22,12 +22,19 @@ class TreeCache(Cache):
     """
 
     def __init__(
-        self, num_layers: int, batch: int, heads: int, size: int, width: int, like: Tensor, block: int = 1
+        self,
+        num_layers: int,
+        batch: int,
+        heads: int,
+        size: int,
+        width: int,
+        like: Tensor,
+        shapes: Shapes = Shapes(),  # noqa: B008 (frozen)
     ) -> None:
         """T is `size` slots, or a few more: slots come in blocks. `like` gives dtype and device."""
         super().__init__(layers=[])
-        self.block = block
-        shape = (num_layers, 2, batch, heads, whole(size, block), width)
+        self.shapes = shapes
+        shape = (num_layers, 2, batch, heads, whole(size, shapes.keys), width)
         self.store = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.lengths = [0] * batch
         self._slots: dict[int, Tensor] = {}  # by the number of rows; for these lengths
@@ -42,8 +49,8 @@ class TreeCache(Cache):
         return self.end
 
     def span(self, rows: int) -> int:
-        """K, the keys that a pass of `rows` rows attends to: all up to its own, in whole blocks."""
-        return whole(self.end + rows, self.block)
+        """K, the keys that a pass of `rows` rows attends to: all up to its own, and empty ones (`Shapes`)."""
+        return self.shapes.span(self.end + rows)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Keys that a pass of `query_length` rows returns, and the offset of the first."""
@@ -98,7 +105,7 @@ class TreeCache(Cache):
 
     def join(self, other: "TreeCache", size: int) -> None:
         """Take the rows of another cache of the same model behind one's own, with at least `size` slots for all."""
-        size = max(self.store.shape[4], other.store.shape[4], whole(size, self.block))
+        size = max(self.store.shape[4], other.store.shape[4], whole(size, self.shapes.keys))
         self.store = torch.cat((_widened(self.store, size), _widened(other.store, size)), dim=2)
         self.set_lengths(self.lengths + other.lengths)
 

@@ -19,6 +19,8 @@ class TreeConfig:
     - `chain`: one node per depth, the best token of each stream.
     - `k_ary`: the paper's full tree (§3.2.2): every node at depth d has the `top_k` best tokens of stream d+1.
     - `best_first`: nodes in the order of the streams' joint log-probability until `max_nodes` are taken.
+
+    The budget is fixed unless it is said to be `auto`: who writes a tree down then knows its passes, on every machine.
     """
 
     kind: str = field(default="best_first", metadata={"help": "chain, k_ary (the paper's full tree) or best_first"})
@@ -55,6 +57,11 @@ class TreeConfig:
     def nodes_in_batch(self, rows: int) -> int:
         """Node budget of one row's tree while `rows` rows share a pass."""
         return min(self.max_nodes, max(2, self.max_batch_nodes // rows)) if self.max_batch_nodes else self.max_nodes
+
+    @property
+    def width(self) -> int:
+        """Most tokens of one stream that stand under one node."""
+        return 1 if self.kind == "chain" else self.top_k
 
     def __post_init__(self) -> None:
         self.check_tree()

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssft.base.kernels.shapes import Shapes, whole
+from ssft.base.kernels.shapes import Shapes
 from ssft.decoding.tree import DraftTree, ancestor_mask
 
 
@@ -37,14 +37,14 @@ def tree_masks(
         num_streams: g streams per source.
         like: gives dtype and device.
         window: tokens that a node sees of its past, itself included; its streams see what it sees. None: all.
-        shapes: what slots are filled up to multiples of; `nodes` is a multiple of its rows already.
+        shapes: how many slots there are then; `nodes` is a multiple of its rows already.
 
     Returns:
         lower [B, 1, n, end + n] for the layers without streams; upper [B, 1, n + m·g, end + n + m·g], or None if
         there are no sources.
     """
     end, extra = max(lengths), len(sources[0]) * num_streams
-    slots = whole(end + nodes + extra, shapes.keys)
+    slots = shapes.span(end + nodes + extra)
     seen = np.zeros((len(trees), nodes + extra, slots), dtype=bool)
     for row, (tree, length) in enumerate(zip(trees, lengths, strict=True)):
         size = len(tree)
@@ -66,5 +66,5 @@ def tree_masks(
     mask = torch.zeros(seen.shape, dtype=like.dtype)
     mask.masked_fill_(torch.from_numpy(~seen), torch.finfo(like.dtype).min)
     mask = mask.unsqueeze(1).to(like.device)
-    lower = mask[:, :, :nodes, : whole(end + nodes, shapes.keys)]
+    lower = mask[:, :, :nodes, : shapes.span(end + nodes)]
     return (lower.contiguous(), mask) if extra else (lower, None)

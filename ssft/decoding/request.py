@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import InstanceOf
 from torch import Tensor
+from transformers.generation.logits_process import TemperatureLogitsWarper
 
 from ssft.decoding.config import TreeConfig
+from ssft.decoding.grammar.engine import Grammar
 from ssft.errors import GenerationError
 from ssft.schema import WHOLE, check, shown
 from ssft.streams.modules import StreamModules
@@ -34,6 +36,7 @@ _TYPES = {
     "stop": Annotated[Callable[..., Any] | None, "a callable or None"],
     "processors": _CALLABLES,
     "warpers": _CALLABLES,
+    "grammar": Annotated[InstanceOf[Grammar] | None, "a Grammar or None"],
     "seed": Annotated[int | None, WHOLE, "a whole number or None"],
 }
 """What the fields of a `Request` must be."""
@@ -46,7 +49,8 @@ class Request:
     prompt: token ids, at least one. max_new_tokens: cut to what the context has room for. eos_token_ids and
     stop_token_ids end the sequence and are its last token ("eos", "stop"). stop: see `StopCheck`; the token that
     completes a stop string is kept. processors: applied to the main stream's logits after every token, with that
-    token's own path as history. warpers: applied after them to the scores alone, of several rows at once where these
+    token's own path as history. grammar: what the text must look like; tokens that it forbids are taken out after the
+    processors. warpers: applied after them to the scores alone, of several rows at once where these
     have the same ones. seed: of the random numbers by which tokens are drawn (`accept/sampled.py`); None: the likeliest
     token is taken. top_logprobs: how many of them a `Generation` notes; None: no log-probabilities at all. drafter: who
     proposes tokens (`draft/`); None decodes plainly. adapter: whose LoRA the row runs with, as the router knows it
@@ -62,6 +66,7 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()
     stop: StopCheck | None = None
     processors: Sequence[LogitsProcessor] = ()
+    grammar: Grammar | None = None
     warpers: Sequence[LogitsProcessor] = ()
     seed: int | None = None
     top_logprobs: int | None = None
@@ -99,7 +104,17 @@ class Request:
     @property
     def greedy(self) -> bool:
         """Whether every token is the likeliest by the main stream's own logits."""
-        return self.seed is None and not self.processors and not self.warpers
+        return self.seed is None and self.grammar is None and not self.processors and not self.warpers
+
+    @property
+    def ends(self) -> frozenset[int] | set[int]:
+        """Token ids that end the sequence."""
+        return self.eos_token_ids | self.stop_token_ids
+
+    @property
+    def temperature(self) -> float:
+        """By which the logits are divided before a token is drawn; 1 where none is."""
+        return next((float(w.temperature) for w in self.warpers if isinstance(w, TemperatureLogitsWarper)), 1.0)
 
     @property
     def depth(self) -> int:

@@ -9,6 +9,7 @@ from ssft.decoding.tree import DraftTree
 
 if TYPE_CHECKING:
     from ssft.decoding.draft.drafter import Guesses
+    from ssft.decoding.grammar.parser import Parser
 
 
 @dataclass(eq=False)
@@ -17,6 +18,7 @@ class Row:
 
     budget: tokens that it may produce. tree: the draft that its next pass verifies; a root alone drafts nothing.
     guesses: what may follow the token issued last, from which the budget grows that draft; None where nothing is known.
+    parser: where the text stands in the request's grammar, if it has one.
     begin: when it was admitted, on `time.perf_counter`. of_drafter: what its drafter keeps of it from pass to pass.
     """
 
@@ -27,6 +29,7 @@ class Row:
     begin: float = field(default_factory=time.perf_counter)
     of_drafter: Any = field(default=None, repr=False)
     guesses: "Guesses | None" = None
+    parser: "Parser | None" = None
 
     @property
     def left(self) -> int:
@@ -53,11 +56,14 @@ class Row:
             depth = len(path) - 1
             result.accepted += [0] * (depth + 1 - len(result.accepted))
             result.accepted[depth] += 1
-        for new in [*(self.tree.tokens[node] for node in path[1:]), token]:
+        came = [*(self.tree.tokens[node] for node in path[1:]), token]
+        for new in came:
             result.token_ids.append(new)
             if reason := self._reason_to_stop(new):
                 self.finish(reason)
                 return
+        if self.parser is not None:
+            self.parser.advance(came)
 
     def finish(self, reason: str) -> None:
         """End the row."""

@@ -16,6 +16,8 @@ _SEED = Annotated[int, WHOLE, Field(ge=0, lt=2**63), "a whole number from 0, bel
 _WORD = Annotated[list[FROM_ZERO], Field(min_length=1)]
 _WORDS = Annotated[list[_WORD], Field(min_length=1), "a list of words, each a list of token ids"]
 _WEIGHT = Annotated[float, Field(allow_inf_nan=False)]
+_SCHEMA = Annotated[dict[str, Any] | str, "a dict or JSON text"]
+_TEXT = Annotated[str, "a text"]
 _BIAS = Annotated[
     dict[tuple[FROM_ZERO, ...], _WEIGHT], Field(min_length=1), "a dict from tuples of token ids to numbers"
 ]
@@ -24,6 +26,10 @@ _BIAS = Annotated[
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen. A setting that is None changes nothing; with none at all decoding is greedy.
+
+    With `json_schema`, `regex` or `grammar` the text has that form, whatever the model says: tokens that would leave it
+    are never chosen, and the end of the sequence comes where the form allows it. A text that max_new_tokens cuts off is
+    the beginning of one. Other settings that forbid tokens come first, those that draw from fewer tokens after it.
 
     A sampled token is drawn from the main stream's distribution after all settings, by one random number that depends
     on the seed and on the token's position in the sequence (prompt included) alone. So a seed gives the same text
@@ -70,6 +76,16 @@ class Sampling:
     min_new_tokens: FROM_ZERO | None = field(
         default=None, metadata={"help": "let no end-of-sequence or stop token come before so many tokens"}
     )
+    json_schema: _SCHEMA | None = field(
+        default=None,
+        metadata={"help": "the text is JSON that this schema describes, spaced as Python's json.dumps does it"},
+    )
+    regex: _TEXT | None = field(
+        default=None, metadata={"help": "the whole text matches this regular expression, in the syntax of Rust's regex"}
+    )
+    grammar: _TEXT | None = field(
+        default=None, metadata={"help": "the text is one of this grammar, in llguidance's form of Lark's syntax"}
+    )
     seed: _SEED | None = field(
         default=None, metadata={"help": "of the random numbers; without one torch's own generator gives it"}
     )
@@ -85,11 +101,22 @@ class Sampling:
             )
         if self.sequence_bias is not None and any(not ids for ids in self.sequence_bias):
             raise GenerationError("sequence_bias has an entry without token ids; leave it out")
+        _ = self.form
 
     @property
     def sampled(self) -> bool:
         """Whether tokens are drawn."""
         return self.do_sample or any(getattr(self, name) is not None for name in _DRAWING)
+
+    @property
+    def form(self) -> tuple[str, str] | None:
+        """What the text must look like, as (name of the setting, text); raises `GenerationError` if that is wrong."""
+        values = (self.json_schema, self.regex, self.grammar)
+        if values == (None, None, None):
+            return None
+        from ssft.decoding.grammar.engine import given  # a library of its own, which most calls do without
+
+        return given(*values)
 
     def check_vocabulary(self, vocabulary: int) -> None:
         """Raise `GenerationError` for a token id that the model lacks."""

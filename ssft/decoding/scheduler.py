@@ -9,6 +9,7 @@ Every row has its own length, drafter, tree and adapter. Plain decoding is the s
 drafter, so a comparison of the two differs in nothing but the speculation.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -20,6 +21,7 @@ from ssft.decoding.budget.cost import PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.draft.drafter import Stop
+from ssft.decoding.grammar.parser import Parser
 from ssft.decoding.logprobs import note_logprobs
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.row import Row
@@ -64,6 +66,9 @@ class Scheduler:
         limits = [request.most_tokens(backbone.context_length, backbone.vocabulary) for request in requests]
         pairs = zip(requests, limits, strict=True)
         rows = [Row(request, limit, DraftTree([request.prompt[-1]])) for request, limit in pairs]
+        for row in rows:
+            if (grammar := row.request.grammar) is not None:
+                row.parser = Parser(grammar, self.step.timer)
         self.waiting += rows
         return rows
 
@@ -118,6 +123,7 @@ class Scheduler:
         assert self._cache is not None
         with self.step.timer(DRAFT):
             sources = self.budget.plan(self.rows)
+        begin = time.perf_counter()
         states = self.step.trees(self.rows, sources, self._cache)
         logits = self.step.logits(self.rows, states.main)
         with self.step.timer(DRAFT):
@@ -125,6 +131,7 @@ class Scheduler:
         with self.step.timer(CACHE):
             self._cache.keep(paths)
         self._advance(self.rows, states, paths, issued)
+        self.budget.took(1e3 * (time.perf_counter() - begin))
         note_logprobs(self.rows, logits, paths)
         self._keep_unfinished()
 

@@ -45,7 +45,7 @@ class Step:
         """`timer` measures the parts of a pass; without one nothing is measured."""
         self.hooks = hooks
         self.backbone = hooks.backbone
-        self.shapes = Shapes.of(self._like().dtype, self._like().device)
+        self.shapes = Shapes.of(self._like().dtype, self._like().device, self.backbone.anatomy.width)
         self.timer: Timer = timer or (lambda _part: nullcontext())
 
     def prompts(self, rows: list[Row]) -> tuple[States, TreeCache]:
@@ -146,7 +146,7 @@ class Step:
     def new_cache(self, rows: Sequence[Row]) -> TreeCache:
         """An empty cache with room for these rows to their end (`slots_needed`)."""
         anatomy, size, layers = self.backbone.anatomy, self.slots_needed(rows), self.backbone.num_layers
-        return TreeCache(layers, len(rows), anatomy.heads, size, anatomy.width, self._like(), self.shapes.keys)
+        return TreeCache(layers, len(rows), anatomy.heads, size, anatomy.width, self._like(), self.shapes)
 
     def _like(self) -> Tensor:
         """A tensor of the dtype and device that keys, values and masks have."""

@@ -10,6 +10,7 @@ Depth d nodes come from stream d. A parent always stands before its children.
 """
 
 import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +44,14 @@ class DraftTree:
             found.setdefault(self.parents[node], {}).setdefault(self.tokens[node], node)
         return found
 
+    def trail(self, node: int) -> list[int]:
+        """The tokens on the way from the root, which is left out, to the node."""
+        tokens: list[int] = []
+        while node:
+            tokens.append(self.tokens[node])
+            node = self.parents[node]
+        return tokens[::-1]
+
     def add(self, token: int, parent: int, score: float) -> int:
         """Append a child of `parent` and return its index."""
         self.tokens.append(token)
@@ -50,6 +59,13 @@ class DraftTree:
         self.depths.append(self.depths[parent] + 1)
         self.scores.append(score)
         return len(self.tokens) - 1
+
+
+Offer = tuple[Sequence[int], Sequence[float]]
+"""Tokens that may stand under a node, best first, and their log-probabilities."""
+Offers = Callable[[int], Offer]
+"""A node's offer, asked when the node stands in the tree."""
+NOTHING: Offer = ((), ())
 
 
 def grow_tree(
@@ -70,53 +86,59 @@ def grow_tree(
         max_depth: deepest useful node, for example because only that many tokens may still be produced.
         max_nodes: node budget in place of the config's.
     """
-    budget = config.max_nodes if max_nodes is None else max_nodes
-    tree = DraftTree([root])
     depth = min(len(guesses), max_depth, config.max_depth or len(guesses))
-    if depth <= 0:
-        return tree
-    if config.kind == "best_first":
-        _grow_best_first(tree, guesses, scores, budget, config.top_k, depth)
-    else:
-        width = 1 if config.kind == "chain" else config.top_k
-        _grow_levels(tree, guesses, scores, budget, width, depth)
+    width = config.width
+    offered = [(tokens[:width], logps[:width]) for tokens, logps in zip(guesses[: max(depth, 0)], scores, strict=False)]
+    tree = DraftTree([root])
+    grow(
+        tree,
+        lambda node: offered[tree.depths[node]] if tree.depths[node] < len(offered) else NOTHING,
+        config.kind,
+        config.max_nodes if max_nodes is None else max_nodes,
+    )
     return tree
 
 
-def _grow_levels(
-    tree: DraftTree, guesses: list[list[int]], scores: list[list[float]], budget: int, width: int, depth: int
-) -> None:
-    """The paper's full tree, level by level: each node of depth d gets the `width` best tokens of stream d+1."""
+def grow(tree: DraftTree, offers: Offers, kind: str, budget: int) -> None:
+    """Add what is offered under each node, the new ones included, until the tree has `budget` nodes."""
+    (_grow_best_first if kind == "best_first" else _grow_levels)(tree, offers, budget)
+
+
+def _grow_levels(tree: DraftTree, offers: Offers, budget: int) -> None:
+    """The paper's full tree, level by level: each node gets all that is offered under it."""
     level = [0]
-    for stream in range(depth):
+    while level:
         children: list[int] = []
         for parent in level:
-            for token, score in zip(guesses[stream][:width], scores[stream][:width], strict=True):
+            for token, score in zip(*offers(parent), strict=True):
                 if len(tree) >= budget:
                     return
                 children.append(tree.add(token, parent, tree.scores[parent] + score))
         level = children
 
 
-def _grow_best_first(
-    tree: DraftTree, guesses: list[list[int]], scores: list[list[float]], budget: int, top_k: int, depth: int
-) -> None:
+def _grow_best_first(tree: DraftTree, offers: Offers, budget: int) -> None:
     """Take the likeliest path of all not yet taken until the node budget is spent.
 
     A node's rivals enter the heap only when it is taken: its next sibling and its first child, so the heap stays small
     and the order is exact, since neither can be likelier than the node itself.
     """
-    width = [min(top_k, len(row)) for row in guesses]
-    heap = [(-scores[0][0], 0, 0)]  # negative joint log-probability, parent, rank among the parent's children
+    heap: list[tuple[float, int, int]] = []  # negative joint log-probability, parent, rank among the parent's children
+    found: dict[int, Offer] = {}
+
+    def enter(parent: int, rank: int) -> None:
+        if rank == 0:
+            found[parent] = offers(parent)
+        scores = found[parent][1]
+        if rank < len(scores):
+            heapq.heappush(heap, (-(tree.scores[parent] + scores[rank]), parent, rank))
+
+    enter(0, 0)
     while heap and len(tree) < budget:
         negative, parent, rank = heapq.heappop(heap)
-        stream = tree.depths[parent]
-        node = tree.add(guesses[stream][rank], parent, -negative)
-        if rank + 1 < width[stream]:
-            sibling = tree.scores[parent] + scores[stream][rank + 1]
-            heapq.heappush(heap, (-sibling, parent, rank + 1))
-        if stream + 1 < depth:
-            heapq.heappush(heap, (negative - scores[stream + 1][0], node, 0))
+        node = tree.add(found[parent][0][rank], parent, -negative)
+        enter(parent, rank + 1)
+        enter(node, 0)
 
 
 def ancestor_mask(tree: DraftTree) -> np.ndarray:

@@ -10,12 +10,13 @@ model's own elsewhere. What this sum cannot express is refused before anything i
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ssft.base.kernels.linears import packed_device
+from ssft.base.kernels.linears import columns_of, packed_device
 from ssft.bundle.fit import linear_of, lora_pairs
 from ssft.bundle.folder import all_finite
 from ssft.bundle.format import Bundle, LoraPart
@@ -182,15 +183,25 @@ def _pack(layers: dict[Key, LoraLayer], model: Any, dtype: torch.dtype) -> LoraW
     packed = {key: LoraLayer(layer.down, layer.up, layer.scaling) for key, layer in layers.items()}
     buffers = []
     for keys in groups.values():
-        # All A before all B, in the order of the modules: those of q, k and v are then one matrix (`StackedLora`).
-        parts = [(key, side, getattr(layers[key], side)) for side in ("down", "up") for key in keys]
-        # Tensors whose bytes fill no whole blocks of 16 go last: all others then start where GPU kernels load fastest.
-        parts.sort(key=lambda part: part[2].numel() * dtype.itemsize % 16 != 0)
-        buffer = torch.empty(sum(part[2].numel() for part in parts), dtype=dtype)
-        start = 0
-        for key, side, tensor in parts:
-            view = buffer[start : start + tensor.numel()].view(tensor.shape)
-            setattr(packed[key], side, view.copy_(tensor))
-            start += tensor.numel()
+        # All A before all B, in the order of the modules: those of q, k and v are then one matrix, and so are their B,
+        # each in columns of its own (`StackedLora`).
+        shapes: dict[Any, tuple[int, int]] = {key: (len(layers[key].down), layers[key].down.shape[1]) for key in keys}
+        homes = {}
+        for key in keys:
+            owner, column, width = columns_of(linear_of(model, key[0]))
+            block = (id(owner), key[1])
+            row = shapes.get(block, (0, 0))[0]
+            homes[key] = (block, row, column)
+            shapes[block] = (row + len(layers[key].down), width)
+        # Matrices whose bytes fill no whole blocks of 16 go last: all others then start where GPU kernels load fastest.
+        names = sorted(shapes, key=lambda name: prod(shapes[name]) * dtype.itemsize % 16 != 0)
+        buffer = torch.zeros(sum(map(prod, shapes.values())), dtype=dtype)
+        flat = buffer.split([prod(shapes[name]) for name in names])
+        matrices = {name: part.view(shapes[name]) for name, part in zip(names, flat, strict=True)}
+        for key in keys:
+            block, row, column = homes[key]
+            old, new = layers[key], packed[key]
+            new.down = matrices[key].copy_(old.down)
+            new.up = matrices[block][row : row + old.up.shape[1], column : column + old.up.shape[0]].copy_(old.up.T).T
         buffers.append(buffer)
     return LoraWeights(packed, dtype, buffers, list(groups.values()))

@@ -136,7 +136,8 @@ class BenchResult(Measured):
     baseline: the method that speed-ups are measured against: of kind "plain" and the fastest of those that ran.
     left_out: method -> why it did not run. outputs: plain's token ids, [rows][tokens], so that two results can be
     compared text by text; empty in an adapter's `results.json`. prompts_sha256: of the prompts' token ids.
-    temperature: at which tokens were drawn; None where the likeliest was taken.
+    temperature: at which tokens were drawn; None where the likeliest was taken. form: what all texts had to look like,
+    as the setting's name and the SHA-256 of its text; None for any text.
     """
 
     adapter: Text
@@ -151,6 +152,7 @@ class BenchResult(Measured):
     outputs: list[list[int]] = field(default_factory=list)
     prompts_sha256: str = ""
     temperature: Number | None = None
+    form: Text | None = None
 
 
 @dataclass

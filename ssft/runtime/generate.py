@@ -29,6 +29,7 @@ from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
 from ssft.decoding.turn import Turn
 from ssft.errors import GenerationError
+from ssft.runtime.fast_turn import FastTurn
 from ssft.runtime.foreign_model import check_lora, drafts_from, fingerprint_of, hooks_on, own_lora
 from ssft.schema import check
 from ssft.streams.insertion import StreamHooks
@@ -84,7 +85,9 @@ class StreamGenerate:
 
     hooks: those on the model. drafter: None decodes plainly. adapter: what every row runs with (`Pass.adapters`). turn:
     held during every pass; threads that share this object take turns by it. budget: plans the passes, and remembers
-    what was accepted. last: what became of each row of the latest call: passes, accepted drafts, seconds.
+    what was accepted. fast: passes compute with copies of the linear layers' weights that are laid out for decoding
+    (`FastTurn`): faster, for as much memory again; the model's own weights stay as they are. last: what became of each
+    row of the latest call: passes, accepted drafts, seconds.
     """
 
     hooks: StreamHooks
@@ -93,24 +96,33 @@ class StreamGenerate:
     adapter: Any = None
     turn: AbstractContextManager[Any] = field(default_factory=Turn)
     budget: TunedBudget | None = None
+    fast: bool = False
     last: list[Generation] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         check(Annotated[InstanceOf[TreeConfig], "a TreeConfig"], self.tree, "tree")
         self.tree.check_tree()
+        check(bool, self.fast, "fast")
         self.budget = self.budget or TunedBudget(PassCosts(Step(self.hooks)))
+        if self.fast:
+            self.turn = FastTurn(self.turn, self.hooks.backbone.model)
 
     @classmethod
     def from_adapter(
-        cls, peft_model: Any, adapter: str | Path, tree: TreeConfig | None = None, tokenizer: Any = None
+        cls,
+        peft_model: Any,
+        adapter: str | Path,
+        tree: TreeConfig | None = None,
+        tokenizer: Any = None,
+        fast: bool = False,
     ) -> "StreamGenerate":
         """Streams of the bundle `adapter` for a model that has the bundle's LoRA loaded and active.
 
-        `tree` defaults to the bundle's own; `tokenizer`, if given, is checked to be the one of the training. The model
-        gets hooks (`StreamGenerate.hooks.remove()` takes them off); two adapters of one model share them. A LoRA of the
-        streams' own has hooks beside them that stay, and return at once outside of such a call. Raises `BundleError`
-        for a folder that is damaged or made for another base, `GenerationError` where it has no streams or the model
-        runs without the LoRA that they were trained with.
+        `tree` defaults to the bundle's own; `tokenizer`, if given, is checked to be the one of the training; for `fast`
+        see the class. The model gets hooks (`StreamGenerate.hooks.remove()` takes them off); two adapters of one model
+        share them. A LoRA of the streams' own has hooks beside them that stay, and return at once outside of such a
+        call. Raises `BundleError` for a folder that is damaged or made for another base, `GenerationError` where it has
+        no streams or the model runs without the LoRA that they were trained with.
         """
         bundle = read_bundle(adapter)
         if bundle.stream_config is None:
@@ -127,7 +139,8 @@ class StreamGenerate:
         check_lora(base, bundle)
         streams = load_stream_modules(bundle, base.config.hidden_size).to(base.device)
         drafter = StreamDrafter(streams, drafts_from(base, bundle))
-        return cls(hooks_on(base), drafter, bundle.tree if tree is None else tree, own_lora(base, bundle))
+        tree = bundle.tree if tree is None else tree
+        return cls(hooks_on(base), drafter, tree, own_lora(base, bundle), fast=fast)
 
     # generate() takes the arguments that it finds in this signature from the user's. attention_mask is therefore among
     # `model_kwargs`: generate() would not see a mask that it took, and make another.
@@ -156,6 +169,8 @@ class StreamGenerate:
             text_streamer.put(input_ids.cpu())
         # `last` is everybody's: another thread's call may change it while this one runs.
         shown, results, self.last = 0, [], []
+        if isinstance(self.turn, FastTurn):
+            self.turn.renew()
         for results in Scheduler(Step(self.hooks), self.turn, self.budget).decode(requests):
             self.last = results
             if text_streamer is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ssft.decoding.draft.drafter import Drafter
+from ssft.decoding.grammar.engine import compile_grammar
 from ssft.decoding.processors import history_processors, warpers
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.sampling import Sampling
@@ -40,8 +41,7 @@ class Job(Request):
 
     def request(self, adapter: Adapter, drafter: Drafter | None, device: torch.device) -> Request:
         """What the scheduler runs; `adapter` is the row's own, on the device."""
-        ends = self.eos_token_ids | self.stop_token_ids
-        own = history_processors(self.sampling, len(self.prompt), ends, device)
+        own = history_processors(self.sampling, len(self.prompt), self.ends, device)
         values = {f.name: getattr(self, f.name) for f in fields(Request)}
         values |= {"drafter": drafter, "tree": adapter.tree, "adapter": adapter.lora}
         return Request(**{**values, "processors": [*own, *self.processors], "warpers": warpers(self.sampling)})
@@ -69,7 +69,7 @@ class Job(Request):
     def text_ids(self, result: Generation) -> list[int]:
         """Produced ids that are text: a stop token ends the text and is no part of it."""
         ids = result.token_ids
-        return ids[:-1] if ids and ids[-1] in self.stop_token_ids | self.eos_token_ids else ids
+        return ids[:-1] if ids and ids[-1] in self.ends else ids
 
     def output(self, result: Generation, decode: Decode) -> dict[str, Any]:
         """The row of `generate(return_dict=True)`."""
@@ -112,6 +112,7 @@ def make_jobs(
     ids = per_row("stop_token_ids", stop_token_ids, count, (list, tuple, set, none))
     processors = per_row("logits_processor", logits_processor, count, (list, none))
     samplings = sampling_per_row(sampling or {}, count)
+    ends = frozenset() if ignore_eos else frozenset(eos_token_ids)
     jobs = []
     for i, prompt in enumerate(prompts):
         if not isinstance(names[i], str | None):
@@ -126,10 +127,11 @@ def make_jobs(
                 prompt=encode_prompt(prompt, tokenizer),
                 adapter=names[i],
                 max_new_tokens=limits[i],
-                eos_token_ids=frozenset() if ignore_eos else frozenset(eos_token_ids),
+                eos_token_ids=ends,
                 stop_token_ids=frozenset(as_tuple("stop_token_ids", ids[i], int, "token ids")),
                 stop=StopStrings(strings, decode) if strings else None,
                 processors=() if processors[i] is None else processors[i],
+                grammar=None if (form := samplings[i].form) is None else compile_grammar(*form, tokenizer, ends),
                 sampling=samplings[i],
                 seed=seed_of(samplings[i]),
                 top_logprobs=top_logprobs,

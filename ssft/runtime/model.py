@@ -16,6 +16,7 @@ from ssft.decoding.budget.cost import CostTable, PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Drafter
+from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
@@ -193,20 +194,18 @@ class MultiAdapterModel:
         """Bytes of the base, of every adapter and of the process; see `memory_account`."""
         return memory_account(self.model, self.bank)
 
-    def measure_costs(
-        self, rows: int = 1, adapter: Any = ACTIVE, *, progress: bool = False, again: bool = False
-    ) -> dict[int, CostTable]:
+    def measure_costs(self, rows: int = 1, adapter: Any = ACTIVE, *, again: bool = False) -> dict[int, CostTable]:
         """What passes with the adapter cost over 1, 2, 4, … rows, as many as `rows` need; measured where not yet known.
 
-        A tree with `budget="auto"` needs that; without this call its first passes measure it. `progress`: a bar.
-        `again`: measure what is known, too, because the machine was busy then.
+        A tree with `budget="auto"` needs that; without this call its first passes measure it. `again`: measure what is
+        known, too, because the machine was busy then.
         """
         name = self._named(adapter)
         with self.bank.in_use([name]) as held, self.turn:
             own = held[name]
             request = Request([0], 1, own.drafter, own.tree, own.lora)
             sizes = [1 << power for power in range((rows - 1).bit_length() + 1)]
-            return {size: self.costs.for_request(request, size, progress=progress, again=again) for size in sizes}
+            return {size: self.costs.for_request(request, size, again=again) for size in sizes}
 
     # -- text ---------------------------------------------------------------------------------------------------
 
@@ -393,7 +392,7 @@ class MultiAdapterModel:
         """A generator over the passes of one batch: every job's `Generation`, in the jobs' order."""
         with self.bank.in_use([job.adapter for job in jobs]) as held:
             adapters = [held[job.adapter] for job in jobs]
-            drafters = [drafter or adapter.drafter if speculate else None for adapter in adapters]
+            drafters = [drafter or adapter.drafter or ForcedDrafter() if speculate else None for adapter in adapters]
             rows = zip(jobs, adapters, drafters, strict=True)
             requests = [job.request(adapter, own_drafter, self.model.device) for job, adapter, own_drafter in rows]
             yield from Scheduler(self.step, self.turn, self.budget).decode(requests)

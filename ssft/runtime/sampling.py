@@ -18,7 +18,7 @@ def sampling_per_row(settings: dict[str, Any], count: int) -> list[Sampling]:
         GenerationError: a keyword that is no setting, or a value that cannot be one.
     """
     check_names(settings)
-    kinds = (bool, int, float, dict, type(None))
+    kinds = (bool, int, float, str, dict, type(None))
     rows = {
         name: [value] * count if name in _SHARED else per_row(name, value, count, kinds)
         for name, value in settings.items()

@@ -17,11 +17,12 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
+from ssft.streams.passes import current_pass
 from ssft.streams.plan import StreamPlan
 
 IMPLEMENTATION = "ssft"
 
-GROUPED_ROWS = 16
+GROUPED_ROWS = 32
 """Rows of a decoding pass up to which query heads that share a key head are put together."""
 
 CHUNK_ROWS = 1024
@@ -113,30 +114,47 @@ def _decode(
     draft, and see the slots that are in use.
     """
     if plan is None:
-        return _attend(query, key, value, mask, scaling, softcap)
-    rows = plan.num_main
-    main = _attend(query[:, :, :rows], key, value, mask[:, :, :rows], scaling, softcap)
-    value = plan.with_rotated_values(value)
-    used = slice(0, plan.used)
-    seen = mask[:, :, rows : query.shape[2], used]
-    streams = _attend(query[:, :, rows:], key[:, :, used], value[:, :, used], seen, scaling, softcap)
+        return _attend(query, key, value, mask, slice(None), scaling, softcap)
+    rows, used = plan.num_main, slice(0, plan.used)
+    main = _attend(query[:, :, :rows], key, value, mask, slice(rows), scaling, softcap)
+    value = plan.with_rotated_values(value)[:, :, used]
+    streams = _attend(query[:, :, rows:], key[:, :, used], value, mask, slice(rows, query.shape[2]), scaling, softcap)
     return torch.cat((main, streams), dim=2)
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, softcap: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    rows: slice,
+    scaling: float | None,
+    softcap: float | None,
 ) -> Tensor:
-    """query [B, H, R, D], key/value [B, H_kv, K, D], mask [B, 1, R, K] -> [B, H, R, D]."""
+    """query [B, H, R, D], key/value [B, H_kv, K, D] -> [B, H, R, D]; `rows` are theirs of mask [B, 1, ., K or more]."""
+    heads, groups, keys = query.shape[1], query.shape[1] // key.shape[1], key.shape[2]
     if softcap is not None:
-        return _capped(query, key, value, mask, scaling, softcap)
-    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
+        return _capped(query, key, value, mask[:, :, rows, :keys], scaling, softcap)
     if groups > 1 and 1 < query.shape[2] <= GROUPED_ROWS:
         # The query heads that share a key head as rows of one: fewer and larger products.
         query = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
-        output = F.scaled_dot_product_attention(query, key, value, mask.repeat(1, 1, groups, 1), scale=scaling)
+        seen = _repeated(mask, rows, keys, groups)
+        output = F.scaled_dot_product_attention(query, key, value, seen, scale=scaling)
         return output.view(output.shape[0], heads, -1, output.shape[3])
     # transformers' function would copy keys and values for every query head of a group.
-    return F.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=groups > 1)
+    seen = mask[:, :, rows, :keys]
+    return F.scaled_dot_product_attention(query, key, value, seen, scale=scaling, enable_gqa=groups > 1)
+
+
+def _repeated(mask: Tensor, rows: slice, keys: int, groups: int) -> Tensor:
+    """These rows and keys of a mask, once for every head of a group; layers of a pass that share a mask share this."""
+    now = current_pass()
+    held = {} if now is None else now.repeated
+    key = (id(mask), rows.start, keys)
+    if key not in held:
+        # The mask is kept beside it, so that no other can get its identity.
+        held[key] = (mask, mask[:, :, rows, :keys].repeat(1, 1, groups, 1))
+    return held[key][1]
 
 
 def _attend_in_chunks(

@@ -25,7 +25,7 @@ class Pass:
     plan: the streams that it carries; None: none. adapters: [B] whose LoRA each sequence runs with, as the router knows
     it (None: nobody's); empty: no router takes part. ids, positions [B, R] and masks (by a layer's window:
     [B, 1, R, K], additive, over the cache's K slots; none: causal) are what a decoding pass gives to the model; a
-    training step leaves them to TRL.
+    training step leaves them to TRL. repeated: filled by the pass, see `attention.py`.
     """
 
     plan: StreamPlan | None = None
@@ -33,6 +33,7 @@ class Pass:
     ids: Tensor | None = None
     positions: Tensor | None = None
     masks: dict[int | None, Tensor] = field(default_factory=dict)
+    repeated: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def runs(self) -> list[tuple[slice, Any]]:

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 from ssft.base.load import eos_token_ids
-from ssft.decoding.config import TreeConfig
+from ssft.decoding.config import FIXED, TreeConfig
 from ssft.decoding.draft.streams import StreamDrafter
 from ssft.decoding.request import Request
 from ssft.decoding.scheduler import Scheduler
@@ -38,7 +38,8 @@ class MeasureStreams(TrainerCallback):
             ConfigError: there is a target that nothing could ever tell to be reached.
         """
         self.trainer = trainer
-        self.tree = replace(tree, max_nodes=tree.nodes_in_batch(1), max_batch_nodes=0)
+        # All nodes that it may have: what the streams have learned must not depend on what passes cost here.
+        self.tree = replace(tree, max_nodes=tree.nodes_in_batch(1), max_batch_nodes=0, budget=FIXED)
         self.target: float | None = trainer.args.stop_at_tokens_per_call
         context = trainer.hooks.backbone.context_length
         found = (prompt for prompt in _prompts(trainer.eval_dataset) if 0 < len(prompt) < context)

@@ -12,7 +12,7 @@ from torch import nn
 from ssft.base.kernels import products
 from ssft.base.kernels.linears import FastLinears, kernel_bytes, packed_device, siblings
 from ssft.base.kernels.products import Dense, Packed, Separate, can_pack, product_of
-from ssft.base.kernels.shapes import KEYS, Shapes, whole
+from ssft.base.kernels.shapes import KEYS, ROWS, Shapes, short_spans
 from ssft.lora.memory import base_bytes
 
 IDS = torch.tensor([[5, 9, 3, 17, 4], [2, 2, 8, 1, 0]])
@@ -139,7 +139,26 @@ def test_where_packing_fails_it_is_said_once_and_weights_stay_dense(monkeypatch,
 
 def test_shapes_are_for_bfloat16_on_a_cpu():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert Shapes.of(torch.bfloat16, cpu).exact
+    assert Shapes.of(torch.bfloat16, cpu, 16).exact
     for dtype, device in ((torch.float32, cpu), (torch.float16, cpu), (torch.bfloat16, cuda)):
-        assert Shapes.of(dtype, device) == Shapes(1, 1)
-    assert [whole(n, KEYS) for n in (1, KEYS, KEYS + 1)] == [KEYS, KEYS, 2 * KEYS]
+        assert Shapes.of(dtype, device, 16) == Shapes(1, 1)
+    shapes = Shapes(ROWS, KEYS, (64, 192))
+    spans = {1: 64, 64: 64, 65: 192, 193: KEYS, KEYS: KEYS, KEYS + 1: 2 * KEYS}
+    assert {keys: shapes.span(keys) for keys in spans} == spans
+    assert Shapes().span(37) == 37
+
+
+def test_short_spans_are_those_that_add_as_a_whole_block_does(monkeypatch):
+    """A kernel that cuts its sums at other places gives other bits, and the span is left out."""
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def cut(query, key, value, mask):
+        out = real(query, key, value, mask)
+        return out * 1.01 if key.shape[2] == 128 else out
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", cut)
+    short_spans.cache_clear()
+    try:
+        assert 128 not in short_spans(16)
+    finally:
+        short_spans.cache_clear()

@@ -11,7 +11,6 @@ from tiny_base import save_rows
 from ssft.bench.report.tuning import tuning_page
 from ssft.bench.tuning import record, tune, tuning_sentence, tuning_tables
 from ssft.cli.main import cli
-from ssft.decoding.budget import cost
 from ssft.decoding.budget.replay import replay
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.errors import ConfigError
@@ -24,7 +23,6 @@ TOKENS = 14
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SSFT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cost, "SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

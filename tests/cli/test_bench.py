@@ -81,7 +81,7 @@ def test_streams_at_a_temperature_give_the_text_of_plain_decoding_at_it(adapted,
     assert greedy["outputs"] != drawn["outputs"]
     refused = run(*options, "--temperature", 0.7, "--methods", "plain,generate")
     assert refused.exit_code == 2
-    assert "generate decodes greedily here and cannot draw tokens; leave it out of --methods" in refused.stderr
+    assert "generate decodes greedily here and cannot draw tokens or keep a form; leave it out" in refused.stderr
 
 
 def test_all_methods_are_those_that_can_run_and_the_others_are_listed(adapted, data, monkeypatch):

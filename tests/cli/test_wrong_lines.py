@@ -57,6 +57,9 @@ def folder(tmp_path_factory):
         (folder / f"{name}.yaml").write_text(text)
     (folder / "latin.yaml").write_bytes("base: é\n".encode("latin-1"))
     (folder / "result.json").write_text(json.dumps({"kind": "verify"}))
+    (folder / "slip.json").write_text('{"properties": {"a": {"typ": "string"}}}')
+    (folder / "never.json").write_text('{"type": "integer", "minimum": 5, "maximum": 3}')
+    (folder / "a.lark").write_text('start: "a"')
     (folder / "digits.json").write_text(f'{{"kind": {MANY}}}')
     return folder
 
@@ -231,6 +234,32 @@ LINES = {
     "generate, penalty": ([*DECODE, "--repetition-penalty", "0"], "repetition_penalty=0.0, expected a number above 0"),
     "generate, presence": ([*DECODE, "--presence-penalty", "3"], "presence_penalty=3.0, expected a number from -2 to"),
     "generate, seed": ([*DECODE, "--seed", "-1"], "seed=-1, expected a whole number from 0, below 2^63"),
+    "generate, schema": ([*DECODE, "--json-schema", "slip.json"], "has the key 'typ', which JSON Schema does not know"),
+    "generate, schema cut": ([*DECODE, "--json-schema", "cut.jsonl"], "json_schema is no JSON (Expecting"),
+    "generate, schema list": ([*DECODE, "--json-schema", "list.jsonl"], "json_schema is [1, 2], expected a JSON"),
+    "generate, schema never": ([*DECODE, "--json-schema", "never.json"], "Unsatisfiable schema: minimum (5) is"),
+    "generate, schema digits": ([*DECODE, "--json-schema", "digits.json"], "a number of 6,000 digits"),
+    "generate, schema deep": ([*DECODE, "--json-schema", "deep.jsonl"], "brackets stand too deep"),
+    "generate, schema twice": ([*DECODE, "--json-schema", "twice.jsonl"], "key 'completion' stands twice"),
+    "generate, schema latin": ([*DECODE, "--json-schema", "latin.yaml"], "--json-schema latin.yaml: cannot be read as"),
+    "generate, schema absent": ([*DECODE, "--json-schema", "nowhere.json"], "'nowhere.json' does not exist"),
+    "generate, regex": ([*DECODE, "--regex", "(a"], "regex cannot be met: "),
+    "generate, regex behind": ([*DECODE, "--regex", "(?<=a)b"], "look-around, including look-ahead and look-behind"),
+    "generate, grammar": ([*DECODE, "--grammar", "rows.jsonl"], "grammar cannot be met: "),
+    "generate, grammar empty": ([*DECODE, "--grammar", "empty.jsonl"], "grammar cannot be met: Empty grammar"),
+    "generate, grammar absent": ([*DECODE, "--grammar", "nowhere"], "'nowhere' does not exist"),
+    "generate, two forms": ([*DECODE, "--regex", "a", "--grammar", "a.lark"], "regex and grammar are given, but a"),
+    "generate, bad words": ([*DECODE, "--bad-words", ""], "--bad-words is empty"),
+    "generate, bias": ([*DECODE, "--sequence-bias", "word"], "--sequence-bias 'word': write TEXT=NUMBER"),
+    "generate, bias word": ([*DECODE, "--sequence-bias", "=3"], "--sequence-bias '=3': write TEXT=NUMBER"),
+    "generate, bias nan": ([*DECODE, "--sequence-bias", "a=nan"], "--sequence-bias 'a=nan': write TEXT=NUMBER"),
+    "generate, no answer": ([*DECODE, "--num-return-sequences", "0"], "0 is not in the range x>=1"),
+    "generate, answers": ([*DECODE, "--num-return-sequences", "2"], "without sampling all answers of a prompt are the"),
+    "generate, answers JSON": (
+        [*DECODE, "--num-return-sequences", "2", "--seed", "1", "--json"], "gives JSONL already; leave --json out"),
+    "generate, answers to train on": (
+        ["generate", "adapter", "--data", "rows.jsonl", "--for-training", "--num-return-sequences", "2", "--seed", "1"],
+        "--for-training answers every prompt once"),
     "generate, no option": ([*DECODE, "--num-beams", "2"], "No such option '--num-beams'\n"),
     "generate, model": (["generate", "--model", "x"], "No such option '--model'; did you mean '--base'?"),
     "generate, max-tokens": ([*DECODE, "--max-tokens", "5"], "did you mean '--max-new-tokens'?"),

@@ -64,7 +64,6 @@ def test_passes_without_streams_have_one_column():
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SSFT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cost, "SECONDS", 0.0)
     return tmp_path / "cache"
 
 
@@ -73,9 +72,9 @@ def count(monkeypatch):
     """Tables that were measured."""
     real, sizes = PassCosts._measure, []
 
-    def measure(self, request, size, progress):
+    def measure(self, request, size):
         sizes.append(size)
-        return real(self, request, size, progress)
+        return real(self, request, size)
 
     monkeypatch.setattr(PassCosts, "_measure", measure)
     return sizes
@@ -126,7 +125,7 @@ def test_rows_without_streams_are_measured_without(count):
 def test_a_mixed_batch_costs_what_the_adapter_with_most_streams_does(monkeypatch):
     few, asked = decoder(2), []
     many = Decoder(few.hooks, decoder(4).streams, TREE)
-    monkeypatch.setattr(PassCosts, "_measure", lambda self, request, size, progress: asked.append(request))
+    monkeypatch.setattr(PassCosts, "_measure", lambda self, request, size: asked.append(request))
     for together in (rows(few) + rows(many), rows(many) + rows(few)):
         PassCosts(few.step).of(together)
     assert [request.stream_depth for request in asked] == [4, 4]

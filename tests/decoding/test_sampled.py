@@ -15,6 +15,7 @@ from transformers import LogitsProcessorList
 from transformers.generation import logits_process
 
 from ssft.decoding.accept.sampled import accept_sampled, draw, uniform
+from ssft.decoding.budget.fixed import fixed_tree
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.draft.streams import StreamDrafter
@@ -298,3 +299,33 @@ def test_no_number_leads_to_a_forbidden_token():
 def test_nothing_left_to_come_is_told():
     with pytest.raises(GenerationError, match="no token is left that may come next: bad_words_ids"):
         draw(torch.full((1, 6), -math.inf), [0.5])
+
+
+# --- the draft ---
+
+
+def drafts_at(temperatures, tree):
+    """The guesses and trees of a second pass, of rows with these temperatures and one first token."""
+    hooks, streams = hooked("llama")
+    samplings = [Sampling(temperature=temperature, seed=1, top_k=1) for temperature in temperatures]
+    requests = [request(PROMPTS[0], sampling, StreamDrafter(streams)) for sampling in samplings]
+    for one in requests:
+        one.tree = tree
+    scheduler = Scheduler(Step(hooks))
+    rows = scheduler.admit(requests)
+    scheduler.run_pass()
+    assert len({tuple(row.result.token_ids) for row in rows}) == 1
+    return [row.guesses for row in rows], [fixed_tree(row, len(rows)) for row in rows]
+
+
+def test_a_draft_sees_the_temperature_of_its_row_and_widens_with_it():
+    temperatures = [0.2, 1.0, 5.0]
+    (cold, plain, hot), (narrow, _, wide) = drafts_at(temperatures, TreeConfig("best_first", 16, VOCABULARY))
+    logits = torch.tensor(plain.scores)  # of all tokens, so that they are logits
+    for guesses, temperature in zip((cold, plain, hot), temperatures, strict=True):
+        assert guesses.tokens == plain.tokens
+        torch.testing.assert_close(torch.tensor(guesses.scores), (logits / temperature).log_softmax(-1))
+    assert max(narrow.depths) == GAMMA
+    assert narrow.depths.count(1) < wide.depths.count(1)
+    alone = drafts_at([5.0], TreeConfig("best_first", 16, VOCABULARY))[1]
+    assert alone[0].tokens == wide.tokens

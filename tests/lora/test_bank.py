@@ -41,11 +41,19 @@ def tiers(model):
     return {name: adapter.tier for name, adapter in model.adapters().items()}
 
 
-def test_an_adapter_costs_its_file(shelf, sizes):
-    for name, adapter in fresh_with(shelf, NAMES).adapters().items():
+def test_an_adapter_costs_its_file_and_the_zeros_beside_its_b(shelf, sizes):
+    model = fresh_with(shelf, NAMES)
+    for name, adapter in model.adapters().items():
+        zeros = 0
+        for group in model.linears.groups:
+            found = [adapter.lora.layers[member] for member in group.names if member in adapter.lora.layers]
+            ranks = sum(len(layer.down) for layer in found)
+            zeros += ranks * group.bounds[-1][1] - sum(layer.up.numel() for layer in found)
+        assert zeros > 0
+        own = 4 * (adapter.bundle.loras[0].parameters + adapter.bundle.extra_parameters)
+        assert adapter.nbytes == own + 4 * zeros
         # The rest of the files are safetensors' headers, which weigh something beside tiny tensors.
-        assert adapter.nbytes == 4 * (adapter.bundle.loras[0].parameters + adapter.bundle.extra_parameters)
-        assert 0.5 < adapter.nbytes / adapter.bundle.weights_bytes <= 1
+        assert 0.5 < own / adapter.bundle.weights_bytes <= 1
         assert sizes[name] == adapter.nbytes
 
 

@@ -79,6 +79,21 @@ SETTINGS = {
     "adapter: a set": ({"adapter": {"deep"}}, "adapter={'deep'}: expected a name"),
     "adapter: unknown": ({"adapter": "dep"}, "adapter 'dep' is not loaded"),
 }
+FORMS = {
+    "schema: a number": ({"json_schema": 5}, "json_schema=5, expected a dict or JSON text"),
+    "schema: no JSON": ({"json_schema": "{"}, "json_schema is no JSON"),
+    "schema: a slip": ({"json_schema": {"typ": 1}}, "json_schema has the key 'typ'"),
+    "schema: never": ({"json_schema": {"enum": []}}, "json_schema cannot be met: Unsatisfiable schema"),
+    "schema: itself": ({"json_schema": {"allOf": [{"$ref": "#"}]}}, "holds itself without an end"),
+    "schema: rows": ({"json_schema": [{}, {}]}, "json_schema has 2 entries for 1 prompts"),
+    "regex: bytes": ({"regex": b"a"}, "regex=b'a', expected a text"),
+    "regex: open": ({"regex": "[a"}, "regex cannot be met: "),
+    "regex: half a pair": ({"regex": HALF}, "regex holds half a surrogate pair"),
+    "grammar: a number": ({"grammar": 1.5}, "grammar=1.5, expected a text"),
+    "grammar: no rule": ({"grammar": "start: rule"}, "grammar cannot be met: "),
+    "forms: two": ({"grammar": 'start: "a"', "regex": "a"}, "regex and grammar are given, but a text can follow one"),
+    "form: other tokenizers": ({"regex": "a"}, "regex and grammar need a tokenizer whose tokens are known as bytes"),
+}
 STOPS = {
     "stop: a number": ({"stop": 5}, "stop=5: expected a string"),
     "stop: numbers": ({"stop": [5]}, "stop=[5]: expected a string"),
@@ -125,10 +140,11 @@ CASES = {
     **{f"complete, {name}": (lambda m, p=p: m.complete([p], max_new_tokens=4), told)
        for name, (p, told) in PROMPTS.items() if name in ("half a pair", "an id too large", "too long")},
     **{f"generate, {name}": (lambda m, s=s: m.generate("x", **s), told)
-       for name, (s, told) in (SETTINGS | STOPS | CALLS | ANSWERS).items()},
-    **{f"stream, {name}": (lambda m, s=s: m.stream("x", **s), told) for name, (s, told) in (SETTINGS | STOPS).items()},
+       for name, (s, told) in (SETTINGS | FORMS | STOPS | CALLS | ANSWERS).items()},
+    **{f"stream, {name}": (lambda m, s=s: m.stream("x", **s), told)
+       for name, (s, told) in (SETTINGS | FORMS | STOPS).items()},
     **{f"complete, {name}": (lambda m, s=s: m.complete([[5]], **{"max_new_tokens": 4, **s}), told)
-       for name, (s, told) in (SETTINGS | CALLS).items()},
+       for name, (s, told) in (SETTINGS | FORMS | CALLS).items()},
     "complete, none": (lambda m: m.complete(None, max_new_tokens=4), "prompts is a NoneType"),
     "complete, a text": (lambda m: m.complete("ab", max_new_tokens=4), "complete takes a list of prompts"),
     "complete, a drafter": (lambda m: m.complete([[5]], max_new_tokens=4, drafter=5), "drafter=5, expected a Drafter"),
@@ -169,6 +185,7 @@ CASES = {
     "a request, a tree": (lambda m: Request(**FIELDS, tree={}), "tree={}, expected a TreeConfig"),
     "a request, a stop": (lambda m: Request(**FIELDS, stop="x"), "stop='x', expected a callable or None"),
     "a request, stop ids": (lambda m: Request(**FIELDS, stop_token_ids=5), "stop_token_ids=5, expected a set of token"),
+    "a request, a grammar": (lambda m: Request(**FIELDS, grammar="a"), "grammar='a', expected a Grammar or None"),
     "a request, eos": (lambda m: Request(**FIELDS, eos_token_ids={"x"}), "eos_token_ids={'x'}, expected a set of"),
     "a request, processors": (lambda m: Request(**FIELDS, processors=5), "processors=5, expected a list of logits"),
     "tree: a fraction": (lambda m: TreeConfig(top_k=2.5), "tree.top_k=2.5, expected int"),

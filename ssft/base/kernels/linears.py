@@ -157,6 +157,16 @@ def packed_device(module: nn.Module) -> torch.device | None:
     return member.group.device if isinstance(member, _Member) else None
 
 
+def columns_of(module: Any) -> tuple[object, int, int]:
+    """What computes a module's output: its group, or itself; the first of its columns there, and how many there are."""
+    member = vars(module).get("forward")
+    if not isinstance(member, _Member):
+        width = module.out_features if isinstance(module, nn.Linear) else module.weight.shape[1]  # GPT-2's Conv1D
+        return module, 0, width
+    bounds = member.group.bounds
+    return member.group, bounds[member.member][0], bounds[-1][1]
+
+
 def group_hooks(module: nn.Module) -> list[Hook]:
     """The hooks on the group that a module is in; none for any other."""
     member = vars(module).get("forward")

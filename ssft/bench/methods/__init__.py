@@ -46,9 +46,9 @@ class DecodingMethod(ABC):
     DESCRIPTION: one line. KIND: "plain" (one token per pass), "speculative" (drafts and verifies), or "yardstick"
     (another program on another build of the base: its tokens per second are shown, its text is compared with nothing).
     LOSSLESS: whether it promises the tokens of plain decoding. SINGLE: whether it decodes one prompt at a time only.
-    SAMPLES: whether it can draw tokens. extra_parameters, extra_bytes: what it needs beside base and LoRA, in memory
-    and on disk. training: what was trained for it: `data` (name), `rows`, `steps`, `seconds`, `device` as its
-    provenance has them.
+    SAMPLES: whether it can draw tokens, and write texts of a form. extra_parameters, extra_bytes: what it needs beside
+    base and LoRA, in memory and on disk. training: what was trained for it: `data` (name), `rows`, `steps`, `seconds`,
+    `device` as its provenance has them.
     """
 
     DESCRIPTION: str
@@ -69,8 +69,8 @@ class DecodingMethod(ABC):
             )
         if setting.sampling and not self.SAMPLES:
             raise ConfigError(
-                f"{self.name} decodes greedily here and cannot draw tokens; leave it out of --methods, or leave "
-                f"{' and '.join(setting.sampling)} out"
+                f"{self.name} decodes greedily here and cannot draw tokens or keep a form; leave it out of --methods, "
+                f"or leave {' and '.join(setting.sampling)} out"
             )
         self.sampling = setting.sampling
         self.adapted = setting.adapted

@@ -13,7 +13,7 @@ from ssft.tables import Column, Table
 FASTER, SLOWER, UNCLEAR, INCOMPARABLE = "faster", "slower", "no clear change", "not comparable"
 ONLY_A, ONLY_B, ABSENT = "only in A", "only in B", "-"
 
-_COMPARABLE = ("baseline", "prompts_sha256", "precision", "batch_size", "temperature")
+_COMPARABLE = ("baseline", "prompts_sha256", "precision", "batch_size", "temperature", "form")
 """Where these differ, two speed-ups are not of the same thing."""
 _SETTINGS = ("adapter_sha256", "device", "threads", "rows", "max_new_tokens", "rounds", "seed", "interrupted")
 _SHOWN = ("speedup", "tokens_per_second", "tokens_per_call", "identical")

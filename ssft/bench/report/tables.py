@@ -48,8 +48,10 @@ def machine(result: BenchResult | SuiteResult) -> str:
 
 
 def conditions(result: BenchResult) -> str:
-    """`10 prompts, at most 96 tokens, batch 1, 3 rounds`, and the temperature where tokens were drawn."""
+    """`10 prompts, at most 96 tokens, batch 1, 3 rounds`, and the temperature where tokens were drawn, and the form of
+    the texts where there is one."""
     drawn = "" if result.temperature is None else f", temperature {result.temperature:g}"
+    drawn += "" if result.form is None else f", by a {result.form.split()[0]}"
     return (
         f"{count(result.rows, 'prompt')}, at most {result.max_new_tokens} tokens, batch {result.batch_size}{drawn}, "
         f"{count(result.rounds, 'round')}{' before an interruption' if result.interrupted else ''}"

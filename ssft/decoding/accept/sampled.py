@@ -1,4 +1,4 @@
-"""Verification where tokens are drawn, or steered by logits processors: each node sees its own path.
+"""Verification where tokens are drawn, or steered by processors or a grammar: each node sees its own path.
 
 At a node the main stream's processed distribution gives the token; the walk goes on if a child carries it. The random
 number behind a token depends on the request's seed and on the token's position alone, so that drafts change nothing
@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssft.decoding.accept.constrained import forbid
 from ssft.decoding.request import Request
 from ssft.decoding.row import Row
 from ssft.errors import GenerationError
 
 
 def accept_sampled(rows: Mapping[int, Row], logits: Tensor) -> dict[int, tuple[list[int], int]]:
-    """Of every row: the accepted path of its tree, and the token issued after it.
+    """Of every row: the accepted path of its tree, and the token issued after it; nothing is walked beyond an end.
 
     rows: number in the batch -> row. logits [B, n, V] are the main stream's at the nodes.
     """
@@ -32,11 +33,12 @@ def accept_sampled(rows: Mapping[int, Row], logits: Tensor) -> dict[int, tuple[l
         for i, b in enumerate(walking):
             if rows[b].request.processors:
                 scores[i : i + 1] = _processed(rows[b], paths[b], scores[i : i + 1])
+        forbid(scores, [rows[b] for b in walking], [paths[b] for b in walking])
         requests = [rows[b].request for b in walking]
         positions = [len(rows[b].history) + len(paths[b]) - 1 for b in walking]
         for b, token in zip(walking, _choose(requests, positions, scores), strict=True):
             child = children[b].get(paths[b][-1], {}).get(token)
-            if child is None:
+            if child is None or token in rows[b].request.ends:
                 found[b] = paths[b], token
             else:
                 paths[b].append(child)
@@ -58,16 +60,21 @@ def draw(scores: Tensor, numbers: Sequence[float]) -> list[int]:
         scores = scores.cpu()
     mass = scores.double().softmax(dim=-1).cumsum(dim=-1)
     total = mass[:, -1:].contiguous()
-    if not bool(total.isfinite().all()):
-        raise GenerationError(
-            "no token is left that may come next: bad_words_ids, no_repeat_ngram_size, min_new_tokens or a logits "
-            "processor forbids them all; relax one of them"
-        )
+    _check_possible(~total.isfinite().all())
     wanted = torch.tensor(numbers, dtype=mass.dtype, device=mass.device).unsqueeze(1) * total
     # A product that rounds up to the total would lead past the last token that may come.
     last = torch.searchsorted(mass, total)
     tokens: list[int] = torch.searchsorted(mass, wanted, right=True).minimum(last).squeeze(1).tolist()
     return tokens
+
+
+def _check_possible(impossible: Tensor) -> None:
+    """Raise `GenerationError` where all that the model knows is forbidden at once."""
+    if bool(impossible):
+        raise GenerationError(
+            "no token is left that may come next: bad_words_ids, no_repeat_ngram_size, min_new_tokens, a logits "
+            "processor or a grammar forbids them all; relax one of them"
+        )
 
 
 def _choose(requests: Sequence[Request], positions: Sequence[int], scores: Tensor) -> list[int]:
@@ -82,7 +89,11 @@ def _choose(requests: Sequence[Request], positions: Sequence[int], scores: Tenso
             warped = warper(_NO_IDS, warped)
         scores[places] = warped
     drawn = [i for i, request in enumerate(requests) if request.seed is not None]
-    tokens = [0] * len(requests) if len(drawn) == len(requests) else scores.argmax(dim=-1).tolist()
+    tokens = [0] * len(requests)
+    if len(drawn) < len(requests):
+        best, likeliest = scores.max(dim=-1)
+        _check_possible(best.isneginf().any())
+        tokens = likeliest.tolist()
     if drawn:
         numbers = [uniform(seed, positions[i]) for i in drawn if (seed := requests[i].seed) is not None]
         for i, token in zip(drawn, draw(scores[drawn], numbers), strict=True):

@@ -7,8 +7,9 @@ points `NODES` × `SOURCES` for B = 1, 2, 4, 8, … as such a batch first comes.
 beyond the last point it goes on as steeply as before it.
 
 What else takes the machine can only make a pass slower, and a larger pass costs no less than a smaller one. So a point
-is the fastest of a few passes, and never more than any point with as many nodes and stream nodes:
-c(n, m) = min over n' ≥ n, m' ≥ m of what was measured there.
+is the fastest of a few passes, one in each round over all points, and never more than any point with as many nodes and
+stream nodes: c(n, m) = min over n' ≥ n, m' ≥ m of what was measured there. What is wrong all the same shows once passes
+run: see `drift.py`.
 """
 
 import json
@@ -42,8 +43,8 @@ NODES = (1, 2, 4, 8, 16)
 SOURCES = (0, 1, 2, 4)
 TOKENS = 200
 """Of every row in the cache while passes are measured."""
-ROUNDS, SECONDS = 4, 2.5
-"""Passes at every point, unless so many would take longer than that; one at least."""
+ROUNDS, LEAST, SECONDS = 6, 2, 3.0
+"""Passes at every point, unless so many would take longer than that; `LEAST` at least."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,13 +59,17 @@ class CostTable:
 
     def table(self, nodes: int, sources: int) -> np.ndarray:
         """[nodes, sources + 1] milliseconds with 1 … nodes nodes and 0 … sources stream nodes."""
-        measured = np.array(self.milliseconds)
-        for axis in (0, 1):
-            measured = np.flip(np.minimum.accumulate(np.flip(measured, axis), axis), axis)
-        by_nodes = _between(measured, self.nodes, np.arange(1, nodes + 1))
+        by_nodes = _between(_at_most_larger(np.array(self.milliseconds)), self.nodes, np.arange(1, nodes + 1))
         found = _between(by_nodes.T, self.sources, np.arange(sources + 1)).T
         # Beyond the points lines of different slopes may cross.
         return np.maximum.accumulate(np.maximum.accumulate(found, axis=0), axis=1)
+
+
+def _at_most_larger(measured: np.ndarray) -> np.ndarray:
+    """[nodes, sources] milliseconds, none above those of a larger pass."""
+    for axis in (0, 1):
+        measured = np.flip(np.minimum.accumulate(np.flip(measured, axis), axis), axis)
+    return measured
 
 
 def _between(values: np.ndarray, at: list[int], wanted: np.ndarray) -> np.ndarray:
@@ -91,15 +96,16 @@ class PassCosts:
         """
         return self.for_request(max((row.request for row in rows), key=_stream_work), len(rows))
 
-    def for_request(self, request: Request, rows: int, *, progress: bool = False, again: bool = False) -> CostTable:
+    def for_request(self, request: Request, rows: int, *, again: bool = False) -> CostTable:
         """The table of a pass over `rows` rows that are all like `request`.
 
-        progress: a bar while it is measured. again: measure it though it is known, as the machine may have been busy.
+        again: measure it though it is known, as the machine may have been busy. Measuring shows a bar on stderr once it
+        takes more than two seconds.
         """
         size = 1 << (rows - 1).bit_length()
         mine = (size, torch.get_num_threads(), *_shape_of(request).values())
         if again or mine not in self._tables:
-            self._tables[mine] = self._kept_or_measured(request, size, progress, again)
+            self._tables[mine] = self._kept_or_measured(request, size, again)
         return self._tables[mine]
 
     # -- kept -----------------------------------------------------------------------------------------------------
@@ -120,14 +126,14 @@ class PassCosts:
             "points": [NODES, SOURCES],
         }
 
-    def _kept_or_measured(self, request: Request, size: int, progress: bool, again: bool) -> CostTable:
+    def _kept_or_measured(self, request: Request, size: int, again: bool) -> CostTable:
         key = to_json(self.key(request, size))
         path = cache_dir() / "costs" / f"{json_sha256(key)[:32]}.json"
         if not again and (kept := _read(path, key)) is not None:
             return kept
         where = f"{size} row{'s' * (size > 1)}, {key['precision'].removeprefix('torch.')} on {key['device']}"
         _log.info("measuring once what a pass costs: %s", where)
-        table = self._measure(request, size, progress)
+        table = self._measure(request, size)
         try:
             write_json(path, {"key": key, "table": table})
         except (ConfigError, OSError) as error:
@@ -137,30 +143,28 @@ class PassCosts:
     # -- measured -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def _measure(self, request: Request, size: int, progress: bool) -> CostTable:
+    def _measure(self, request: Request, size: int) -> CostTable:
         length = min(TOKENS, self.step.backbone.context_length // 2)
         tree = replace(request.tree, max_nodes=NODES[-1], max_batch_nodes=0)
         own = Request([0] * length, 1, request.drafter, tree, request.adapter)
         rows = [Row(own, 1, DraftTree([0])) for _ in range(size)]
         cache = self.step.new_cache(rows)
         sources = SOURCES if own.stream_depth else SOURCES[:1]
-        points = [(n, m) for n in range(len(NODES)) for m in range(len(sources))]
+        points = [(n, m) for n in range(len(NODES)) for m in range(len(sources)) if sources[m] <= NODES[n]]
         found = np.full((len(NODES), len(sources)), np.inf)
         for n, m in (points[0], points[-1]):  # whatever is made at first use is made here
             self._run(rows, NODES[n], sources[m], cache, length)
         begin, total = time.perf_counter(), ROUNDS * len(points)
-        with tqdm(
-            total=total, desc="cost of a pass", unit="pass", disable=None if progress else True, leave=False
-        ) as bar:
+        with tqdm(total=total, desc="cost of a pass", unit="pass", delay=2, disable=None, leave=False) as bar:
             for done in range(1, ROUNDS + 1):
                 for n, m in points:
                     start = time.perf_counter()
                     self._run(rows, NODES[n], sources[m], cache, length)
                     found[n, m] = min(found[n, m], 1e3 * (time.perf_counter() - start))
                     bar.update()
-                if (time.perf_counter() - begin) * (done + 1) / done > SECONDS:
+                if done >= LEAST and (time.perf_counter() - begin) * (done + 1) / done > SECONDS:
                     break
-        return CostTable(list(NODES), list(sources), found.tolist())
+        return CostTable(list(NODES), list(sources), _at_most_larger(found).tolist())
 
     def _run(self, rows: list[Row], nodes: int, sources: int, cache: TreeCache, length: int) -> None:
         """One pass over chains of `nodes` nodes, after which the cache holds `length` tokens of every row as before."""

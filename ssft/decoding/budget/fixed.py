@@ -1,21 +1,13 @@
 """The budget that an adapter's `TreeConfig` fixes, whatever a pass costs and whatever is accepted."""
 
+from ssft.decoding.draft.grown import grown
 from ssft.decoding.row import Row
-from ssft.decoding.tree import DraftTree, grow_tree, stop_order
+from ssft.decoding.tree import DraftTree, stop_order
 
 
 def fixed_tree(row: Row, rows: int) -> DraftTree:
     """The next tree of `row`, with the nodes that its configuration gives it while `rows` rows share a pass."""
-    if (guesses := row.guesses) is None:
-        return row.tree.first(1)
-    return grow_tree(
-        row.tree.tokens[0],
-        guesses.tokens,
-        guesses.scores,
-        row.request.tree,
-        row.left - 1,
-        row.request.tree.nodes_in_batch(rows),
-    )
+    return grown(row, row.guesses, row.request.tree.nodes_in_batch(rows))
 
 
 def fixed_sources(row: Row) -> list[int]:

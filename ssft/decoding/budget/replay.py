@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ssft.decoding.accept.greedy import accept_greedy
-from ssft.decoding.budget.tuned import TunedBudget
+from ssft.decoding.budget.tuned import Costs, TunedBudget
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.request import Request
@@ -44,9 +44,14 @@ class Replay:
         return 1e3 * self.tokens / self.milliseconds if self.milliseconds else 0.0
 
 
-def replay(batches: Sequence[Sequence[Trace]], tree: TreeConfig | None, budget: TunedBudget) -> Replay:
-    """Decode batches of traces with `tree`, None: plainly, as `Scheduler` would; `budget` plans and knows the costs."""
-    found = Replay()
+def replay(
+    batches: Sequence[Sequence[Trace]], tree: TreeConfig | None, budget: TunedBudget, costs: Costs | None = None
+) -> Replay:
+    """Decode batches of traces with `tree`, None: plainly, as `Scheduler` would; `budget` plans and knows the costs.
+
+    costs: what passes really take, where that is something else; `budget` hears of it as of the time of real passes.
+    """
+    found, costs = Replay(), costs or budget.costs
     for batch in batches:
         rows = {_begun(trace, tree): trace for trace in batch if len(trace.tokens) > 1}
         while rows:
@@ -54,7 +59,10 @@ def replay(batches: Sequence[Sequence[Trace]], tree: TreeConfig | None, budget: 
             sources = [[] for _ in now] if tree is None else budget.plan(now)
             nodes, most = max(len(row.tree) for row in now), len(sources[0])
             found.passes += 1
-            found.milliseconds += float(budget.costs.of(now).table(nodes, most)[nodes - 1, most])
+            milliseconds = float(costs.of(now).table(nodes, most)[nodes - 1, most])
+            if tree is not None:
+                budget.took(milliseconds)
+            found.milliseconds += milliseconds
             found.shapes[nodes, most] += 1
             for row, carrying in zip(now, sources, strict=True):
                 before = len(row.result.token_ids)

@@ -18,6 +18,9 @@ G_b the tokens that its usual draft yields beyond the root, and D what the usual
 
 Where neither pays, the pass is plain.
 
+c is corrected by the time that passes really take (`drift.py`), since the machine may be busier than it was when costs
+were measured, or was busy then.
+
 Plain passes leave no guesses, so now and then one of them carries streams beside the root. The plain tokens that follow
 tell whether those guesses were right, at no further cost. That is after 8 plain passes, then 16, 32, … up to 256, and
 after 8 again once drafts pay.
@@ -31,11 +34,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ssft.decoding.budget.calibration import Calibration
+from ssft.decoding.budget.drift import Drift
 from ssft.decoding.budget.fixed import fixed_sources, fixed_tree, padded
 from ssft.decoding.config import AUTO
 from ssft.decoding.draft.drafter import Guesses
+from ssft.decoding.draft.grown import grown
 from ssft.decoding.row import Row
-from ssft.decoding.tree import DraftTree, grow_tree, stop_order
+from ssft.decoding.tree import DraftTree, stop_order
 
 FIRST_LOOK, LAST_LOOK = 8, 256
 """Plain passes before streams are tried again: at first, and at most."""
@@ -87,6 +92,10 @@ class TunedBudget:
         self._adapters: WeakKeyDictionary[Any, Calibration] = WeakKeyDictionary()
         # Tokens and time of the latest passes, both in those of plain ones.
         self._tokens = self._time = 1.0
+        # By batch size: how far passes are from their costs.
+        self._drifts: dict[int, Drift] = {}
+        # Of the pass that was planned last: rows, milliseconds of a plain one, and by how many of those it costs more.
+        self._planned: tuple[int, float, float] | None = None
 
     @property
     def speedup(self) -> float:
@@ -103,7 +112,7 @@ class TunedBudget:
         past = self._pasts.get(row)
         if past is None or past.guesses is None:
             return
-        width = 1 if row.request.tree.kind == "chain" else row.request.tree.top_k
+        width = row.request.tree.width
         came = row.result.token_ids[past.place :]
         while past.judged < min(len(past.guesses.tokens), len(came)):
             depth = past.judged
@@ -111,6 +120,15 @@ class TunedBudget:
             past.judged, past.news = depth + 1, True
             if not past.calibration.judge(past.judged, offered, scores, came[depth]):
                 past.judged = len(past.guesses.tokens)
+
+    def took(self, milliseconds: float) -> None:
+        """Compare the time of the pass that was planned last with its cost, if that is known."""
+        if self._planned is not None:
+            rows, plain, more = self._planned
+            self._drift(rows).note(more, milliseconds / plain)
+
+    def _drift(self, rows: int) -> Drift:
+        return self._drifts.setdefault((rows - 1).bit_length(), Drift())
 
     def plan(self, rows: list[Row]) -> list[list[int]]:
         """Give every row the tree that its next pass verifies, and say which nodes carry streams: [B][m]."""
@@ -123,6 +141,8 @@ class TunedBudget:
         if tuned:
             carried = max(map(len, sources.values()), default=0)
             sources |= self._tune(rows, {row: self._past(row) for row in tuned}, carried)
+        else:
+            self._planned = None
         return padded([sources[row] for row in rows])
 
     def _tune(self, rows: list[Row], pasts: dict[Row, Past], sources: int) -> dict[Row, list[int]]:
@@ -131,6 +151,8 @@ class TunedBudget:
         if nodes == 1 and not sources and not any(past.news for past in pasts.values()):
             for past in pasts.values():  # as plain as the pass before, for nothing has changed
                 past.quiet += 1
+            if self._planned is not None and self._planned[0] != len(rows):
+                self._planned = None
             return {row: [] for row in pasts}
         trees = {row: _tree(row, past, row.guesses, len(rows)) for row, past in pasts.items()}
         usual = [
@@ -140,7 +162,8 @@ class TunedBudget:
         limits = {row: _most_sources(row, tree) for row, tree in trees.items()}
         most = max(sources, *limits.values())
         cost = self.costs.of(rows).table(widest, most)
-        price = self.speedup * len(rows) * (cost / cost[0, 0] * (1 + MARGIN) - MARGIN)
+        more = (cost / cost[0, 0] - 1) * self._drift(len(rows)).factor
+        price = self.speedup * len(rows) * (1 + (1 + MARGIN) * more)
         weigh(list(pasts.values()), [expected(tree, widest) for tree in usual], price[nodes - 1 :, min(most, 1)])
         tokens = np.sum([expected(tree, widest) for tree in trees.values()], axis=0)
         stops = [stop_chances(tree, widest, most, limits[row]) for row, tree in trees.items()]
@@ -150,7 +173,8 @@ class TunedBudget:
         n, m = best(tokens[:, None] + worth - price, nodes, sources)
         if m == 0 and most and _look_again(pasts):
             m = 1
-        self._remember((tokens[n - 1] + len(rows) - len(pasts)) / len(rows), cost[n - 1, m] / cost[0, 0])
+        self._planned = (len(rows), cost[0, 0], cost[n - 1, m] / cost[0, 0] - 1)
+        self._remember((tokens[n - 1] + len(rows) - len(pasts)) / len(rows), 1 + more[n - 1, m])
         for row, past in pasts.items():
             row.tree = trees[row].first(n)
             past.news = n > 1 or m > 0
@@ -164,7 +188,8 @@ class TunedBudget:
             past = self._pasts[row] = Past(Calibration(ROW_MEMORY, self.calibration(row)))
         if row.guesses is not None and row.guesses is not past.guesses:
             past.guesses, past.place, past.judged, past.news = row.guesses, len(row.result.token_ids), 0, True
-        past.news = past.news or past.quiet >= past.wait
+        # A grammar may force tokens at any place.
+        past.news = past.news or past.quiet >= past.wait or row.parser is not None
         return past
 
     def _remember(self, tokens: float, time: float) -> None:
@@ -175,11 +200,8 @@ class TunedBudget:
 
 def _tree(row: Row, past: Past, guesses: Guesses | None, batch: int) -> DraftTree:
     """The largest tree that the row may have under its calibrated probabilities."""
-    if guesses is None:
-        return row.tree.first(1)
-    config, guesses = row.request.tree, past.calibration.calibrated(guesses)
-    nodes = config.nodes_in_batch(batch)
-    return grow_tree(row.tree.tokens[0], guesses.tokens, guesses.scores, config, row.left - 1, nodes)
+    calibrated = None if guesses is None else past.calibration.calibrated(guesses)
+    return grown(row, calibrated, row.request.tree.nodes_in_batch(batch))
 
 
 def _most_sources(row: Row, tree: DraftTree) -> int:

@@ -34,10 +34,12 @@ class Guesses:
 
 class Drafter(ABC):
     """One way to draft. `reach` is how many tokens it proposes ahead; `streams` are the stream parameters that the
-    pass must carry for it, None where a pass needs nothing beside the nodes."""
+    pass must carry for it, None where a pass needs nothing beside the nodes. `reads_grammar`: whether a row's grammar
+    has a say in its drafts (`grown.py`); where False only the text keeps to it."""
 
     reach: int
     streams: StreamModules | None = None
+    reads_grammar = True
 
     @property
     def group(self) -> object:
@@ -50,8 +52,15 @@ class Drafter(ABC):
 
 
 def most_likely(logits: Tensor, stops: Sequence[Stop]) -> list[Guesses]:
-    """The best places of logits [d, g, V] (float32) as tokens, for as many streams as each of d rows uses."""
+    """The best places of logits [d, g, V] (float32) as tokens, for as many streams as each of d rows uses.
+
+    Their probabilities are those at the row's temperature, so that a best-first tree is wide where the text may vary
+    and deep where it may not.
+    """
     width = max(stop.row.request.tree.top_k for stop in stops)
+    temperatures = [stop.row.request.temperature for stop in stops]
+    if any(temperature != 1 for temperature in temperatures):
+        logits = logits / logits.new_tensor(temperatures).view(-1, 1, 1)
     best, tokens = logits.topk(min(width, logits.shape[-1]), dim=-1)
     best = best - logits.logsumexp(dim=-1, keepdim=True)
     depths = [stop.row.request.depth for stop in stops]
