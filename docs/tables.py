@@ -1,10 +1,11 @@
-"""Write the tables of measured numbers in README and docs from the files that lie with the shipped adapters.
+"""Write the tables in README and docs: measured numbers from the files that lie with the shipped adapters, and bases.
 
     python docs/tables.py            # writes what differs
     python docs/tables.py --check    # writes nothing; exit code 1 if a document differs
 
-The table of the bases that have an alias comes from `ssft/base/named.py`. A table stands between the lines `<!-- ssft:table NAME -->` and `<!-- /ssft:table -->`; NAME is a function in `TABLES`.
-Whoever measures an adapter again runs `ssft card`, which keeps the result in the adapter's folder, and then this.
+A table stands between the lines `<!-- ssft:table NAME -->` and `<!-- /ssft:table -->`; NAME is a function in `TABLES`.
+Whoever measures an adapter again runs `ssft card`, which keeps the result in the adapter's folder, and then this. The
+table of bases is written from their aliases (`ssft/base/named.py`).
 """
 
 import re

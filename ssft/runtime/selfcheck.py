@@ -107,6 +107,7 @@ def self_check(model: Any) -> Report:
         run: dict[str, Callable[[], str | None]] = {
             "parts": subject.parts,
             "logits": subject.logits,
+            "positions": subject.positions,
             "main stream": subject.main_stream,
             "streams": subject.streams_as_rows,
             "visibility": subject.visibility,
@@ -189,6 +190,21 @@ class _Subject:
         own = self.model(input_ids=self.ids, use_cache=False).logits
         apart = self.backbone.logits(self.backbone.decoder(input_ids=self.ids, use_cache=False).last_hidden_state)
         return self._equal(apart, own, "logits of decoder and head called apart, and the model's own")
+
+    def positions(self) -> str:
+        """A row stands where it is told to, as nodes of a tree are: one place on, it is as behind a token unseen."""
+        length = min([LENGTH, *(window - 1 for window in self.backbone.windows if window is not None)])
+        if length < 2:
+            return "windows are too short to tell"
+        ids, places = self.ids[:, :length], torch.arange(length + 1, device=self.ids.device).expand(len(self.ids), -1)
+        apart = torch.cat((ids[:, :-1], ids[:, :1], ids[:, -1:]), dim=1)
+        seen = torch.ones_like(apart)
+        seen[:, -2] = 0
+        last = torch.tensor([*range(length - 1), length], device=ids.device)
+        run, given = self.backbone.decoder, {"use_cache": False}
+        expected = run(input_ids=apart, attention_mask=seen, position_ids=places, **given).last_hidden_state[:, -1]
+        moved = run(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places[:, last], **given)
+        return self._equal(moved.last_hidden_state[:, -1], expected, "a row moved one place on, and behind a gap")
 
     def main_stream(self) -> str:
         """Streams leave the logits of the main rows as they are without them."""

@@ -41,10 +41,11 @@ def stream_attention(
     stream_plan: StreamPlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query [B, H, R(+S·γ), D], key/value [B, H_kv, K, D] -> output [B, R(+S·γ), H, D]."""
+    """query [B, H, R(+S·γ), D], key/value [B, H_kv, K, D] -> output [B, R(+S·γ), H, D], contiguous as models expect."""
     dense = stream_plan is None or bool(stream_plan.masks)
     if attention_mask is not None and dense and not torch.is_grad_enabled():
-        return _decode(query, key, value, attention_mask, scaling, softcap, stream_plan).transpose(1, 2), None
+        found = _decode(query, key, value, attention_mask, scaling, softcap, stream_plan)
+        return found.transpose(1, 2).contiguous(), None
     if stream_plan is None:
         return _main(module, query, key, value, attention_mask, dropout, scaling, softcap, **kwargs), None
     rows = stream_plan.num_main
@@ -76,7 +77,7 @@ def _main(
     if mask is None:
         rows, keys = query.shape[2], key.shape[2]
         mask = torch.ones(rows, keys, dtype=torch.bool, device=query.device).tril(keys - rows)
-    return _capped(query, key, value, mask, scaling, softcap, dropout).transpose(1, 2)
+    return _capped(query, key, value, mask, scaling, softcap, dropout).transpose(1, 2).contiguous()
 
 
 def _capped(
