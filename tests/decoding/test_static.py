@@ -5,7 +5,6 @@ were recorded with: what the code reads on the host is then of the recorded pass
 """
 
 import functools
-import gc
 import itertools
 import logging
 import random
@@ -23,23 +22,20 @@ from shelf import OWN, PLAIN, SHELF, shared_shelf
 from ssft.decoding import static, stores
 from ssft.decoding.budget.cost import NODES, SOURCES, PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
-from ssft.decoding.cache import TreeCache
 from ssft.decoding.config import TREE_KINDS, TreeConfig
 from ssft.decoding.draft.streams import StreamDrafter
-from ssft.decoding.graphs import CudaGraphs, NoHostReads
+from ssft.decoding.graphs import NoHostReads
 from ssft.decoding.request import Request
 from ssft.decoding.row import Row
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.static import MOST, StaticStep, step_for
 from ssft.decoding.step import Step
-from ssft.decoding.stores import StaticCache, Stores, bucket, bucket_of_slots
 from ssft.decoding.tree import DraftTree
 from ssft.runtime.model import MultiAdapterModel
 from ssft.streams.config import StreamConfig
 
 DRAFTS = ["never", "sometimes", "always"]
 ROWS = {"batch1": [1], "batch3": ALL}
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: graphs are CUDA's")
 
 
 @functools.cache
@@ -474,136 +470,3 @@ def test_the_stand_in_replays_operators_and_no_python():
     number = 100
     x.fill_(5.0)
     assert run()[0].flatten().tolist() == [5 * 2 + 15] * 3
-
-
-# --- stores and buckets ---
-
-
-def test_buckets_are_few_and_hold_what_they_are_for():
-    sizes = {0: 0, 1: 1, 2: 2, 3: 4, 5: 8, 8: 8, 9: 16, 17: 24}
-    assert {count: bucket(count) for count in sizes} == sizes
-    assert bucket(1, 4) == 4
-    sizes = {1: 128, 128: 128, 129: 256, 257: 512, 512: 512, 513: 1024, 1025: 1536}
-    assert {count: bucket_of_slots(count) for count in sizes} == sizes
-    assert bucket_of_slots(3, 512) == 512
-
-
-def test_a_static_cache_holds_what_a_tree_cache_holds():
-    shape, shelf = (2, 3, 2, 20, 4, torch.zeros(())), Stores()
-    pairs = [[TreeCache(*shape), TreeCache(*shape)], [StaticCache(shelf, *shape), StaticCache(shelf, *shape)]]
-    for first, second in pairs:
-        for seed, cache in enumerate((first, second)):
-            cache.set_lengths([4, 0, 7])
-            generator = torch.Generator().manual_seed(seed)
-            cache.store[..., :20, :] = torch.randn(2, 2, 3, 2, 20, 4, generator=generator)
-        second.select([2, 0])
-        first.join(second, 30)
-        first.keep([[0], [0, 2], [1, 2], [0], [3]])
-        first.select([4, 1, 2])
-    (plain, _), (cache, _) = pairs
-    assert cache.lengths == plain.lengths
-    assert torch.equal(cache.store[..., :30, :], plain.store)
-    assert cache.lent.tensor.shape == (2, 2, 4, 2, 128, 4)
-    assert cache.store.data_ptr() == cache.lent.tensor.data_ptr()
-
-
-def test_a_store_is_lent_again_empty_and_never_twice_at_once():
-    shape, shelf = (2, 3, 2, 20, 4, torch.zeros(())), Stores()
-    first, second = StaticCache(shelf, *shape), StaticCache(shelf, *shape)
-    lent = first.lent
-    assert lent is not second.lent
-    first.store.fill_(float("nan"))
-    first.select([0, 1, 2])  # its own store again, which has room
-    assert first.lent is lent
-    del first
-    gc.collect()
-    again = StaticCache(shelf, *shape)
-    assert again.lent is lent
-    assert (again.lent.tensor == 0).all()
-
-
-# --- on a GPU ---
-
-
-def on_gpu(**settings):
-    shelf = shared_shelf("llama")
-    model = MultiAdapterModel.from_pretrained(shelf.base, device_map="cuda", **settings)
-    for name in (*SHELF, OWN, PLAIN):
-        model.load_adapter(shelf.paths[name])
-    assert isinstance(model.step, StaticStep)
-    return model
-
-
-def streamed(model, names, tokens=24, **more):
-    prompts = [random_ids(1, 4 + 3 * place, seed=place)[0].tolist() for place in range(len(names))]
-    settings = {"adapter": names, "max_new_tokens": tokens, "ignore_eos": True, "return_dict": True}
-    return [answer["token_ids"] for answer in model.generate(prompts, **settings, **more)]
-
-
-BATCHES = [["deep"], [None], ["many"] * 3, ["deep", "many", None], ["lossless", OWN, "small", PLAIN, "projected"]]
-
-
-@NEEDS_GPU
-@pytest.mark.parametrize("names", BATCHES, ids=str)
-def test_captured_passes_say_what_the_ordinary_step_says(names):
-    model = on_gpu(dtype="float32")
-    first, second = streamed(model, names), streamed(model, names)
-    plain = streamed(model, names, speculate=False)
-    assert model.step.graphs
-    assert model.step.capture is not None
-    model.step = Step(model.hooks)
-    assert first == second == plain == streamed(model, names) == streamed(model, names, speculate=False)
-
-
-@NEEDS_GPU
-@pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"dtype": "bfloat16", "quantization": "4bit"}], ids=str)
-def test_lower_precision_is_captured_and_says_the_same_twice(settings, caplog):
-    model = on_gpu(**settings)
-    with caplog.at_level(logging.WARNING):
-        texts = [streamed(model, ["deep", "many"]) for _ in range(3)]
-    assert "cannot be captured" not in caplog.text
-    assert model.step.graphs
-    # The first call ran some passes operator by operator, in the same shapes and with the same kernels.
-    assert texts[0] == texts[1] == texts[2]
-
-
-@NEEDS_GPU
-def test_captured_graphs_go_with_the_adapter_that_leaves():
-    model = on_gpu(dtype="float32")
-    expected = streamed(model, ["deep"])
-    of_deep = model.step.graphs
-    streamed(model, [None])
-    of_both = model.step.graphs
-    model.delete_adapter("deep")
-    assert model.step.graphs == of_both - of_deep < of_both
-    model.load_adapter(shared_shelf("llama").paths["deep"])
-    assert streamed(model, ["deep"]) == streamed(model, ["deep"]) == expected
-
-
-@NEEDS_GPU
-def test_a_pass_that_reads_the_host_is_said_and_not_captured(caplog):
-    subject = adapted(tiny_architectures.tiny("llama-dynamic"))
-    subject.model.cuda()
-    step = step_for(subject.hooks)
-    with caplog.at_level(logging.WARNING):
-        results = decode(on(step, Decoder(subject.hooks, None)), ALL)
-    assert "take longer without: aten._local_scalar_dense" in caplog.text
-    assert [result.token_ids for result in results] == [text[:TOKENS] for text in subject.texts]
-
-
-@NEEDS_GPU
-def test_a_capture_that_fails_leaves_the_stream_as_it_was():
-    capture = CudaGraphs(torch.device("cuda", torch.cuda.current_device()))
-    before, x, runs = torch.cuda.current_stream(), torch.ones(2, device="cuda"), []
-
-    def forward():
-        runs.append(1)
-        if len(runs) == 2:
-            torch.cuda.synchronize()
-        return x * 2, None
-
-    with pytest.raises(RuntimeError):
-        capture(forward)
-    assert len(runs) == 2
-    assert torch.cuda.current_stream() == before
-    assert (x * 3).tolist() == [3, 3]
