@@ -16,7 +16,8 @@ def accept(rows: list[Row], logits: Tensor) -> tuple[list[list[int]], list[int]]
     """
     found = accept_sampled({b: row for b, row in enumerate(rows) if not row.request.greedy}, logits)
     if len(found) < len(rows):
-        for b, choices in enumerate(logits.argmax(dim=-1).tolist()):
+        # max, of whose equals the first counts as argmax's does, takes a fifth of its time in bfloat16 on a CPU.
+        for b, choices in enumerate(logits.max(dim=-1).indices.tolist()):
             if b not in found:
                 found[b] = accept_greedy(rows[b].tree, _chosen(choices))
     return [found[b][0] for b in range(len(rows))], [found[b][1] for b in range(len(rows))]
