@@ -114,7 +114,7 @@ class StaticStep(Step):
 
         main, streams = self._run(kept, forward)
         streams = None if streams is None else streams[: len(rows), :beside]
-        return States(main[: len(rows), : max(map(len, trees))], streams, sources)
+        return States(main[: len(rows), : max(map(len, trees))].contiguous(), streams, sources)
 
     def _run(self, kept: _Kept, forward: Run) -> Output:
         """The pass, captured if its bucket has come often enough."""

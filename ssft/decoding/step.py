@@ -93,7 +93,10 @@ class Step:
 
     def trees(self, rows: list[Row], sources: list[list[int]], cache: TreeCache) -> States:
         """One forward over every row's tree: [B, n] nodes, then g streams beside the m nodes `sources` [B][m]."""
-        return self._trees(rows, [row.tree for row in rows], sources, cache)
+        trees = [row.tree for row in rows]
+        states = self._trees(rows, trees, sources, cache)
+        # Without what nodes are filled up with; in one piece, since the head copies its weight for rows that are not.
+        return States(states.main[:, : max(map(len, trees))].contiguous(), states.streams, sources)
 
     def logits(self, rows: Sequence[Row], hidden: Tensor, head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Finished states [B, .., h] of these rows -> logits [B, .., V]; the head, too, may carry a LoRA.
