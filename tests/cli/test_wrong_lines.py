@@ -143,6 +143,7 @@ SETTINGS = {
     "tree.kind=star": "tree.kind='star': expected one of",
     "tree.max_depth=-1": "tree.max_depth=-1",
     "data.validation_fraction=1.5": "data.validation_fraction=1.5: a share between 0 and 1",
+    "data.augment=2": "data.augment=2.0: a share of the training rows",
     "data.max_train_rows=-1": "data.max_train_rows=-1",
     "data.train=nowhere.jsonl": "nowhere.jsonl: no such file",
     f"data.train={'a' * 5000}.jsonl": "no such file",
