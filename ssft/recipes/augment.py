@@ -8,7 +8,7 @@ that nothing has to be known of the task:
 - it is a number of two digits or more, or a name, which all prompts together write more often with a capital inside a
   sentence than without;
 - it is no word of the template, which half of the prompts have;
-- a name is nothing that answers say of themselves, such as `The` or SQL's MAX: nine of ten completions that have it,
+- a name is nothing that completions say of themselves, such as `The` or SQL's MAX: nine of ten completions that have it
   have it from their prompts.
 
 A made-up word keeps the capitals of the one that it replaces, a number its length; in one row the same word always
@@ -26,13 +26,16 @@ from typing import Any
 WORD = re.compile(r"\w+")
 NUMBER = re.compile(r"[0-9]{2,}")
 SENTENCE_START = re.compile(r"(?:^|[.!?:\n])[\s\"'“‘(#*-]*$")
-TEMPLATE, COPIED = 0.5, 0.9
+TEMPLATE = 0.5
+"""A word of the template stands in this share of the prompts, or more."""
+COPIED = 0.9
+"""Of the completions that have a name, this share or more have it from their prompts."""
 TRIES = 20
 LONG = 9
 """Letters from which on a made-up name has three syllables."""
-ONSETS = re.findall(r"\w+", "b c d f g h j k l m n p r s t v w y z br ch cr dr fl gr kl pr sh st th tr")
-VOWELS = re.findall(r"\w+", "a a e e i i o o u ai ea ou")
-CODAS = ["", "", *re.findall(r"\w+", "l m n nd r rn s sk t th x")]
+ONSETS = [*"bcdfghjklmnprstvwyz", "br", "ch", "cr", "dr", "fl", "gr", "kl", "pr", "sh", "st", "th", "tr"]
+VOWELS = [*"aaeeiioou", "ai", "ea", "ou"]
+CODAS = ["", "", "l", "m", "n", "nd", "r", "rn", "s", "sk", "t", "th", "x"]
 
 Row = dict[str, Any]
 
@@ -55,7 +58,7 @@ class Slots:
 
 def count_slots(rows: Sequence[Row], others: Iterable[Row] = ()) -> Slots:
     """Slots of `rows`, counted over these; made-up words will be none of those of `others` either."""
-    inside, small, prompts, answers, copies = Counter(), Counter(), Counter(), Counter(), Counter()  # type: ignore[var-annotated]
+    inside, small, prompts, answers, copies = (Counter[str]() for _ in range(5))
     known: set[str] = set()
     for row in rows:
         prompt, completion = prompt_and_completion(row)

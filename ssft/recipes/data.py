@@ -116,13 +116,11 @@ def _capped(part: Part, config: DataConfig, seed: int, name: str) -> Part:
 def _augmented(part: Part, share: float, seed: int) -> Part:
     """The rows with made-up names and numbers in a share of them; the note counts these and shows one."""
     rows, changed = rename_share(part.rows, share, seed)
-    told = f"{len(changed):,} of them with made-up names and numbers (data.augment={share:g})"
-    if not changed:
-        raise DataError(
-            f"{part.note}: {told}; no drawn row's completion takes a name from its prompt; set data.augment=0"
-        )
-    before, after = (shown(prompt_and_completion(of[changed[0]])[1]) for of in (part.rows, rows))
-    return Part(rows, f"{part.note}, {told}, such as {after} from {before}")
+    note = f"{part.note}, {len(changed):,} of them with made-up names and numbers (data.augment={share:g})"
+    if changed:
+        before, after = (shown(prompt_and_completion(of[changed[0]])[1]) for of in (part.rows, rows))
+        note += f", such as {after} from {before}"
+    return Part(rows, note)
 
 
 def _source(source: str, split: str, config: DataConfig, seed: int, part: str) -> Part:

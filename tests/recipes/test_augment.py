@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ssft.errors import ConfigError, DataError
+from ssft.errors import ConfigError
 from ssft.recipes.augment import count_slots, rename, rename_share
 from ssft.recipes.config import DataConfig
 from ssft.recipes.data import load_row_pair
@@ -163,13 +163,11 @@ def test_a_run_augments_its_training_rows_alone_and_tells_it(files):
     assert load_row_pair(DataConfig(**files), seed=1)[0].rows == SQL * 5
 
 
-def test_rows_without_names_cannot_be_augmented(tmp_path):
+def test_a_run_tells_that_no_row_has_a_name(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "say hi", "completion": "hi"}\n' * 40)
-    with pytest.raises(
-        DataError, match=r"0 of them with made-up names .* takes a name from its prompt; set data.augment=0"
-    ):
-        load_row_pair(DataConfig(train=str(path), validation=str(path), augment=1.0), seed=0)
+    train, _ = load_row_pair(DataConfig(train=str(path), augment=1.0), seed=0)
+    assert train.note.endswith("0 of them with made-up names and numbers (data.augment=1)")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
