@@ -109,6 +109,7 @@ FROM_ZERO = Annotated[int, WHOLE, Field(ge=0, lt=2**31), "a whole number from 0,
 NOT_NEGATIVE = Annotated[float, Field(ge=0, allow_inf_nan=False), "a number from 0"]
 ABOVE_ZERO = Annotated[float, Field(gt=0, allow_inf_nan=False), "a number above 0"]
 SHARE = Annotated[float, Field(ge=0, le=1), "a number from 0 to 1"]
+DECAY = Annotated[float, Field(gt=0, le=1), "a number above 0, at most 1"]
 BELOW_ONE = Annotated[float, Field(ge=0, lt=1), "a number from 0, below 1"]
 
 

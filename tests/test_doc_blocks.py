@@ -110,7 +110,7 @@ def home(tmp_path_factory):
     shutil.copytree(ROOT / "examples", place / "examples")
     for name in ("train", "own"):
         save_rows(place / f"{name}.jsonl", rows(60))
-    for name in ("validation", "prompts", "sql", "e2e_nlg", "dialogsum"):
+    for name in ("validation", "renamed", "prompts", "sql", "e2e_nlg", "dialogsum"):
         save_rows(place / f"{name}.jsonl", rows(4))
     (place / "mails.csv").write_text("text,label\n" + "".join(f"say {n},{n} and {n}\n" for n in range(60)))
     questions = [{"question_id": 81 + number, "category": "writing", "turns": ["say 1:"]} for number in range(2)]

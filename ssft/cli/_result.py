@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from ssft.runtime.model import MultiAdapterModel
 
 
-def file_option(name: str = "--output", help: str = "Write the result to FILE as JSON.") -> Decorator:
+def file_option(
+    name: str = "--output", help: str = "Write the result to FILE as JSON.", required: bool = False
+) -> Decorator:
     """An option that names a file to write, checked before anything is done; parameter `Path | None`."""
 
     def check(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
@@ -28,7 +30,7 @@ def file_option(name: str = "--output", help: str = "Write the result to FILE as
         return path
 
     kind = click.Path(dir_okay=False, path_type=Path)
-    return click.option(name, metavar="FILE", type=kind, callback=check, help=help)
+    return click.option(name, metavar="FILE", type=kind, callback=check, help=help, required=required)
 
 
 def deliver(result: Any, output: Path | None, as_json: bool, show: Callable[[], object]) -> None:

@@ -54,6 +54,11 @@ class DataConfig:
     validation_fraction: float = setting(
         0.05, "share of the training source held back, drawn by the seed, where it has no validation rows"
     )
+    augment: float = setting(
+        0.0,
+        "share of the training rows, drawn by the seed, in which names and numbers that the completion takes from the "
+        "prompt are replaced by made-up ones, the same in both; so streams learn to copy names that they never saw",
+    )
 
     def check_data(self) -> None:
         """Raise `ConfigError` if a field is out of range, a template malformed or a column asked for twice."""
@@ -64,6 +69,8 @@ class DataConfig:
                 raise ConfigError(f"data.{key}={getattr(self, key)}: 0 (all rows) or a positive number of rows")
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(f"data.validation_fraction={self.validation_fraction}: a share between 0 and 1")
+        if not 0 <= self.augment <= 1:
+            raise ConfigError(f"data.augment={self.augment}: a share of the training rows from 0 (none) to 1 (all)")
         for key in self.columns:
             if key not in ROW_KEYS:
                 hint = nearest(key, ROW_KEYS) or f"there are {', '.join(ROW_KEYS)}"

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssft.errors import DataError
+from ssft.recipes.augment import prompt_and_completion, rename_share
 from ssft.recipes.config import QUICKSTART, DataConfig
 from ssft.recipes.forms import named_columns, to_row
 from ssft.recipes.quickstart import quickstart_rows
 from ssft.recipes.records import looks_like_file, records
-from ssft.schema import is_hub_id
+from ssft.schema import is_hub_id, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,7 +67,8 @@ def load_rows(
 def load_row_pair(config: DataConfig, seed: int) -> tuple[Part, Part]:
     """Training and validation rows, with the references and categories that their files give.
 
-    `seed` draws the held-back share, the rows kept by `max_*_rows` and the built-in rows. Raises `DataError`.
+    `seed` draws the held-back share, the rows kept by `max_*_rows`, the built-in rows, and the training rows that
+    `augment` changes, with what stands in them then. Raises `DataError`.
     """
     config.check_data()
     source = config.validation or config.train
@@ -76,7 +78,8 @@ def load_row_pair(config: DataConfig, seed: int) -> tuple[Part, Part]:
         validation = _source(source, config.validation_split or "validation", config, seed, "validation")
     else:
         train, validation = _hold_back(train, config, seed)
-    return _capped(train, config, seed, "train"), _capped(validation, config, seed, "validation")
+    train, validation = _capped(train, config, seed, "train"), _capped(validation, config, seed, "validation")
+    return _augmented(train, config.augment, seed) if config.augment else train, validation
 
 
 def _hold_back(part: Part, config: DataConfig, seed: int) -> tuple[Part, Part]:
@@ -108,6 +111,16 @@ def _capped(part: Part, config: DataConfig, seed: int, name: str) -> Part:
         else f"{total:,} rows"
     )
     return Part(rows, f"{name}: {of} of {part.note}")
+
+
+def _augmented(part: Part, share: float, seed: int) -> Part:
+    """The rows with made-up names and numbers in a share of them; the note counts these and shows one."""
+    rows, changed = rename_share(part.rows, share, seed)
+    note = f"{part.note}, {len(changed):,} of them with made-up names and numbers (data.augment={share:g})"
+    if changed:
+        before, after = (shown(prompt_and_completion(of[changed[0]])[1]) for of in (part.rows, rows))
+        note += f", such as {after} from {before}"
+    return Part(rows, note)
 
 
 def _source(source: str, split: str, config: DataConfig, seed: int, part: str) -> Part:

@@ -7,7 +7,7 @@ from pydantic import Field
 from trl import SFTConfig
 
 from ssft.errors import ConfigError
-from ssft.schema import ABOVE_ZERO, FROM_ZERO, NOT_NEGATIVE, SHARE, check_fields
+from ssft.schema import ABOVE_ZERO, DECAY, FROM_ZERO, NOT_NEGATIVE, SHARE, check_fields
 from ssft.streams.config import StreamConfig, layers_of_share
 from ssft.training.loss import Supervision
 
@@ -45,8 +45,17 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
     stream_supervision: Supervision = field(
         default="reference",
         metadata={
-            "help": "what streams learn: reference, the tokens of the completion, or main, the distribution that the "
-            "main stream has at that place. A draft is accepted when it is what the main stream says"
+            "help": "what streams learn: reference, the tokens of the completion; main, the distribution that the main "
+            "stream has at that place, which decides what is accepted; acceptance, -log Σ min(p, q), the share of that "
+            "distribution p which a stream's own, q, covers; accepted_length, the same share of all streams together, "
+            "as the length to which a chain of them is accepted"
+        },
+    )
+    stream_loss_decay: DECAY = field(
+        default=1.0,
+        metadata={
+            "help": "the loss of stream j has the weight stream_loss_weight · stream_loss_decay^(j-1); below 1 far "
+            "tokens, which are harder and needed less often, count less"
         },
     )
     stream_learning_rate: ABOVE_ZERO | None = field(

@@ -15,6 +15,11 @@ stream's distribution p_t at source t in place of the reference, CE(stream j, y_
 
     stream 1      p2   p3   -
     stream 2      p3   -    -
+
+What speculation lives on is not the cross-entropy but the probability that a token drawn from q, the stream's
+distribution, is accepted: α = Σ_v min(p(v), q(v)). Its negative logarithm is a loss of its own (the LK loss of arXiv
+2602.23881), which is the cross-entropy where p is a point mass, and with α_d at depth d the accepted length of a chain
+is Σ_d Π_{j≤d} α_j, whose logarithm joins the depths: a deep stream counts as far as those before it are right.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +33,9 @@ from torch.utils.checkpoint import checkpoint
 
 IGNORE = -100
 
-Supervision = Literal["reference", "main"]
+Supervision = Literal["reference", "main", "acceptance", "accepted_length"]
+"""What streams learn: the tokens of the completion, or of the main stream's distribution all of it (cross-entropy), the
+overlap with it (-log α), or the length that a chain of all streams is accepted to (see `length_loss`)."""
 
 HEAD_ROWS = 2048
 """Rows of logits in memory at a time; more are recomputed in backward, so memory does not grow with γ·completion."""
@@ -68,7 +75,8 @@ class NgramLoss:
     """Result of `ngram_loss`: the sums that a caller divides by the tokens of the whole accumulated batch.
 
     total: scalar, α-weighted sum over tokens, with gradient. sums, counts: [γ+1], unweighted loss sums and number of
-    targets of the main stream (index 0) and of each stream. choices: [S_valid, γ+1], the argmax of each, no gradient.
+    targets of the main stream (index 0) and of each stream, which is -log α for `accepted_length` too. choices:
+    [S_valid, γ+1], the argmax of each, no gradient.
     """
 
     total: Tensor
@@ -93,12 +101,12 @@ def ngram_loss(
         targets: [M, γ+1] from `stream_targets`, -100 = ignored.
         logits: the head, [rows, h] -> [rows, V].
         weights: [γ+1], α_0 … α_γ.
-        supervision: what streams learn, the tokens of `targets` or the main stream's own distribution there, into which
-            no gradient flows.
+        supervision: what streams learn, the tokens of `targets` or by one of three measures the main stream's own
+            distribution there, into which no gradient flows.
     """
     size, width = targets.shape  # width = γ+1
     # The sources of a chunk are scored with the γ after them where streams learn from those.
-    more = width - 1 if supervision == "main" else 0
+    more = 0 if supervision == "reference" else width - 1
 
     def score(main: Tensor, streams: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         count = len(targets)  # sources
@@ -106,11 +114,16 @@ def ngram_loss(
         said, guesses = scores[: len(main)], scores[len(main) :].unflatten(0, (count, width - 1))  # [m, V], [m, γ, V]
         first, choice = token_losses(said[:count], targets[:, 0])
         losses, choices = token_losses(guesses, targets[:, 1:])
-        if supervision == "main":
+        if more:
             # Rows past the last source are never looked at: their targets are -100.
             ahead = torch.arange(count, device=main.device).unsqueeze(1) + torch.arange(1, width, device=main.device)
-            p = said.detach().softmax(dim=-1)[ahead.clamp(max=len(main) - 1)]  # [m, γ, V]
-            losses = guesses.logsumexp(dim=-1) - (p * guesses).sum(dim=-1)
+            ahead = ahead.clamp(max=len(main) - 1)  # [m, γ]
+            if supervision == "main":
+                p = said.detach().softmax(dim=-1)[ahead]  # [m, γ, V]
+                losses = guesses.logsumexp(dim=-1) - (p * guesses).sum(dim=-1)
+            else:  # -log α; a sum of exponentials of the smaller logarithms is safe where p and q hardly overlap
+                log_p = said.detach().log_softmax(dim=-1)[ahead]  # [m, γ, V]
+                losses = -torch.minimum(log_p, guesses.log_softmax(dim=-1)).logsumexp(dim=-1)
             losses = losses.masked_fill(targets[:, 1:] == IGNORE, 0.0)
         return torch.cat((first.unsqueeze(1), losses), dim=1), torch.cat((choice.unsqueeze(1), choices), dim=1)
 
@@ -118,7 +131,11 @@ def ngram_loss(
     starts = range(0, max(size, 1), rows)
     pieces = [(main[i : i + rows + more], streams[i : i + rows], targets[i : i + rows]) for i in starts]
     losses, choices = piece_by_piece(score, pieces)
-    total = (losses * weights.to(losses.dtype)).sum()
+    weights = weights.to(losses.dtype)
+    if supervision == "accepted_length":
+        total = weights[0] * losses[:, 0].sum() + length_loss(losses[:, 1:], targets[:, 1:] != IGNORE, weights[1:])
+    else:
+        total = (losses * weights).sum()
     return NgramLoss(total, losses.detach().sum(dim=0), (targets != IGNORE).sum(dim=0), choices)
 
 
@@ -126,6 +143,27 @@ def token_losses(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [.., V] in float32 and targets [..] -> cross-entropies and argmaxes [..]; 0 where a target is -100."""
     losses = F.cross_entropy(scores.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none")
     return losses.view_as(targets), scores.detach().argmax(-1)
+
+
+def length_loss(losses: Tensor, possible: Tensor, weights: Tensor) -> Tensor:
+    """The joint loss of a chain on the length that it is accepted to, summed over M sources:
+
+        - W · log( Σ_d w_d Π_{j≤d} α_j / W ),   W = Σ_d w_d,   over the depths d that have a target
+
+    It is 0 where every α is 1, and w_1 · -log α_1 for one stream. Early in training it pulls at the first stream alone,
+    as W · -log α_1, since no chain comes past it; where all α are near 1, depth j is pulled at by w_j + … + w_γ.
+
+    Args:
+        losses: [M, γ], -log α_j.
+        possible: [M, γ], where there is a target; none comes after the first that is missing.
+        weights: [γ], w_d.
+    """
+    any_depth = possible[:, :1]  # [M, 1]
+    counted = possible | ~any_depth  # a source without any gets finite numbers, which are masked out at the end
+    log_weights = weights.clamp(min=torch.finfo(weights.dtype).tiny).log().expand_as(losses)
+    log_weights = log_weights.masked_fill(~counted, float("-inf"))
+    short = log_weights.logsumexp(dim=1) - (log_weights - losses.cumsum(dim=1)).logsumexp(dim=1)  # [M]
+    return ((possible * weights).sum(dim=1) * short).sum()
 
 
 def piece_by_piece(

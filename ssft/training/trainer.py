@@ -80,14 +80,15 @@ class StreamSFTTrainer(SpeculationMetrics):
         with self.accelerator.autocast():
             main = backbone.finish(plan.main[real[0], sources[real]])
             streams = backbone.finish(plan.streams.unflatten(1, (-1, self.num_guesses))[real])
-            weights = torch.full((self.num_guesses + 1,), self.stream_weight, device=main.device)
+            depths = torch.arange(-1, self.num_guesses, device=main.device)
+            weights = self.stream_weight * self.args.stream_loss_decay**depths
             # In lossless mode nothing that trains reaches the main stream.
             weights[0] = self.args.main_loss_weight if self.gate is None else 0.0
             return ngram_loss(main, streams, targets, backbone.logits, weights, self.args.stream_supervision)
 
     @property
     def stream_weight(self) -> float:
-        """α_j now: grows linearly over the first `stream_loss_warmup_ratio` of all steps while training."""
+        """α_1 now: grows linearly over the first `stream_loss_warmup_ratio` of all steps while training."""
         warmup = self.args.stream_loss_warmup_ratio * max(self.state.max_steps, 1)
         if not self.model.training or warmup <= 0:
             return self.args.stream_loss_weight

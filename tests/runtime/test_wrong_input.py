@@ -203,6 +203,7 @@ CASES = {
     "training: a rate": (lambda m: on_the_cpu(stream_learning_rate=-1), "stream_learning_rate=-1, expected"),
     "training: NaN": (lambda m: on_the_cpu(stream_loss_weight=float("nan")), "stream_loss_weight=nan"),
     "training: streams": (lambda m: on_the_cpu(num_streams=2.5), "num_streams=2.5, expected int"),
+    "training: a decay": (lambda m: on_the_cpu(stream_loss_decay=0), "stream_loss_decay=0, expected a number above 0"),
     "training: supervision": (lambda m: on_the_cpu(stream_supervision="x"), "stream_supervision='x'"),
 }  # fmt: skip
 

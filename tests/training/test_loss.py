@@ -1,11 +1,13 @@
 """The n-gram loss against naive double loops: targets, values, gradients and the acceptance estimate."""
 
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ssft.training import loss as module
-from ssft.training.loss import IGNORE, chain_acceptance, ngram_loss, stream_targets
+from ssft.training.loss import IGNORE, Supervision, chain_acceptance, length_loss, ngram_loss, stream_targets
 
 X = IGNORE
 WIDTH, VOCABULARY = 6, 11
@@ -163,7 +165,7 @@ def test_choices_are_the_best_tokens_and_carry_no_gradient(head):
 
 
 @pytest.mark.parametrize("count", [0, 5])
-@pytest.mark.parametrize("supervision", ["reference", "main"])
+@pytest.mark.parametrize("supervision", get_args(Supervision))
 def test_all_ignored_is_a_finite_zero_with_zero_gradients(head, count, supervision):
     main, streams, targets = make_inputs(count, 2)
     result = ngram_loss(main, streams, torch.full_like(targets, IGNORE), head, torch.ones(3), supervision)
@@ -227,20 +229,122 @@ def test_distillation_equals_a_naive_sum(head, lengths, rows, monkeypatch):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_distillation_pulls_at_the_streams_only(head):
+def naive_acceptance(main, streams, head, m, j):
+    """α of stream j at source m, token by token of the vocabulary."""
+    p, q = head(main[m + j]).detach().softmax(dim=-1), head(streams[m, j - 1]).softmax(dim=-1)
+    return sum(torch.minimum(p[v], q[v]) for v in range(VOCABULARY))
+
+
+def naive_overlap(main, streams, targets, head, weights, joint):
+    """One source at a time: CE(main, y_t) and w_j · -log α_j, or jointly the length of the chain."""
+    total = torch.zeros((), dtype=main.dtype)
+    for m in range(targets.shape[0]):
+        total = total - weights[0] * F.log_softmax(head(main[m]), dim=-1)[targets[m, 0]]
+        length, reached, whole = 0, 1, 0
+        for j in range(1, targets.shape[1]):
+            if targets[m, j] == IGNORE:
+                continue
+            alpha = naive_acceptance(main, streams, head, m, j)
+            reached = reached * alpha
+            length, whole = length + weights[j] * reached, whole + weights[j]
+            total = total if joint else total - weights[j] * alpha.log()
+        if joint:
+            total = total - (whole * torch.log(length / whole) if whole else 0 * length)
+    return total
+
+
+@pytest.mark.parametrize("rows", [2048, 12, 1], ids=["whole", "chunks", "single_sources"])
+@pytest.mark.parametrize("lengths", [[9], [5, 1, 4], [2, 2]], ids=str)
+@pytest.mark.parametrize("supervision", ["acceptance", "accepted_length"])
+@pytest.mark.parametrize("weights", [[1.0, 0.5, 0.25, 2.0], [0.0, 0.1, 0.1, 0.1], [1.0, 0.0, 0.0, 0.0]], ids=str)
+def test_overlap_equals_a_naive_sum_in_float64(head, supervision, lengths, rows, weights, monkeypatch):
+    monkeypatch.setattr(module, "HEAD_ROWS", rows)
+    main, streams, targets = completions(lengths, 3)
+    main, streams = main.double().detach().requires_grad_(), streams.double().detach().requires_grad_()
+    double = torch.nn.Linear(WIDTH, VOCABULARY).double()
+    double.load_state_dict(head.state_dict())
+    weights = torch.tensor(weights)
+    naive = naive_overlap(main, streams, targets, double, weights.double(), supervision == "accepted_length")
+    expected = backward(naive, main, streams, double.weight)
+    leaves = main.detach().float().requires_grad_(), streams.detach().float().requires_grad_(), head.weight
+    result = ngram_loss(*leaves[:2], targets, head, weights, supervision)
+    torch.testing.assert_close(result.total.double(), naive, rtol=1e-5, atol=1e-6)
+    for found, wanted in zip(backward(result.total, *leaves), expected, strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+    for j in range(1, 4):
+        known = [m for m in range(len(targets)) if targets[m, j] != IGNORE]
+        told = sum(-naive_acceptance(main, streams, double, m, j).log().item() for m in known)
+        assert result.sums[j] == pytest.approx(told, rel=1e-4)
+
+
+@pytest.mark.parametrize("supervision", ["main", "acceptance", "accepted_length"])
+def test_learning_from_the_main_stream_pulls_at_the_streams_only(head, supervision):
     main, streams, targets = completions([6], 2)
-    result = ngram_loss(main, streams, targets, head, torch.tensor([0.0, 1.0, 1.0]), "main")
+    result = ngram_loss(main, streams, targets, head, torch.tensor([0.0, 1.0, 1.0]), supervision)
     of_main, of_streams = backward(result.total, main, streams)
     assert torch.equal(of_main, torch.zeros_like(of_main))
     assert of_streams[:4].abs().min() > 0  # all sources but the last two have both targets
 
 
-def test_a_stream_that_says_what_the_main_stream_says_has_nothing_to_learn(head):
-    main, streams, targets = completions([6], 1)
-    streams = F.pad(main.detach()[1:], (0, 0, 0, 1)).unsqueeze(1).requires_grad_()  # stream 1 at t = main at t+1
-    result = ngram_loss(main, streams, targets, head, torch.ones(2), "main")
-    (gradient,) = backward(result.total, streams)
-    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-6)
+@pytest.mark.parametrize("supervision", ["main", "acceptance", "accepted_length"])
+def test_a_stream_that_says_what_the_main_stream_says_has_nothing_to_learn(head, supervision):
+    main, streams, targets = completions([6], 2)
+    ahead = [F.pad(main.detach()[j:], (0, 0, 0, j)) for j in (1, 2)]  # stream j at t = main at t+j
+    streams = torch.stack(ahead, dim=1).requires_grad_()
+    result = ngram_loss(main, streams, targets, head, torch.tensor([0.0, 1.0, 1.0]), supervision)
+    if supervision == "main":  # a cross-entropy keeps the entropy of its target, and is smooth at its lowest
+        (gradient,) = backward(result.total, streams)
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-6)
+    else:
+        assert result.total.item() == pytest.approx(0, abs=1e-5)
+        other = ngram_loss(main, 1.01 * streams, targets, head, torch.tensor([0.0, 1.0, 1.0]), supervision)
+        assert other.total.item() > 1e-3
+
+
+@pytest.mark.parametrize("scale", [1.0, 40.0], ids=["near", "far_from_what_the_main_stream_says"])
+def test_the_overlap_with_a_point_mass_is_the_cross_entropy(scale):
+    _main, streams, targets = completions([7], 3)
+    streams = (scale * streams).detach().requires_grad_()
+    head = torch.nn.Linear(WIDTH + VOCABULARY, VOCABULARY)  # the main stream's states name their token themselves
+    with torch.no_grad():
+        head.weight[:, WIDTH:] = 1e4 * torch.eye(VOCABULARY)
+    named = F.pad(F.one_hot(targets[:, 0], VOCABULARY).float(), (WIDTH, 0))
+    streams_in = F.pad(streams, (0, VOCABULARY))
+    weights = torch.tensor([0.0, 1.0, 0.5, 0.25])
+    reference = ngram_loss(named, streams_in, targets, head, weights)
+    overlap = ngram_loss(named, streams_in, targets, head, weights, "acceptance")
+    torch.testing.assert_close(overlap.total, reference.total)
+    expected, found = (torch.autograd.grad(result.total, streams)[0] for result in (reference, overlap))
+    assert found.abs().max() > 1e-2
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("gap", [1e3, 3e38], ids=["a_thousand", "the_end_of_float32"])
+def test_distributions_that_do_not_overlap_give_finite_gradients(gap):
+    main, streams, targets = completions([4], 2)
+    head = torch.nn.Linear(WIDTH, 2, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.stack((torch.full((WIDTH,), 1.0), torch.full((WIDTH,), -1.0))))
+    main = torch.full_like(main, gap / (4 * WIDTH))
+    streams = torch.full_like(streams, -gap / (4 * WIDTH)).requires_grad_()
+    for supervision in ("acceptance", "accepted_length"):
+        result = ngram_loss(main, streams, targets.clamp(max=1), head, torch.ones(3), supervision)
+        (gradient,) = torch.autograd.grad(result.total, streams)
+        assert gradient.isfinite().all()
+        if gap < 1e30:
+            assert result.total.isfinite()
+            assert gradient[:2].abs().max() > 0.5
+
+
+@pytest.mark.parametrize("alphas", [[0.9, 0.5, 0.2], [1e-30, 0.5, 0.5], [1.0, 1.0, 1.0]], ids=str)
+def test_length_loss_of_one_chain(alphas):
+    losses = -torch.tensor([alphas]).log()
+    weights, possible = torch.tensor([1.0, 1.0, 1.0]), torch.ones(1, 3, dtype=torch.bool)
+    a, b, c = alphas
+    assert length_loss(losses, possible, weights).item() == pytest.approx(
+        -3 * torch.tensor((a + a * b + a * b * c) / 3).log().item(), rel=1e-5, abs=1e-6
+    )
+    assert length_loss(losses[:, :1], possible[:, :1], weights[:1]).item() == pytest.approx(losses[0, 0].item())
 
 
 # --- acceptance ---

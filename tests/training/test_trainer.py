@@ -90,10 +90,27 @@ def test_streams_learn_from_the_main_stream_when_told(tmp_path, monkeypatch):
     batch = next(iter(reference.get_train_dataloader()))
     torch.manual_seed(1)
     plain = gradients(reference, [batch])
-    reference.args.stream_supervision = "main"
-    distilled = gradients(reference, [batch])
-    assert asked == ["reference", "main"]
-    assert any(not torch.allclose(plain[name], distilled[name]) for name in plain if CONTAINER in name)
+    for supervision in ("main", "acceptance", "accepted_length"):
+        reference.args.stream_supervision = supervision
+        distilled = gradients(reference, [batch])
+        assert any(not torch.allclose(plain[name], distilled[name]) for name in plain if CONTAINER in name)
+    assert asked == ["reference", "main", "acceptance", "accepted_length"]
+
+
+def test_far_streams_weigh_less_where_told(tmp_path, monkeypatch):
+    told = []
+
+    def spy(*arguments):
+        told.append(arguments[4].tolist())
+        return ngram_loss(*arguments)
+
+    monkeypatch.setattr(trainer_module, "ngram_loss", spy)
+    trainer = make_trainer(tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.compute_loss(trainer.model, batch)
+    trainer.args.stream_loss_decay = 0.5
+    trainer.compute_loss(trainer.model, batch)
+    assert told == [[1.0, 0.5, 0.5, 0.5], [1.0, 0.5, 0.25, 0.125]]
 
 
 def gradients(trainer, batches):
