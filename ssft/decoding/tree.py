@@ -6,16 +6,15 @@ After the main stream issued x3, the streams beside the accepted node guess x4 (
         │      └─ x5'       parents [-1,  0,   0,  1,   1 ]
         └─ x4'              depths  [ 0,  1,   1,  2,   2 ]
 
-Depth d nodes come from stream d. A parent always stands before its children.
+Depth d nodes come from stream d, and from whatever else offers tokens under a node (`draft/grown.py`). A parent always stands before its children.
 """
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
-from ssft.decoding.config import TreeConfig
 
 
 @dataclass
@@ -68,35 +67,21 @@ Offers = Callable[[int], Offer]
 NOTHING: Offer = ((), ())
 
 
-def grow_tree(
-    root: int,
-    guesses: list[list[int]],
-    scores: list[list[float]],
-    config: TreeConfig,
-    max_depth: int,
-    max_nodes: int | None = None,
-) -> DraftTree:
-    """The draft under `root`.
+def merged(first: Offer, second: Offer) -> Offer:
+    """One offer of two that are about the same node, best first.
 
-    Args:
-        root: token id that the main stream issued last.
-        guesses: [γ][k] token ids of each stream, best first.
-        scores: [γ][k] their log-probabilities.
-        config: kind, node budget, tokens per stream.
-        max_depth: deepest useful node, for example because only that many tokens may still be produced.
-        max_nodes: node budget in place of the config's.
+    Whoever offers a token alone is taken at his word. Where both offer it, it misses if both are wrong, who guess in
+    different ways: 1 - (1 - p)(1 - q). Chances that exceed 1 together are scaled down to it.
     """
-    depth = min(len(guesses), max_depth, config.max_depth or len(guesses))
-    width = config.width
-    offered = [(tokens[:width], logps[:width]) for tokens, logps in zip(guesses[: max(depth, 0)], scores, strict=False)]
-    tree = DraftTree([root])
-    grow(
-        tree,
-        lambda node: offered[tree.depths[node]] if tree.depths[node] < len(offered) else NOTHING,
-        config.kind,
-        config.max_nodes if max_nodes is None else max_nodes,
-    )
-    return tree
+    if not first[0] or not second[0]:
+        return first if first[0] else second
+    chances = {token: math.exp(score) for token, score in zip(*first, strict=True)}
+    for token, score in zip(*second, strict=True):
+        chances[token] = 1 - (1 - chances.get(token, 0.0)) * (1 - math.exp(score))
+    whole = max(1.0, sum(chances.values()))
+    tokens = sorted(chances, key=lambda token: -chances[token])
+    # A chance of 0 has no logarithm.
+    return tokens, [math.log(max(chances[token] / whole, 1e-9)) for token in tokens]
 
 
 def grow(tree: DraftTree, offers: Offers, kind: str, budget: int) -> None:

@@ -39,6 +39,7 @@ from ssft.decoding.budget.fixed import fixed_sources, fixed_tree, padded
 from ssft.decoding.config import AUTO
 from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.draft.grown import grown
+from ssft.decoding.draft.lookup import HitRates, Lookup
 from ssft.decoding.row import Row
 from ssft.decoding.tree import DraftTree, stop_order
 
@@ -90,6 +91,8 @@ class TunedBudget:
         self.costs = costs
         self._pasts: WeakKeyDictionary[Row, Past] = WeakKeyDictionary()
         self._adapters: WeakKeyDictionary[Any, Calibration] = WeakKeyDictionary()
+        # By whose LoRA the text is made with; those of the bare base under this object.
+        self._hit_rates: WeakKeyDictionary[Any, HitRates] = WeakKeyDictionary()
         # Tokens and time of the latest passes, both in those of plain ones.
         self._tokens = self._time = 1.0
         # By batch size: how far passes are from their costs.
@@ -106,6 +109,13 @@ class TunedBudget:
         """What is known of the adapter, or other drafter, that drafts for the row."""
         drafter = row.request.streams or row.request.drafter
         return self._adapters.setdefault(drafter, Calibration(ADAPTER_MEMORY))
+
+    def lookup(self, row: Row) -> Lookup | None:
+        """What the row drafts from its own history, with the hit rates of its adapter's other rows; None: nothing."""
+        if not row.request.looks_up:
+            return None
+        shared = self._hit_rates.setdefault(row.request.adapter or self, HitRates())
+        return Lookup(row.request.prompt, HitRates(shared))
 
     def learn(self, row: Row) -> None:
         """Compare the row's latest guesses with the tokens that have come since."""
@@ -132,7 +142,7 @@ class TunedBudget:
 
     def plan(self, rows: list[Row]) -> list[list[int]]:
         """Give every row the tree that its next pass verifies, and say which nodes carry streams: [B][m]."""
-        tuned = [row for row in rows if row.request.tree.budget == AUTO and row.request.depth]
+        tuned = [row for row in rows if row.request.tree.budget == AUTO and _drafts(row)]
         sources: dict[Row, list[int]] = {}
         for row in rows:
             if row not in tuned:
@@ -188,14 +198,19 @@ class TunedBudget:
             past = self._pasts[row] = Past(Calibration(ROW_MEMORY, self.calibration(row)))
         if row.guesses is not None and row.guesses is not past.guesses:
             past.guesses, past.place, past.judged, past.news = row.guesses, len(row.result.token_ids), 0, True
-        # A grammar may force tokens at any place.
-        past.news = past.news or past.quiet >= past.wait or row.parser is not None
+        # A grammar may force tokens, and a lookup find some, at any place.
+        past.news = past.news or past.quiet >= past.wait or row.parser is not None or row.lookup is not None
         return past
 
     def _remember(self, tokens: float, time: float) -> None:
         """A pass of so many tokens and so much time, both in plain passes."""
         kept = 1 - 1 / PASS_MEMORY
         self._tokens, self._time = kept * self._tokens + tokens, kept * self._time + time
+
+
+def _drafts(row: Row) -> bool:
+    """Whether the row's drafts have probabilities, by which their nodes can be chosen."""
+    return bool(row.request.depth) or row.lookup is not None
 
 
 def _tree(row: Row, past: Past, guesses: Guesses | None, batch: int) -> DraftTree:
