@@ -20,7 +20,7 @@ class TreeConfig:
     - `k_ary`: the paper's full tree (§3.2.2): every node at depth d has the `top_k` best tokens of stream d+1.
     - `best_first`: nodes in the order of the streams' joint log-probability until `max_nodes` are taken.
 
-    With `lookup` the tokens that a node's own path finds earlier in the row stand beside those of the stream, under every
+    With `lookup` the tokens that a node's own path finds earlier in the row stand beside those of the stream under each
     node, and alone below the streams' depth: in a chain the likelier of the two, else the `top_k` likeliest of both.
 
     The budget is fixed unless it is said to be `auto`: who writes a tree down then knows its passes, on every machine.

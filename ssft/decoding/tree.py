@@ -6,7 +6,8 @@ After the main stream issued x3, the streams beside the accepted node guess x4 (
         │      └─ x5'       parents [-1,  0,   0,  1,   1 ]
         └─ x4'              depths  [ 0,  1,   1,  2,   2 ]
 
-Depth d nodes come from stream d, and from whatever else offers tokens under a node (`draft/grown.py`). A parent always stands before its children.
+Depth d nodes come from stream d, and from whatever else offers tokens (`draft/grown.py`). A parent always stands before
+its children.
 """
 
 import heapq

@@ -14,7 +14,7 @@ from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.draft.grown import grown
 from ssft.decoding.request import Request
 from ssft.decoding.row import Row
-from ssft.decoding.tree import DraftTree, ancestor_mask, merged, stop_order
+from ssft.decoding.tree import DraftTree, ancestor_mask, stop_order
 from ssft.errors import ConfigError
 
 ROOT = 99

@@ -12,7 +12,8 @@ where each row's nodes stand in the order of their probability, and its stream n
 most likely. So a node joins while its probability times the tokens per millisecond pays for the milliseconds it adds,
 and a node gets streams while the chance that verification stops there pays for them; one choice for all rows of the
 batch. What streams are worth is the next pass: with S_b(n, m) the chance that row b stops at one of its stream nodes,
-G_b the tokens that its usual draft yields beyond the root, and D what the usual number of nodes costs in tokens,
+G_b the tokens that its usual draft yields beyond those that come without guesses, which is the root's one and what a
+lookup finds, and D what the nodes of the one draft cost beyond those of the other, in tokens,
 
     V(n, m) = max(0, Σ_b S_b · G_b - (1 - Π_b (1 - S_b)) · D)
 
@@ -174,7 +175,12 @@ class TunedBudget:
         cost = self.costs.of(rows).table(widest, most)
         more = (cost / cost[0, 0] - 1) * self._drift(len(rows)).factor
         price = self.speedup * len(rows) * (1 + (1 + MARGIN) * more)
-        weigh(list(pasts.values()), [expected(tree, widest) for tree in usual], price[nodes - 1 :, min(most, 1)])
+        curves = [expected(tree, widest) for tree in usual]
+        without = [
+            np.ones(widest) if row.lookup is None else expected(_tree(row, past, None, len(rows)), widest)
+            for row, past in pasts.items()
+        ]
+        weigh(list(pasts.values()), curves, without, price[nodes - 1 :, min(most, 1)])
         tokens = np.sum([expected(tree, widest) for tree in trees.values()], axis=0)
         stops = [stop_chances(tree, widest, most, limits[row]) for row, tree in trees.items()]
         # A draft for the next pass is of no use to a row that has but one token left then.
@@ -256,18 +262,21 @@ def stop_chances(tree: DraftTree, nodes: int, sources: int, limit: int) -> np.nd
     return np.pad(chances, ((0, nodes - size), (0, 0)), "edge")[:, : sources + 1]
 
 
-def weigh(pasts: Sequence[Past], curves: Sequence[np.ndarray], price: np.ndarray) -> None:
-    """Renew G and D of every row by its usual draft, at the number of nodes that is best for all rows together.
+def weigh(
+    pasts: Sequence[Past], curves: Sequence[np.ndarray], without: Sequence[np.ndarray], price: np.ndarray
+) -> None:
+    """Renew G and D of every row by its usual draft and the one without guesses, each with the number of nodes that is
+    best for all rows together.
 
-    curves: `expected` of each row's latest guesses. price: in tokens, of passes with the least number of nodes that may
-    be chosen, and of each larger one.
+    curves: `expected` of each row's latest guesses; without: of no guesses. price: in tokens, of passes with the least
+    number of nodes that may be chosen, and of each larger one.
     """
     begin = len(curves[0]) - len(price)
-    n = int(np.argmax(np.sum(curves, axis=0)[begin:] - price))
-    for past, curve in zip(pasts, curves, strict=True):
+    n, least = (int(np.argmax(np.sum(yields, axis=0)[begin:] - price)) for yields in (curves, without))
+    for past, curve, bare in zip(pasts, curves, without, strict=True):
         share = 1 / WORTH_MEMORY if past.weighed else 1.0
-        past.gain += share * (float(curve[begin + n]) - 1 - past.gain)
-        past.cost += share * (float(price[n] - price[0]) - past.cost)
+        past.gain += share * (float(curve[begin + n] - bare[begin + least]) - past.gain)
+        past.cost += share * (float(price[n] - price[least]) - past.cost)
         past.weighed = True
 
 

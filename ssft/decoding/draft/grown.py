@@ -1,7 +1,7 @@
 """What may stand under the nodes of a row's draft tree: a drafter's guesses, what a lookup finds, and a grammar's say.
 
-The guesses go by a node's depth, the lookup by its path. Of both together the likeliest are taken, the guesses as deep as
-the drafter reaches and the lookup beyond. With a grammar, tokens that alone may come stand in the tree as certain,
+The guesses go by a node's depth, the lookup by its path. Of both together the likeliest are taken; where no guess
+reaches, the lookup stands alone. With a grammar, tokens that alone may come stand in the tree as certain,
 whatever was offered in their place, and tokens that it forbids are left out:
 
     grammar   {"name": "⟨string⟩", "kind": ⟨"a" or "b"⟩}

@@ -4,9 +4,9 @@ A row's history is its prompt and its answer so far. Of every run of up to `LONG
 tokens came after that run, the latest first. The end of the history, with the path of a node behind it, is looked up
 from the longest run to the shortest; the first run that is known gives the node's children:
 
-    history   … # Person 1 # told Ms. Daw son that # Person          node at the end of the path " 1"
-    runs      "# Person 1" is known: " #" came after it              child " #", by a match of 3
-    then      "Person 1 #" is known: " told"                         child " told", by a match of 3, and so on
+    history   … # Person 1 # told Ms. Daw son that # Person          a node at the end of the path "1"
+    runs      "that # Person 1" is new, "# Person 1" is known        its child "#", by a match of 3
+    then      "# Person 1 #" is known                                that one's child "told", by a match of 4, and so on
 
 So a copied phrase is drafted to its end, however deep, while the streams reach γ tokens.
 
@@ -21,7 +21,7 @@ from typing import Optional
 from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.tree import NOTHING, Offer
 
-LONGEST = 3
+LONGEST = 4
 """Tokens of the longest run that is looked up."""
 RANKS = 4
 """Different tokens that the index keeps behind a run, the latest first."""
