@@ -223,19 +223,18 @@ def test_only_rows_that_draft_look_up():
     assert [found is not None for found in made.values()] == [False, False, True, False, True, True]
 
 
-def test_rows_of_one_adapter_share_what_they_learn_and_others_do_not():
+def test_rows_of_one_drafter_share_what_they_learn_and_others_do_not():
     budget, tree = TunedBudget(FakeCosts(COSTS["flat"])), TreeConfig(lookup=True)
-    names = {"a": ForcedDrafter(), "b": ForcedDrafter(), "bare": None}
+    drafters = {name: ForcedDrafter() for name in "ab"}
 
     def lookup(name):
-        return budget.lookup(Row(Request([1, 2, 1], 9, ForcedDrafter(), tree, names[name]), 9, DraftTree([1])))
+        return budget.lookup(Row(Request([1, 2, 1], 9, drafters[name], tree), 9, DraftTree([1])))
 
-    for name in ("a", "bare"):
-        row = lookup(name)
-        for _ in range(20):
-            row.advance(2 if name == "a" else 5)
-            row.advance(1 if name == "a" else 6)
-    learned = {name: lookup(name).rates.rate(LONGEST, 0) for name in names}
+    row = lookup("a")
+    for _ in range(20):
+        row.advance(2)
+        row.advance(1)
+    learned = {name: lookup(name).rates.rate(LONGEST, 0) for name in drafters}
     assert learned["b"] == pytest.approx(1 / 3)
     assert learned["a"] > 0.8
     lookup("b").rates.judge(LONGEST, [1], 2)

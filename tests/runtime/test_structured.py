@@ -217,7 +217,7 @@ def test_guesses_and_forced_tokens_together_draft_more_than_either(model, how):
 
 @pytest.mark.parametrize("how", ["greedy", "drawn"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_lookup_changes_no_token_and_drafts_what_the_form_lets_repeat(model, form, how, monkeypatch):
+def test_a_lookup_changes_no_token_and_drafts_what_comes_again(model, form, how, monkeypatch):
     common = {form: FORMS[form], "max_new_tokens": TOKENS, **CHOICES[how], "return_dict": True}
     found = {}
     for looks_up in (False, True):
@@ -228,7 +228,8 @@ def test_a_lookup_changes_no_token_and_drafts_what_the_form_lets_repeat(model, f
     plain = model.generate(PROMPTS, ADAPTERS, speculate=False, **common)
     for looks_up, answers in found.items():
         assert [answer["token_ids"] for answer in answers] == [answer["token_ids"] for answer in plain], looks_up
-    assert [answer["accepted"] for answer in found[True]] != [answer["accepted"] for answer in found[False]]
+    if form == "json_schema":
+        assert [answer["accepted"] for answer in found[True]] != [answer["accepted"] for answer in found[False]]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -92,7 +92,6 @@ class TunedBudget:
         self.costs = costs
         self._pasts: WeakKeyDictionary[Row, Past] = WeakKeyDictionary()
         self._adapters: WeakKeyDictionary[Any, Calibration] = WeakKeyDictionary()
-        # By whose LoRA the text is made with; those of the bare base under this object.
         self._hit_rates: WeakKeyDictionary[Any, HitRates] = WeakKeyDictionary()
         # Tokens and time of the latest passes, both in those of plain ones.
         self._tokens = self._time = 1.0
@@ -108,14 +107,13 @@ class TunedBudget:
 
     def calibration(self, row: Row) -> Calibration:
         """What is known of the adapter, or other drafter, that drafts for the row."""
-        drafter = row.request.streams or row.request.drafter
-        return self._adapters.setdefault(drafter, Calibration(ADAPTER_MEMORY))
+        return self._adapters.setdefault(_author(row), Calibration(ADAPTER_MEMORY))
 
     def lookup(self, row: Row) -> Lookup | None:
-        """What the row drafts from its own history, with the hit rates of its adapter's other rows; None: nothing."""
+        """What the row drafts from its own history, with the hit rates of its drafter's other rows; None: nothing."""
         if not row.request.looks_up:
             return None
-        shared = self._hit_rates.setdefault(row.request.adapter or self, HitRates())
+        shared = self._hit_rates.setdefault(_author(row), HitRates())
         return Lookup(row.request.prompt, HitRates(shared))
 
     def learn(self, row: Row) -> None:
@@ -143,7 +141,7 @@ class TunedBudget:
 
     def plan(self, rows: list[Row]) -> list[list[int]]:
         """Give every row the tree that its next pass verifies, and say which nodes carry streams: [B][m]."""
-        tuned = [row for row in rows if row.request.tree.budget == AUTO and _drafts(row)]
+        tuned = [row for row in rows if row.request.tree.budget == AUTO and _has_chances(row)]
         sources: dict[Row, list[int]] = {}
         for row in rows:
             if row not in tuned:
@@ -214,7 +212,12 @@ class TunedBudget:
         self._tokens, self._time = kept * self._tokens + tokens, kept * self._time + time
 
 
-def _drafts(row: Row) -> bool:
+def _author(row: Row) -> Any:
+    """An adapter's streams, which stay while drafters over them come and go, or another drafter."""
+    return row.request.streams or row.request.drafter
+
+
+def _has_chances(row: Row) -> bool:
     """Whether the row's drafts have probabilities, by which their nodes can be chosen."""
     return bool(row.request.depth) or row.lookup is not None
 

@@ -37,7 +37,7 @@ class HitRates:
         rate = (h + PRIOR · p) / (t + PRIOR)
 
     which is the mean of a Beta distribution. Without a parent the latest token begins with Beta(1, 2): 1/3, after one
-    hit (1 + 1) / (1 + 3) = 1/2, after another 3/5, after a miss then 3/6. A row has its adapter's rates as parent, so
+    hit (1 + 1) / (1 + 3) = 1/2, after another 3/5, after a miss then 3/6. A row has its drafter's rates as parent, so
     that the first draft of an answer knows what other answers taught, and the answer soon counts for more.
     """
 
