@@ -68,17 +68,21 @@ Offers = Callable[[int], Offer]
 NOTHING: Offer = ((), ())
 
 
-def merged(first: Offer, second: Offer) -> Offer:
-    """One offer of two that are about the same node, best first.
+def merged(guessed: Offer, found: Offer) -> Offer:
+    """One offer of a drafter's guesses under a node and of what a lookup found there, best first.
 
-    Whoever offers a token alone is taken at his word. Where both offer it, it misses if both are wrong, who guess in
-    different ways: 1 - (1 - p)(1 - q). Chances that exceed 1 together are scaled down to it.
+    A token with the chance p as a guess and q as a find is missed where both are wrong, which come about in different
+    ways: 1 - (1 - p)(1 - q). A guess alone keeps its p. A find alone contradicts guesses that leave 1 - P to all others;
+    as they are too sure of themselves, it gets q · √(1 - P), midway between its own word and theirs. Chances that exceed
+    1 together are scaled down to it.
     """
-    if not first[0] or not second[0]:
-        return first if first[0] else second
-    chances = {token: math.exp(score) for token, score in zip(*first, strict=True)}
-    for token, score in zip(*second, strict=True):
-        chances[token] = 1 - (1 - chances.get(token, 0.0)) * (1 - math.exp(score))
+    if not guessed[0] or not found[0]:
+        return guessed if guessed[0] else found
+    chances = {token: math.exp(score) for token, score in zip(*guessed, strict=True)}
+    contradicted = math.sqrt(max(1 - sum(chances.values()), 0.0))
+    for token, score in zip(*found, strict=True):
+        p, q = chances.get(token), math.exp(score)
+        chances[token] = q * contradicted if p is None else 1 - (1 - p) * (1 - q)
     whole = max(1.0, sum(chances.values()))
     tokens = sorted(chances, key=lambda token: -chances[token])
     # A chance of 0 has no logarithm.
