@@ -72,9 +72,9 @@ def merged(guessed: Offer, found: Offer) -> Offer:
     """One offer of a drafter's guesses under a node and of what a lookup found there, best first.
 
     A token with the chance p as a guess and q as a find is missed where both are wrong, which come about in different
-    ways: 1 - (1 - p)(1 - q). A guess alone keeps its p. A find alone contradicts guesses that leave 1 - P to all others;
-    as they are too sure of themselves, it gets q · √(1 - P), midway between its own word and theirs. Chances that exceed
-    1 together are scaled down to it.
+    ways: 1 - (1 - p)(1 - q). A guess alone keeps its p. A find alone contradicts guesses that leave 1 - P to all
+    others; as they are too sure of themselves, it gets q · √(1 - P), midway between its own word and theirs. Chances
+    that exceed 1 together are scaled down to it.
     """
     if not guessed[0] or not found[0]:
         return guessed if guessed[0] else found

@@ -411,5 +411,5 @@ def test_auto_drafts_by_lookup_where_that_pays_and_is_plain_where_it_does_not(hi
     assert auto.milliseconds <= 1.02 * plainly.milliseconds
     if hits == 0.95 and cost == "flat":
         assert auto.milliseconds < 0.35 * plainly.milliseconds
-    if hits == 0.0:
+    if hits == 0.0 and cost != "flat":  # there a node costs less than the little that is known at first
         assert sum((nodes - 1) * times for (nodes, _), times in auto.shapes.items()) < 0.5 * auto.passes
