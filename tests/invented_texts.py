@@ -9,6 +9,7 @@ import numpy as np
 from ssft.decoding.budget.replay import Trace
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Guesses
+from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.request import Request
 from ssft.decoding.row import Row
 from ssft.decoding.tree import DraftTree
@@ -16,7 +17,7 @@ from ssft.decoding.tree import DraftTree
 GAMMA = 4
 
 
-class FakeDrafter:
+class FakeDrafter(ForcedDrafter):
     """Stands for streams of an adapter; guesses come with the rows."""
 
     def __init__(self, streams=True):

@@ -66,7 +66,7 @@ class Decoding:
         how: dict[str, Any] = {key: getattr(self, key) for key in ("dtype", "quantization", "device", "merge")}
         adapted = load_adapted(adapter, self.base or base, **how)
         adapted.active.tree = override_tree(adapted.active.tree, self.tree)
-        if adapted.active.tree.budget == AUTO and adapted.active.streams is not None:
+        if adapted.active.tree.budget == AUTO and (adapted.active.streams is not None or adapted.active.tree.lookup):
             adapted.measure_costs(self.batch_size)
         return adapted
 
@@ -107,13 +107,17 @@ def override_tree(tree: TreeConfig, overrides: tuple[str, ...] | list[str]) -> T
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise ConfigError(f"--tree {text!r}: write key=value, such as max_nodes=32")
-        values[name.removeprefix("tree.")] = int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value
+        values[name.removeprefix("tree.")] = _setting(value)
     try:
         changed: TreeConfig = read(TreeConfig, values, "tree")
         changed.check_tree()
     except ValueError as error:  # `ConfigError` is one
         raise ConfigError(f"--tree: {error}") from error
     return changed
+
+
+def _setting(text: str) -> int | bool | str:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else {"true": True, "false": False}.get(text, text)
 
 
 def load_prompts(adapted: MultiAdapterModel, adapter: str, data: Path | None, limit: int | None) -> list[list[int]]:

@@ -20,6 +20,9 @@ class TreeConfig:
     - `k_ary`: the paper's full tree (§3.2.2): every node at depth d has the `top_k` best tokens of stream d+1.
     - `best_first`: nodes in the order of the streams' joint log-probability until `max_nodes` are taken.
 
+    With `lookup` the tokens that a node's own path finds earlier in the row stand beside those of the stream under each
+    node, and alone below the streams' depth: in a chain the likelier of the two, else the `top_k` likeliest of both.
+
     The budget is fixed unless it is said to be `auto`: who writes a tree down then knows its passes, on every machine.
     """
 
@@ -28,7 +31,9 @@ class TreeConfig:
         default=16, metadata={"help": "rows that one pass verifies, the root included; more draft, dearer passes"}
     )
     top_k: int = field(default=4, metadata={"help": "k: most tokens taken from one stream under one node"})
-    max_depth: int = field(default=0, metadata={"help": "deepest draft node; 0 means γ, as deep as the streams reach"})
+    max_depth: int = field(
+        default=0, metadata={"help": "deepest draft node; 0: as deep as the streams reach (γ), and any lookup"}
+    )
 
     max_stream_nodes: int = field(
         default=0,
@@ -51,6 +56,14 @@ class TreeConfig:
         metadata={
             "help": "'fixed': every tree has the nodes and stream nodes that are set here; 'auto': these numbers are "
             "the most, and every pass takes what pays by the measured cost of a pass and by what was accepted so far"
+        },
+    )
+
+    lookup: bool = field(
+        default=False,
+        metadata={
+            "help": "whether tokens that came earlier in the prompt or the answer after the same last tokens are "
+            "drafted beside the streams' guesses, deeper than those reach; for answers that copy, such as summaries"
         },
     )
 

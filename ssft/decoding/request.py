@@ -123,6 +123,11 @@ class Request:
         return min(reach, self.tree.max_depth or reach)
 
     @property
+    def looks_up(self) -> bool:
+        """Whether what came earlier in its prompt and text is drafted again (`draft/lookup.py`)."""
+        return self.drafter is not None and (self.tree.lookup or self.drafter.looks_up)
+
+    @property
     def streams(self) -> StreamModules | None:
         """The stream parameters that a pass carries for this row; None where its draft needs none."""
         return None if self.drafter is None else self.drafter.streams

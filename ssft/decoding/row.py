@@ -9,6 +9,7 @@ from ssft.decoding.tree import DraftTree
 
 if TYPE_CHECKING:
     from ssft.decoding.draft.drafter import Guesses
+    from ssft.decoding.draft.lookup import Lookup
     from ssft.decoding.grammar.parser import Parser
 
 
@@ -18,7 +19,8 @@ class Row:
 
     budget: tokens that it may produce. tree: the draft that its next pass verifies; a root alone drafts nothing.
     guesses: what may follow the token issued last, from which the budget grows that draft; None where nothing is known.
-    parser: where the text stands in the request's grammar, if it has one.
+    parser: where the text stands in the request's grammar, if it has one. lookup: what came earlier in the row, if that
+    is drafted again.
     begin: when it was admitted, on `time.perf_counter`. of_drafter: what its drafter keeps of it from pass to pass.
     """
 
@@ -30,6 +32,7 @@ class Row:
     of_drafter: Any = field(default=None, repr=False)
     guesses: "Guesses | None" = None
     parser: "Parser | None" = None
+    lookup: "Lookup | None" = field(default=None, repr=False)
 
     @property
     def left(self) -> int:
@@ -59,6 +62,8 @@ class Row:
         came = [*(self.tree.tokens[node] for node in path[1:]), token]
         for new in came:
             result.token_ids.append(new)
+            if self.lookup is not None:
+                self.lookup.advance(new)
             if reason := self._reason_to_stop(new):
                 self.finish(reason)
                 return

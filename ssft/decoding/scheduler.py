@@ -69,6 +69,7 @@ class Scheduler:
         for row in rows:
             if (grammar := row.request.grammar) is not None:
                 row.parser = Parser(grammar, self.step.timer)
+            row.lookup = self.budget.lookup(row)
         self.waiting += rows
         return rows
 

@@ -6,16 +6,16 @@ After the main stream issued x3, the streams beside the accepted node guess x4 (
         │      └─ x5'       parents [-1,  0,   0,  1,   1 ]
         └─ x4'              depths  [ 0,  1,   1,  2,   2 ]
 
-Depth d nodes come from stream d. A parent always stands before its children.
+Depth d nodes come from stream d, and from whatever else offers tokens (`draft/grown.py`). A parent always stands before
+its children.
 """
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
-from ssft.decoding.config import TreeConfig
 
 
 @dataclass
@@ -68,35 +68,25 @@ Offers = Callable[[int], Offer]
 NOTHING: Offer = ((), ())
 
 
-def grow_tree(
-    root: int,
-    guesses: list[list[int]],
-    scores: list[list[float]],
-    config: TreeConfig,
-    max_depth: int,
-    max_nodes: int | None = None,
-) -> DraftTree:
-    """The draft under `root`.
+def merged(guessed: Offer, found: Offer) -> Offer:
+    """One offer of a drafter's guesses under a node and of what a lookup found there, best first.
 
-    Args:
-        root: token id that the main stream issued last.
-        guesses: [γ][k] token ids of each stream, best first.
-        scores: [γ][k] their log-probabilities.
-        config: kind, node budget, tokens per stream.
-        max_depth: deepest useful node, for example because only that many tokens may still be produced.
-        max_nodes: node budget in place of the config's.
+    A token with the chance p as a guess and q as a find is missed where both are wrong, which come about in different
+    ways: 1 - (1 - p)(1 - q). A guess alone keeps its p. A find alone contradicts guesses that leave 1 - P to all
+    others; as they are too sure of themselves, it gets q · √(1 - P), midway between its own word and theirs. Chances
+    that exceed 1 together are scaled down to it.
     """
-    depth = min(len(guesses), max_depth, config.max_depth or len(guesses))
-    width = config.width
-    offered = [(tokens[:width], logps[:width]) for tokens, logps in zip(guesses[: max(depth, 0)], scores, strict=False)]
-    tree = DraftTree([root])
-    grow(
-        tree,
-        lambda node: offered[tree.depths[node]] if tree.depths[node] < len(offered) else NOTHING,
-        config.kind,
-        config.max_nodes if max_nodes is None else max_nodes,
-    )
-    return tree
+    if not guessed[0] or not found[0]:
+        return guessed if guessed[0] else found
+    chances = {token: math.exp(score) for token, score in zip(*guessed, strict=True)}
+    contradicted = math.sqrt(max(1 - sum(chances.values()), 0.0))
+    for token, score in zip(*found, strict=True):
+        p, q = chances.get(token), math.exp(score)
+        chances[token] = q * contradicted if p is None else 1 - (1 - p) * (1 - q)
+    whole = max(1.0, sum(chances.values()))
+    tokens = sorted(chances, key=lambda token: -chances[token])
+    # A chance of 0 has no logarithm.
+    return tokens, [math.log(max(chances[token] / whole, 1e-9)) for token in tokens]
 
 
 def grow(tree: DraftTree, offers: Offers, kind: str, budget: int) -> None:

@@ -20,6 +20,7 @@ from ssft.bundle.hub import resolve_adapter
 from ssft.bundle.read import read_bundle
 from ssft.bundle.vocabulary import vocabulary_for
 from ssft.decoding.config import TreeConfig
+from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.draft.streams import StreamDrafter
 from ssft.decoding.draft.vocabulary import DraftVocabulary
 from ssft.errors import BundleError, ConfigError, GenerationError, SSFTError
@@ -39,7 +40,7 @@ class Adapter:
 
     bundle: the folder that it was read from; None for the bare base. `lora` is None while it is evicted, and so is
     `vocabulary`, the head's rows for the token ids that its streams guess from; those ids (`draft_ids`; None: all) and
-    its streams, some kilobytes, always stay.
+    its streams, some kilobytes, always stay. unguessed: what drafts for its rows where it has no streams.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Adapter:
     lora: LoraWeights | None = None
     draft_ids: Tensor | None = field(default=None, repr=False)
     vocabulary: DraftVocabulary | None = field(default=None, repr=False)
+    unguessed: ForcedDrafter = field(default_factory=ForcedDrafter, repr=False)
     nbytes: int = 0
     pinned: bool = False
     host: LoraWeights | None = field(default=None, repr=False)

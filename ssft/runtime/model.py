@@ -16,7 +16,6 @@ from ssft.decoding.budget.cost import CostTable, PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.config import TreeConfig
 from ssft.decoding.draft.drafter import Drafter
-from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.request import Generation, Request
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.static import step_for
@@ -204,7 +203,7 @@ class MultiAdapterModel:
         name = self._named(adapter)
         with self.bank.in_use([name]) as held, self.turn:
             own = held[name]
-            request = Request([0], 1, own.drafter, own.tree, own.lora)
+            request = Request([0], 1, own.drafter or own.unguessed, own.tree, own.lora)
             sizes = [1 << power for power in range((rows - 1).bit_length() + 1)]
             return {size: self.costs.for_request(request, size, again=again) for size in sizes}
 
@@ -393,7 +392,7 @@ class MultiAdapterModel:
         """A generator over the passes of one batch: every job's `Generation`, in the jobs' order."""
         with self.bank.in_use([job.adapter for job in jobs]) as held:
             adapters = [held[job.adapter] for job in jobs]
-            drafters = [drafter or adapter.drafter or ForcedDrafter() if speculate else None for adapter in adapters]
+            drafters = [drafter or adapter.drafter or adapter.unguessed if speculate else None for adapter in adapters]
             rows = zip(jobs, adapters, drafters, strict=True)
             requests = [job.request(adapter, own_drafter, self.model.device) for job, adapter, own_drafter in rows]
             yield from Scheduler(self.step, self.turn, self.budget).decode(requests)

@@ -75,10 +75,11 @@ TREE = {
     "max_stream_nodes": 0,
     "max_batch_nodes": 0,
     "budget": "fixed",
+    "lookup": False,
 }
-OPTIONAL = {"streams": ("mode",), "tree": ("max_stream_nodes", "max_batch_nodes", "budget")}
+OPTIONAL = {"streams": ("mode",), "tree": ("max_stream_nodes", "max_batch_nodes", "budget", "lookup")}
 """Keys that early bundles of format 1 do not have."""
-LATER = {"budget"}
+LATER = {"budget", "lookup"}
 """Of these, those that are younger than the fixtures."""
 
 BASE = ("id", "architecture", "config_sha256", "tokenizer_sha256")
@@ -343,7 +344,8 @@ def test_an_early_bundle_without_the_later_keys_and_files_decodes_the_same(base,
         (folder / name).unlink(missing_ok=True)
     bundle = read_bundle(folder)
     assert bundle.stream_config.mode == STREAMS["mode"]
-    assert (bundle.tree.max_stream_nodes, bundle.tree.max_batch_nodes, bundle.tree.budget) == (0, 0, "fixed")
+    tree = bundle.tree
+    assert (tree.max_stream_nodes, tree.max_batch_nodes, tree.budget, tree.lookup) == (0, 0, "fixed", False)
     check_decodes(folder, base)
 
 

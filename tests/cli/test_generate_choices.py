@@ -62,6 +62,23 @@ def test_the_text_has_the_form_that_a_file_or_an_option_says(run, adapter):
     assert re.fullmatch(r"items \d+;\n|items \d+\n", shown.stdout)
 
 
+@pytest.mark.parametrize("adapter", ["adapter", None])
+@pytest.mark.parametrize("budget", ["fixed", "auto"])
+def test_a_lookup_is_turned_on_for_a_call_with_streams_and_without(run, adapter, budget):
+    options = ["--data", "rows.jsonl", "--regex", "(say [1-4]+: ){3}end", "--tree", f"budget={budget}"]
+    found = {how: read(run(*options, "--tree", f"lookup={how}", adapter=adapter)) for how in ("true", "false")}
+    assert [row["completion"] for row in found["true"]] == [row["completion"] for row in found["false"]]
+    assert [row["calls"] for row in found["true"]] != [row["calls"] for row in found["false"]] or budget == "auto"
+
+
+def test_bench_has_the_lookup_alone(run):
+    options = ["--data", "rows.jsonl", "--rounds", "1", "--json", "--methods", "plain,lookup", "--tree", "max_nodes=9"]
+    methods = json.loads(run(*options, command="bench").stdout)["methods"]
+    assert methods["lookup"]["identical"] == 2
+    assert methods["lookup"]["tokens"] == methods["plain"]["tokens"] == methods["plain"]["calls"]
+    assert methods["lookup"]["calls"] < methods["plain"]["calls"]
+
+
 def test_bench_compares_what_a_grammar_drafts_with_what_streams_do(run, folder):
     options = ["--data", "rows.jsonl", "--rounds", "1", "--json", "--json-schema", "schema.json"]
     result = run(*options, command="bench")

@@ -226,6 +226,8 @@ LINES = {
     "generate, tree digits": ([*DECODE, "--tree", f"max_nodes={MANY}"], "tree.max_nodes='9999"),
     "generate, tree range": ([*DECODE, "--tree", "max_nodes=0"], "tree.max_nodes=0: must lie between"),
     "generate, tree fraction": ([*DECODE, "--tree", "top_k=2.5"], "tree.top_k='2.5', expected int"),
+    "generate, tree lookup": ([*DECODE, "--tree", "lookup=yes"], "tree.lookup='yes', expected bool"),
+    "generate, tree lookup number": ([*DECODE, "--tree", "lookup=1"], "tree.lookup=1, expected bool"),
     "generate, temperature": ([*DECODE, "--temperature", "-1"], "temperature=-1.0, expected a number from 0.001 to"),
     "generate, no temperature": ([*DECODE, "--temperature", "0"], "temperature=0.0, expected a number from 0.001 to"),
     "generate, nan": ([*DECODE, "--temperature", "nan"], "temperature=nan, expected a number from 0.001 to 1000"),

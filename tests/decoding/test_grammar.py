@@ -14,6 +14,7 @@ from ssft.decoding.config import TREE_KINDS, TreeConfig
 from ssft.decoding.draft.drafter import FEWER_FIT, Guesses, Stop, most_likely
 from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.draft.grown import grown
+from ssft.decoding.draft.lookup import HitRates, Lookup
 from ssft.decoding.grammar.engine import compile_grammar, given
 from ssft.decoding.grammar.parser import Parser
 from ssft.decoding.request import Request
@@ -21,7 +22,7 @@ from ssft.decoding.row import Row
 from ssft.decoding.sampling import Sampling
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
-from ssft.decoding.tree import DraftTree
+from ssft.decoding.tree import NOTHING, DraftTree, merged
 from ssft.errors import GenerationError
 from ssft.streams.insertion import StreamHooks
 
@@ -104,9 +105,10 @@ def row_of(grammar, produced, config, drafter, left=30):
     return row
 
 
+@pytest.mark.parametrize("looks_up", [False, True])
 @pytest.mark.parametrize("kind", TREE_KINDS)
 @pytest.mark.parametrize("form", FORMS)
-def test_every_node_of_a_tree_may_come_after_its_path_and_nothing_that_could_be_there_is_missing(form, kind):
+def test_every_node_of_a_tree_may_come_after_its_path_and_nothing_that_could_be_there_is_missing(form, kind, looks_up):
     grammar, rng = compiled(form), random.Random(f"{form}/{kind}")
     sizes = set()
     for _ in range(12):
@@ -117,6 +119,8 @@ def test_every_node_of_a_tree_may_come_after_its_path_and_nothing_that_could_be_
         )
         config, left = TreeConfig(kind, 14, 3), rng.randint(1, 8)
         row = row_of(grammar, produced, config, ForcedDrafter(), left)
+        if looks_up:
+            row.lookup = Lookup(row.history, HitRates())
         tree = grown(row, guesses, 14)
         sizes.add(len(tree))
         assert len(tree) <= 14
@@ -129,8 +133,12 @@ def test_every_node_of_a_tree_may_come_after_its_path_and_nothing_that_could_be_
             room = tree.depths[node] < left - 1 and len(tree) < 14
             if room and len(may) == 1 and not fresh(grammar, produced + tree.trail(node)) & {1}:
                 assert under == may
-            if room and len(may) > 1 and tree.depths[node] < 4:
-                wanted = [token for token in guesses.tokens[tree.depths[node]] if token in may]
+            if room and len(may) > 1:
+                depth = tree.depths[node]
+                offer = (guesses.tokens[depth], guesses.scores[depth]) if depth < 4 else NOTHING
+                if row.lookup is not None:
+                    offer = merged(offer, row.lookup.offer(tree.trail(node)))
+                wanted = [token for token in offer[0] if token in may]
                 assert under == set(wanted[: config.width])
     assert len(sizes) > 2
 

@@ -9,7 +9,12 @@ import torch
 from covering import covering
 
 from ssft.decoding.config import MAX_NODES, TREE_KINDS, TreeConfig
-from ssft.decoding.tree import DraftTree, ancestor_mask, grow_tree, stop_order
+from ssft.decoding.draft.drafter import Guesses
+from ssft.decoding.draft.forced import ForcedDrafter
+from ssft.decoding.draft.grown import grown
+from ssft.decoding.request import Request
+from ssft.decoding.row import Row
+from ssft.decoding.tree import DraftTree, ancestor_mask, stop_order
 from ssft.errors import ConfigError
 
 ROOT = 99
@@ -23,8 +28,14 @@ def make_guesses(seed=0, gamma=GAMMA, width=WIDTH):
     return tokens.tolist(), scores.double().tolist()
 
 
+def grow_tree(tokens, scores, config, limit):
+    """What grows from guesses alone in a row that may produce `limit` tokens beside the one that ends the draft."""
+    row = Row(Request([5], 99, ForcedDrafter(), config), limit + 1, DraftTree([ROOT]))
+    return grown(row, Guesses(tokens, scores), config.max_nodes)
+
+
 def grow(kind, max_nodes=16, top_k=WIDTH, max_depth=0, limit=GAMMA, seed=0):
-    return grow_tree(ROOT, *make_guesses(seed), TreeConfig(kind, max_nodes, top_k, max_depth), limit)
+    return grow_tree(*make_guesses(seed), TreeConfig(kind, max_nodes, top_k, max_depth), limit)
 
 
 def path_of(tree, node):
@@ -111,7 +122,7 @@ def test_best_first_takes_the_likeliest_paths_of_all(top_k, depth):
 
 
 def test_best_first_copes_with_fewer_guesses_than_top_k():
-    tree = grow_tree(ROOT, [[1, 2], [3, 4]], [[-0.1, -2.0], [-0.2, -3.0]], TreeConfig("best_first", 99, 9), 9)
+    tree = grow_tree([[1, 2], [3, 4]], [[-0.1, -2.0], [-0.2, -3.0]], TreeConfig("best_first", 99, 9), 9)
     assert len(tree) == 1 + 2 + 4
 
 

@@ -1,8 +1,8 @@
 """Everything on at once, in 200 random settings: a row's text is its text alone, decoded plainly, in float32.
 
 A setting draws the family of the base, fast products or the modules' own, one to six rows (each with its adapter or
-none, prompt, length, sampling, processors, stop string, answers to one prompt, draft tree, budget and drafts that are
-the streams' own or never, sometimes or always right), which rows come late and which are cancelled.
+none, prompt, length, sampling, processors, stop string, answers to one prompt, draft tree, budget, a lookup or none,
+and drafts that are the streams' own or never, sometimes or always right), which rows come late and which are cancelled.
 """
 
 import atexit
@@ -138,6 +138,7 @@ def random_tree(rng):
         max_stream_nodes=rng.choice([0, 0, 1, 3]),
         max_batch_nodes=rng.choice([0, 0, 12]),
         budget=rng.choice(BUDGETS),
+        lookup=rng.random() < 0.4,
     )
 
 
@@ -172,8 +173,9 @@ def one_setting(number, seen):
     drafts = [rng.choice(DRAFTS) for _ in known]
     drafters = []
     for (job, text), kind in zip(known, drafts, strict=True):
-        own = model.bank.get(job.adapter).drafter
-        drafters.append(own if own is None or kind == "streams" else Known(own, text, kind))
+        adapter = model.bank.get(job.adapter)
+        own = adapter.drafter
+        drafters.append(Known(own, text, kind) if own and kind != "streams" else own or adapter.unguessed)
     streamed = [requested(model, job, *how) for (job, _), *how in zip(known, drafters, trees, strict=True)]
     plain = [requested(model, job) for job, _ in known]
     facts = f"setting {number}: {family}, fast={fast}, {drafts}, {trees}"
@@ -183,10 +185,13 @@ def one_setting(number, seen):
             expected = text[: len(result.token_ids)] if place in cancelled else text
             assert result.token_ids == expected, f"{facts}: row {place} of {known[place][0]}"
         if requests is streamed:
-            kept = [place for place, own in enumerate(drafters) if own is not None and place not in cancelled]
+            kept = [place for place, own in enumerate(drafters) if own.reach and place not in cancelled]
             for place in kept:
                 seen[accepted(results[place])] += 1
+                seen["a lookup"] += trees[place].lookup
                 seen["own streams"] += drafts[place] == "streams" and results[place].calls < len(known[place][1])
+            found = [place for place, own in enumerate(drafters) if not own.reach and trees[place].lookup]
+            seen["a lookup alone"] += len(found)
             seen["cancelled"] += len(cancelled)
     seen.update(tree.budget for tree in trees)
     seen.update({f"fast={fast}": 1, family: 1, "batches of several": len(known) > 1})
@@ -216,7 +221,8 @@ def test_a_row_says_what_it_says_alone_and_plainly(part):
     seen = Counter()
     for number in range(part, SETTINGS, PARTS):
         one_setting(number, seen)
-    for what in (*DRAFTS[1:], *BUDGETS, "mixed", "batches of several", "some ids", "drawn", "fast=True", "fast=False"):
+    often = ("mixed", "batches of several", "some ids", "drawn", "fast=True", "fast=False", "a lookup")
+    for what in (*DRAFTS[1:], *BUDGETS, *often):
         assert seen[what] >= 12, (what, seen)
-    for what in ("own streams", "cancelled", "bare", "stopped by a string", *ARCHITECTURES):
+    for what in ("own streams", "a lookup alone", "cancelled", "bare", "stopped by a string", *ARCHITECTURES):
         assert seen[what] >= 4, (what, seen)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -157,6 +158,23 @@ def test_guesses_and_forced_tokens_together_draft_more_than_either(model, how):
     assert forced.token_ids == plain.token_ids
     assert calls["always"] < calls["sometimes"] < calls["never"] == forced.calls < plain.calls
     assert calls["always"] < 1 + math.ceil((len(plain.token_ids) - 1) / 4)  # no draft of three guesses reaches so far
+
+
+@pytest.mark.parametrize("how", ["greedy", "drawn"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_lookup_changes_no_token_and_drafts_what_comes_again(model, form, how, monkeypatch):
+    common = {form: FORMS[form], "max_new_tokens": TOKENS, **CHOICES[how], "return_dict": True}
+    found = {}
+    for looks_up in (False, True):
+        for name in {*ADAPTERS}:
+            held = model.bank.get(name)
+            monkeypatch.setattr(held, "tree", replace(held.tree, lookup=looks_up))
+        found[looks_up] = model.generate(PROMPTS, ADAPTERS, **common)
+    plain = model.generate(PROMPTS, ADAPTERS, speculate=False, **common)
+    for looks_up, answers in found.items():
+        assert [answer["token_ids"] for answer in answers] == [answer["token_ids"] for answer in plain], looks_up
+    if form == "json_schema":
+        assert [answer["accepted"] for answer in found[True]] != [answer["accepted"] for answer in found[False]]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -53,7 +53,7 @@ def replay(
     """
     found, costs = Replay(), costs or budget.costs
     for batch in batches:
-        rows = {_begun(trace, tree): trace for trace in batch if len(trace.tokens) > 1}
+        rows = {_begun(trace, tree, budget): trace for trace in batch if len(trace.tokens) > 1}
         while rows:
             now = list(rows)
             sources = [[] for _ in now] if tree is None else budget.plan(now)
@@ -74,12 +74,15 @@ def replay(
     return found
 
 
-def _begun(trace: Trace, tree: TreeConfig | None) -> Row:
+def _begun(trace: Trace, tree: TreeConfig | None, budget: TunedBudget) -> Row:
     """The row after its prompt's pass."""
     whole = len(trace.tokens)
     request = replace(trace.request, tree=tree or trace.request.tree, stop=lambda produced: len(produced) >= whole)
     row = Row(request, request.max_new_tokens, DraftTree(trace.tokens[:1]))
     row.result.token_ids, row.guesses = trace.tokens[:1], trace.guesses[0]
+    if (lookup := budget.lookup(row)) is not None:
+        lookup.advance(trace.tokens[0])
+        row.lookup = lookup
     return row
 
 

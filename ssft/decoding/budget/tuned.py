@@ -12,7 +12,8 @@ where each row's nodes stand in the order of their probability, and its stream n
 most likely. So a node joins while its probability times the tokens per millisecond pays for the milliseconds it adds,
 and a node gets streams while the chance that verification stops there pays for them; one choice for all rows of the
 batch. What streams are worth is the next pass: with S_b(n, m) the chance that row b stops at one of its stream nodes,
-G_b the tokens that its usual draft yields beyond the root, and D what the usual number of nodes costs in tokens,
+G_b the tokens that its usual draft yields beyond those that come without guesses, which is the root's one and what a
+lookup finds, and D what the nodes of the one draft cost beyond those of the other, in tokens,
 
     V(n, m) = max(0, Σ_b S_b · G_b - (1 - Π_b (1 - S_b)) · D)
 
@@ -39,6 +40,7 @@ from ssft.decoding.budget.fixed import fixed_sources, fixed_tree, padded
 from ssft.decoding.config import AUTO
 from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.draft.grown import grown
+from ssft.decoding.draft.lookup import HitRates, Lookup
 from ssft.decoding.row import Row
 from ssft.decoding.tree import DraftTree, stop_order
 
@@ -91,6 +93,7 @@ class TunedBudget:
         self.costs = costs
         self._pasts: WeakKeyDictionary[Row, Past] = WeakKeyDictionary()
         self._adapters: WeakKeyDictionary[Any, Calibration] = WeakKeyDictionary()
+        self._hit_rates: WeakKeyDictionary[Any, HitRates] = WeakKeyDictionary()
         # Tokens and time of the latest passes, both in those of plain ones.
         self._tokens = self._time = 1.0
         # By batch size: how far passes are from their costs.
@@ -105,8 +108,14 @@ class TunedBudget:
 
     def calibration(self, row: Row) -> Calibration:
         """What is known of the adapter, or other drafter, that drafts for the row."""
-        drafter = row.request.streams or row.request.drafter
-        return self._adapters.setdefault(drafter, Calibration(ADAPTER_MEMORY))
+        return self._adapters.setdefault(_author(row), Calibration(ADAPTER_MEMORY))
+
+    def lookup(self, row: Row) -> Lookup | None:
+        """What the row drafts from its own history, with the hit rates of its drafter's other rows; None: nothing."""
+        if not row.request.looks_up:
+            return None
+        shared = self._hit_rates.setdefault(_author(row), HitRates())
+        return Lookup(row.request.prompt, HitRates(shared))
 
     def learn(self, row: Row) -> None:
         """Compare the row's latest guesses with the tokens that have come since."""
@@ -133,7 +142,7 @@ class TunedBudget:
 
     def plan(self, rows: list[Row]) -> list[list[int]]:
         """Give every row the tree that its next pass verifies, and say which nodes carry streams: [B][m]."""
-        tuned = [row for row in rows if row.request.tree.budget == AUTO and row.request.depth]
+        tuned = [row for row in rows if row.request.tree.budget == AUTO and _has_chances(row)]
         sources: dict[Row, list[int]] = {}
         for row in rows:
             if row not in tuned:
@@ -165,7 +174,12 @@ class TunedBudget:
         cost = self.costs.of(rows).table(widest, most)
         more = (cost / cost[0, 0] - 1) * self._drift(len(rows)).factor
         price = self.speedup * len(rows) * (1 + (1 + MARGIN) * more)
-        weigh(list(pasts.values()), [expected(tree, widest) for tree in usual], price[nodes - 1 :, min(most, 1)])
+        curves = [expected(tree, widest) for tree in usual]
+        without = [
+            np.ones(widest) if row.lookup is None else expected(_tree(row, past, None, len(rows)), widest)
+            for row, past in pasts.items()
+        ]
+        weigh(list(pasts.values()), curves, without, price[nodes - 1 :, min(most, 1)])
         tokens = np.sum([expected(tree, widest) for tree in trees.values()], axis=0)
         stops = [stop_chances(tree, widest, most, limits[row]) for row, tree in trees.items()]
         # A draft for the next pass is of no use to a row that has but one token left then.
@@ -189,14 +203,24 @@ class TunedBudget:
             past = self._pasts[row] = Past(Calibration(ROW_MEMORY, self.calibration(row)))
         if row.guesses is not None and row.guesses is not past.guesses:
             past.guesses, past.place, past.judged, past.news = row.guesses, len(row.result.token_ids), 0, True
-        # A grammar may force tokens at any place.
-        past.news = past.news or past.quiet >= past.wait or row.parser is not None
+        # A grammar may force tokens, and a lookup find some, at any place.
+        past.news = past.news or past.quiet >= past.wait or row.parser is not None or row.lookup is not None
         return past
 
     def _remember(self, tokens: float, time: float) -> None:
         """A pass of so many tokens and so much time, both in plain passes."""
         kept = 1 - 1 / PASS_MEMORY
         self._tokens, self._time = kept * self._tokens + tokens, kept * self._time + time
+
+
+def _author(row: Row) -> Any:
+    """An adapter's streams, which stay while drafters over them come and go, or another drafter."""
+    return row.request.streams or row.request.drafter
+
+
+def _has_chances(row: Row) -> bool:
+    """Whether the row's drafts have probabilities, by which their nodes can be chosen."""
+    return bool(row.request.depth) or row.lookup is not None
 
 
 def _tree(row: Row, past: Past, guesses: Guesses | None, batch: int) -> DraftTree:
@@ -242,18 +266,21 @@ def stop_chances(tree: DraftTree, nodes: int, sources: int, limit: int) -> np.nd
     return np.pad(chances, ((0, nodes - size), (0, 0)), "edge")[:, : sources + 1]
 
 
-def weigh(pasts: Sequence[Past], curves: Sequence[np.ndarray], price: np.ndarray) -> None:
-    """Renew G and D of every row by its usual draft, at the number of nodes that is best for all rows together.
+def weigh(
+    pasts: Sequence[Past], curves: Sequence[np.ndarray], without: Sequence[np.ndarray], price: np.ndarray
+) -> None:
+    """Renew G and D of every row by its usual draft and the one without guesses, each with the number of nodes that is
+    best for all rows together.
 
-    curves: `expected` of each row's latest guesses. price: in tokens, of passes with the least number of nodes that may
-    be chosen, and of each larger one.
+    curves: `expected` of each row's latest guesses; without: of no guesses. price: in tokens, of passes with the least
+    number of nodes that may be chosen, and of each larger one.
     """
     begin = len(curves[0]) - len(price)
-    n = int(np.argmax(np.sum(curves, axis=0)[begin:] - price))
-    for past, curve in zip(pasts, curves, strict=True):
+    n, least = (int(np.argmax(np.sum(yields, axis=0)[begin:] - price)) for yields in (curves, without))
+    for past, curve, bare in zip(pasts, curves, without, strict=True):
         share = 1 / WORTH_MEMORY if past.weighed else 1.0
-        past.gain += share * (float(curve[begin + n]) - 1 - past.gain)
-        past.cost += share * (float(price[n] - price[0]) - past.cost)
+        past.gain += share * (float(curve[begin + n] - bare[begin + least]) - past.gain)
+        past.cost += share * (float(price[n] - price[least]) - past.cost)
         past.weighed = True
 
 

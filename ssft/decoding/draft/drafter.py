@@ -39,11 +39,13 @@ class Guesses:
 class Drafter(ABC):
     """One way to draft. `reach` is how many tokens it proposes ahead; `streams` are the stream parameters that the
     pass must carry for it, None where a pass needs nothing beside the nodes. `reads_grammar`: whether a row's grammar
-    has a say in its drafts (`grown.py`); where False only the text keeps to it."""
+    has a say in its drafts (`grown.py`); where False only the text keeps to it. `looks_up`: whether its rows have a
+    lookup even where their tree asks for none."""
 
     reach: int
     streams: StreamModules | None = None
     reads_grammar = True
+    looks_up = False
 
     @property
     def group(self) -> object:

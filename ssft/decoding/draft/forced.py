@@ -1,4 +1,4 @@
-"""A drafter for rows that have none of their own: it guesses nothing, so that a draft is what a grammar forces."""
+"""A drafter for rows that have none of their own: a draft is what a grammar forces, and what a lookup finds."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class ForcedDrafter(Drafter):
-    """Drafts nothing by itself; see `grown.py` for what a grammar puts into the tree."""
+    """Guesses nothing by itself; see `grown.py` for what else stands in a tree."""
 
     reach = 0
 

@@ -1,17 +1,18 @@
-"""What a drafter guessed, and what a grammar says of it, as a row's draft tree.
+"""What may stand under the nodes of a row's draft tree: a drafter's guesses, what a lookup finds, and a grammar's say.
 
-With a grammar, tokens that alone may come stand in the tree as certain, whatever was guessed in their place, and
-guesses that it forbids are left out:
+The guesses go by a node's depth, the lookup by its path. Of both together the likeliest are taken; where no guess
+reaches, the lookup stands alone. With a grammar, tokens that alone may come stand in the tree as certain,
+whatever was offered in their place, and tokens that it forbids are left out:
 
     grammar   {"name": "⟨string⟩", "kind": ⟨"a" or "b"⟩}
     tree      root ── {" ── name ── ": ── " ─┬─ the streams' guesses 5 places after the root
-                                             └─ …
+                                             └─ what came earlier after name": "
 """
 
 from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.grammar.parser import Parser
 from ssft.decoding.row import Row
-from ssft.decoding.tree import NOTHING, DraftTree, Offer, grow, grow_tree
+from ssft.decoding.tree import NOTHING, DraftTree, Offer, grow, merged
 
 
 def grown(row: Row, guesses: Guesses | None, nodes: int) -> DraftTree:
@@ -19,42 +20,62 @@ def grown(row: Row, guesses: Guesses | None, nodes: int) -> DraftTree:
 
     guesses: of the tokens after that one; None where nothing is known. A row without a drafter drafts nothing.
     """
-    root, config = row.tree.tokens[0], row.request.tree
-    drafter = row.request.drafter
-    if row.parser is not None and drafter is not None and drafter.reads_grammar:
-        tree = DraftTree([root])
-        grow(tree, _Permitted(tree, row, row.parser, guesses or Guesses([], [])).offer, config.kind, nodes)
-        return tree
-    if guesses is None:
-        return DraftTree([root])
-    return grow_tree(root, guesses.tokens, guesses.scores, config, row.left - 1, nodes)
+    tree = DraftTree([row.tree.tokens[0]])
+    if (drafter := row.request.drafter) is not None:
+        offers = _Likely(tree, row, guesses or Guesses([], []))
+        parser = row.parser if drafter.reads_grammar else None
+        under = offers.under if parser is None else _Permitted(offers, row, parser).under
+        grow(tree, under, row.request.tree.kind, nodes)
+    return tree
+
+
+class _Likely:
+    """What guesses and a lookup offer under the nodes of a tree."""
+
+    def __init__(self, tree: DraftTree, row: Row, guesses: Guesses) -> None:
+        config = row.request.tree
+        self.tree, self.guesses, self.lookup = tree, guesses, row.lookup
+        self.width, self.deepest = config.width, row.left - 1
+        most = min(self.deepest, config.max_depth or self.deepest)
+        self.guessed = min(len(guesses.tokens), most)
+        self.looked_up = 0 if row.lookup is None else most
+
+    def under(self, node: int) -> Offer:
+        """The likeliest tokens, as many as may stand under one node."""
+        tokens, scores = self.all(node)
+        return tokens[: self.width], scores[: self.width]
+
+    def all(self, node: int) -> Offer:
+        """All tokens that are offered, best first."""
+        depth, offer = self.tree.depths[node], NOTHING
+        if depth < self.guessed:
+            offer = self.guesses.tokens[depth], self.guesses.scores[depth]
+        if self.lookup is not None and depth < self.looked_up:
+            offer = merged(offer, self.lookup.offer(self.tree.trail(node)))
+        return offer
 
 
 class _Permitted:
-    """What may stand under the nodes of a tree by the grammar and the guesses."""
+    """What may stand under the nodes of a tree by a grammar."""
 
-    def __init__(self, tree: DraftTree, row: Row, parser: Parser, guesses: Guesses) -> None:
-        config, request = row.request.tree, row.request
-        self.tree, self.parser, self.guesses = tree, parser, guesses
-        self.width, self.deepest = config.width, row.left - 1
-        self.guessed = min(len(guesses.tokens), config.max_depth or len(guesses.tokens))
+    def __init__(self, offers: _Likely, row: Row, parser: Parser) -> None:
+        self.offers, self.parser = offers, parser
         # Nothing comes after an end, so that it is of no use in a draft: who accepts the node before it issues it.
-        self.ends = request.ends
+        self.ends = row.request.ends
         self._runs: dict[int, list[int]] = {}
 
-    def offer(self, node: int) -> Offer:
-        """The forced token, else the guesses that may come there; nothing where the row ends."""
-        depth = self.tree.depths[node]
-        if depth >= self.deepest:
+    def under(self, node: int) -> Offer:
+        """The forced token, else those of the offers that may come there; nothing where the row ends."""
+        offers, tree = self.offers, self.offers.tree
+        if tree.depths[node] >= offers.deepest:
             return NOTHING
-        run = self._runs.get(self.tree.parents[node], [])[1:]  # the parent's only child, where something is forced
-        trail = self.tree.trail(node)
+        run = self._runs.get(tree.parents[node], [])[1:]  # the parent's only child, where something is forced
+        trail = tree.trail(node)
         if run := run or self.parser.forced(trail):
             self._runs[node] = run
             return run[:1], [0.0]
-        if depth >= self.guessed:
+        pairs = [pair for pair in zip(*offers.all(node), strict=True) if pair[0] not in self.ends]
+        if not pairs:
             return NOTHING
-        guessed = zip(self.guesses.tokens[depth], self.guesses.scores[depth], strict=True)
-        pairs = [(token, score) for token, score in guessed if token not in self.ends]
-        places = self.parser.permitted(trail, [token for token, _ in pairs], self.width)
+        places = self.parser.permitted(trail, [token for token, _ in pairs], offers.width)
         return [pairs[place][0] for place in places], [pairs[place][1] for place in places]
