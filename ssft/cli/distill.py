@@ -11,7 +11,6 @@ from ssft.cli._adapted import Decoding, data_rows, decoding_options
 from ssft.cli._options import POSITIVE, data_option, json_option, limit_option, print_json, seed_option
 from ssft.cli._sampling import sampling_options
 from ssft.errors import DataError
-from ssft.files import check_target
 
 
 @click.command()
@@ -86,10 +85,11 @@ def command(
     asking: dict[str, Any] = {"temperature": question_temperature, "top_p": question_top_p}
     Sampling(**asking)
     decoding.check(adapter)
-    check_target(output)
     from ssft.distill.distill import distill, unique_starts
+    from ssft.distill.row_file import check_row_file
     from ssft.distill.talk import Talk
 
+    check_row_file(output)
     rows = None if data is None else data_rows(adapter, data, limit)
     starts = None if rows is None else unique_starts(rows, turns)
     how = Talk(turns, decoding.max_new_tokens, max_question_tokens, seed, sampling, asking)

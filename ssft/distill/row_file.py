@@ -31,14 +31,11 @@ class RowFile:
             DataError: a line of it is none that could have been written.
         """
         self.path = path
-        check_target(path)
-        beside = settings_path(path)
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"--output {path} is a device or a pipe, in which nothing can go on; give a file")
-        if path.exists() and path.stat().st_size:
-            _check_same(path, beside, to_json(settings))
+        then = check_row_file(path)
+        if then is not None:
+            _check_same(path, then, to_json(settings))
         else:
-            write_text(beside, json_text(settings) + "\n")
+            write_text(settings_path(path), json_text(settings) + "\n")
             path.touch()
         self.rows = self._taken_up()
 
@@ -76,8 +73,15 @@ class RowFile:
 _AWAY = "this file cannot be gone on with; move it away, or give another --output"
 
 
-def _check_same(path: Path, beside: Path, settings: dict[str, Any]) -> None:
-    """Raise `ConfigError` unless the rows of `path` were decided by `settings`."""
+def check_row_file(path: Path) -> dict[str, Any] | None:
+    """The settings that decided the rows of `path`; None where there are no rows yet. Raises `ConfigError` if rows
+    cannot be written there, or what stands there is another program's."""
+    check_target(path)
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"--output {path} is a device or a pipe, in which nothing can go on; give a file")
+    if not path.exists() or not path.stat().st_size:
+        return None
+    beside = settings_path(path)
     try:
         then = parse_json(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -85,8 +89,11 @@ def _check_same(path: Path, beside: Path, settings: dict[str, Any]) -> None:
             f"--output {path} exists, and {beside.name}, which `ssft distill` writes beside its rows, cannot be read "
             f"({getattr(error, 'strerror', None) or error}); {_AWAY}"
         ) from error
-    now = settings
-    then = then if isinstance(then, dict) else {}
+    return then if isinstance(then, dict) else {}
+
+
+def _check_same(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `ConfigError` unless the rows of `path` were decided by the settings `now`."""
     changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     if changed:
         told = ", ".join(f"{key} ({shown(then.get(key))} then, {shown(now.get(key))} now)" for key in changed)

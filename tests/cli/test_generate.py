@@ -14,7 +14,6 @@ from tiny_base import rows, save_rows, save_tiny_base
 
 from ssft.cli import generate
 from ssft.cli.main import cli
-from ssft.recipes.data import load_rows
 from ssft.runtime import loader
 
 KEYS = ["prompt", "completion", "adapter", "tokens", "calls", "seconds", "finish_reason"]

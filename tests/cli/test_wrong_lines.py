@@ -257,7 +257,7 @@ LINES = {
     "generate, answers": ([*DECODE, "--num-return-sequences", "2"], "without sampling all answers of a prompt are the"),
     "generate, answers JSON": (
         [*DECODE, "--num-return-sequences", "2", "--seed", "1", "--json"], "gives JSONL already; leave --json out"),
-    "distill, nothing to answer": (["distill", "base", "--output", "own.jsonl"], "no prompts: give --data FILE, or --que"),
+    "distill, nothing to answer": (["distill", "base", "--output", "own.jsonl"], "no prompts: give --data FILE"),
     "distill, both": (
         ["distill", "base", "--output", "own.jsonl", "--data", "rows.jsonl", "--questions", "3"],
         "--data has the questions already"),

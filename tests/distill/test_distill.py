@@ -1,12 +1,12 @@
 """`ssft distill`: the rows are the model's own text, one seed gives one file, and a killed call ends with that file."""
 
 import json
+from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 from shelf import save_adapter
-from tiny_base import rows, save_rows, save_tiny_base
+from tiny_base import rows, save_rows, save_tiny_base, tiny_tokenizer
 
 from ssft.base.chat import open_user_turn
 from ssft.cli.distill import command
@@ -22,9 +22,9 @@ PROMPTS = 11
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """A base that ends its texts early, an adapter with streams, prompts, chats, and both undisturbed files."""
+    """A base whose texts often end, an adapter with streams, prompts and chats."""
     folder = tmp_path_factory.mktemp("distill")
-    save_tiny_base(folder / "base", initializer_range=0.05)
+    save_tiny_base(folder / "base")
     save_adapter(folder / "adapter", folder / "base", streams=StreamConfig(2, 2))
     save_rows(folder / "prompts.jsonl", [*rows(PROMPTS), *rows(2)])
     chats = [[{"role": "user", "content": f"what is {i}?"}] for i in range(5)]
@@ -32,9 +32,9 @@ def shelf(tmp_path_factory):
     return folder
 
 
-COMMON = ["--dtype", "float32", "--max-new-tokens", "150", "--batch-size", "3"]
+COMMON = ["--dtype", "float32", "--max-new-tokens", "60", "--batch-size", "3"]
 DRAWN = ["--data", "prompts.jsonl", "--temperature", "1.3", "--seed", "5"]
-ASKED = ["--questions", "7", "--max-question-tokens", "150", "--seed", "3"]
+ASKED = ["--questions", "5", "--max-question-tokens", "60", "--seed", "3"]
 
 
 def run(shelf, name, *more, monkeypatch=None):
@@ -61,14 +61,15 @@ def interrupt(patch, after):
 
 
 def test_answers_are_the_models_own_and_each_prompt_comes_once(shelf):
-    done = run(shelf, "greedy.jsonl", "--data", "prompts.jsonl", "--adapter", "adapter", "--max-new-tokens", "300")
+    done = run(shelf, "greedy.jsonl", "--data", "prompts.jsonl", "--adapter", "adapter")
     assert done.exit_code == 0, done.output
     assert "2 rows of" in done.output
     found = read(shelf / "greedy.jsonl")
+    assert 2 <= len(found) < PROMPTS
     adapted = load_adapted(shelf / "adapter", str(shelf / "base"), dtype="float32")
     for row in found:
         assert row["prompt"] == rows(PROMPTS)[row["row"]]["prompt"]
-        answer = adapted.generate({"prompt": row["prompt"]}, max_new_tokens=300, return_dict=True, speculate=False)
+        answer = adapted.generate({"prompt": row["prompt"]}, max_new_tokens=60, return_dict=True, speculate=False)
         assert row["completion"] == answer["text"]
         assert answer["finish_reason"] == "eos"
         assert "seed" not in row
@@ -90,7 +91,7 @@ def test_a_seed_gives_one_file_and_a_row_does_not_see_its_neighbours(shelf):
     assert len(load_rows(shelf / "a.jsonl")) == len(found)
 
 
-@pytest.mark.parametrize("how", [DRAWN, ASKED, [*ASKED, "--turns", "2"]], ids=["answers", "questions", "turns"])
+@pytest.mark.parametrize("how", [DRAWN, [*ASKED, "--questions", "3", "--turns", "2"]], ids=["answers", "questions"])
 def test_a_call_that_was_killed_three_times_ends_with_the_undisturbed_file(shelf, tmp_path, monkeypatch, how):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     assert run(shelf, whole, *how).exit_code == 0
@@ -103,33 +104,32 @@ def test_a_call_that_was_killed_three_times_ends_with_the_undisturbed_file(shelf
     done = run(shelf, cut, *how)
     assert done.exit_code == 0, done.output
     assert cut.read_bytes() == whole.read_bytes()
-    again = run(shelf, cut, *how, "--json")
-    assert json.loads(again.stdout)["calls"] == 0
+    assert run(shelf, cut, *how).exit_code == 0
     assert cut.read_bytes() == whole.read_bytes()
 
 
 def test_the_model_asks_itself_and_what_is_left_out_is_counted(shelf):
-    done = run(shelf, "asked.jsonl", *ASKED, "--turns", "2", "--json")
+    done = run(shelf, "asked.jsonl", *ASKED, "--json")
     assert done.exit_code == 0, done.output
     facts, found = json.loads(done.stdout), read(shelf / "asked.jsonl")
-    assert facts["rows"] == len(found) == 7
+    assert facts["rows"] == len(found) == 5
     assert facts["left_out"]
-    assert found[-1]["row"] + 1 == 7 + sum(facts["left_out"].values())
+    assert found[-1]["row"] + 1 == 5 + sum(facts["left_out"].values())
     for row in found:
-        assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
     # The first question is what the seed draws behind the opened turn, and the answer is the likeliest.
     adapted, row = load_adapted(None, str(shelf / "base"), dtype="float32"), found[0]
     before, after = open_user_turn([], adapted.tokenizer)
     assert (before, after) == ("user: ", "\n")
     ids = adapted.tokenizer(before, add_special_tokens=False)["input_ids"]
     how = {"temperature": 1.0, "top_p": 0.95, "seed": row["seed"]}
-    assert adapted.generate(ids, stop="\n", max_new_tokens=150, **how).strip() == row["messages"][0]["content"]
-    assert adapted.generate(row["messages"][:1], max_new_tokens=150) == row["messages"][1]["content"]
+    assert adapted.generate(ids, stop="\n", max_new_tokens=60, **how).strip() == row["messages"][0]["content"]
+    assert adapted.generate(row["messages"][:1], max_new_tokens=60) == row["messages"][1]["content"]
 
 
 def test_chats_are_answered_and_go_on(shelf):
     assert (
-        run(shelf, "chat.jsonl", "--data", "chats.jsonl", "--turns", "2", "--max-question-tokens", "150").exit_code == 0
+        run(shelf, "chat.jsonl", "--data", "chats.jsonl", "--turns", "2", "--max-question-tokens", "60").exit_code == 0
     )
     for row in read(shelf / "chat.jsonl"):
         assert row["messages"][0]["content"] == f"what is {row['row']}?"
@@ -172,7 +172,7 @@ def test_a_file_that_was_changed_is_refused_by_its_line(tmp_path, text, message)
 
 def test_nothing_goes_into_a_pipe_or_a_strangers_file(tmp_path):
     with pytest.raises(ConfigError, match="is a device or a pipe"):
-        RowFile("/dev/null" and __import__("pathlib").Path("/dev/null"), {})
+        RowFile(Path("/dev/null"), {})
     (tmp_path / "mine.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match="cannot be read"):
         RowFile(tmp_path / "mine.jsonl", {})
@@ -184,13 +184,11 @@ def test_no_row_that_could_be_trained_on_is_an_error(shelf, tmp_path):
         raise done.exception
 
 
-def test_a_base_without_a_template_cannot_ask(shelf):
-    adapted = load_adapted(None, str(shelf / "base"), dtype="float32")
-    with torch.no_grad():
-        for template, message in (
-            (None, "has no chat template"),
-            ("{{ 'hidden' }}", "does not show the user's message"),
-        ):
-            adapted.tokenizer.chat_template = template
-            with pytest.raises(DataError, match=message):
-                open_user_turn([], adapted.tokenizer)
+@pytest.mark.parametrize(
+    ("template", "message"), [(None, "has no chat template"), ("{{ 'hidden' }}", "does not show the user's message")]
+)
+def test_a_base_that_does_not_show_the_users_turn_cannot_ask(template, message):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(DataError, match=message):
+        open_user_turn([], tokenizer)
