@@ -55,9 +55,11 @@ TRAIN = [
 PEER = [value for value in TRAIN if not value.startswith(("training.num_msa_layers", "lora."))]
 DECODE = ["--dtype", "float32", "--max-new-tokens", "6", "--limit", "1"]
 BENCH = [*DECODE, "--rounds", "1", "--methods", "plain,streaming"]
+OWN = ["--dtype", "float32", "--max-new-tokens", "64", "--output", "new.jsonl"]  # so that an answer comes to its end
 SMALL = {
     "generate": ["--dtype", "float32", "--max-new-tokens", "6"],
-    "generate my_lora": ["--dtype", "float32", "--max-new-tokens", "64"],  # so that an answer comes to its end
+    "distill": OWN,
+    "distill base --questions": [*OWN, "--questions", "2", "--max-question-tokens", "64"],
     "verify": [*DECODE, "--limit", "3"],
     "eval": [*DECODE, "--limit", "3"],
     "bench": BENCH,
@@ -90,7 +92,7 @@ def invoke(*arguments):
 def small(arguments):
     """The arguments with the tiny base in the place of the real one, and with `SMALL`'s behind them."""
     words = [BASE if word in REAL_BASES else word for word in arguments]
-    keys = [" ".join(words[:2]), words[0]]
+    keys = [" ".join(words[:length]) for length in (3, 2, 1)]
     words += next((SMALL[key] for key in keys if key in SMALL), [])
     if words[0] == "train" or words[:2] == ["bench", "train"]:
         words.append(f"base={BASE}")
