@@ -88,7 +88,7 @@ def distill(
     Args:
         starts: prompts, from `unique_starts`; without them the model asks itself, until `questions` rows are there or
             `MOST_TRIES` times so many were tried.
-        until: the time, by `time.monotonic`, from which on no further batch begins.
+        until: the time, by `time.monotonic`, from which on no further batch begins; one is done in any case.
 
     Raises:
         ConfigError: `output` was begun with other settings, or by another program.
@@ -110,7 +110,10 @@ def distill(
     with tqdm(total=wanted, unit="row", delay=2, disable=None if progress else True, leave=False) as bar:
         bar.update(before if starts is None else done)
         begin = done // batch_size * batch_size
-        while begin < total and len(file.rows) < wanted and (until is None or time.monotonic() < until):
+        first = begin
+        while begin < total and len(file.rows) < wanted:
+            if until is not None and begin > first and time.monotonic() >= until:
+                break
             numbers = range(begin, min(begin + batch_size, total))
             batch = [{"messages": []} for _ in numbers] if starts is None else [starts[i] for i in numbers]
             fresh: list[Row] = []

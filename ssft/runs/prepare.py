@@ -53,7 +53,7 @@ def describe(run: PreparedRun) -> dict[str, Any]:
     method, trainer = training_method(run.recipe.method), build_trainer(run)
     example = trainer.train_dataset[0]
     cost = estimate(trainer)
-    learned = _learned(trainer)
+    learned = learned_tokens(trainer)
     tokens = run.tokenizer.convert_ids_to_tokens(example["input_ids"])
     return {
         "recipe": {"name": run.recipe.name, "method": run.recipe.method, "yaml": run.run_yaml},
@@ -68,7 +68,7 @@ def describe(run: PreparedRun) -> dict[str, Any]:
     }
 
 
-def _learned(trainer: Any) -> dict[str, Any]:
+def learned_tokens(trainer: Any) -> dict[str, Any]:
     """What carries the loss in the training rows: tokens per row, and the token that ends a text or turn.
 
     Raises:

@@ -271,6 +271,18 @@ LINES = {
     "distill, turns of prompts": (
         ["distill", "base", "--output", "own.jsonl", "--data", "rows.jsonl", "--turns", "2"],
         "row 1 has `prompt`, which has one turn, and --turns is 2"),
+    "accelerate, no output": (["accelerate", "base"], "Missing option '--output'"),
+    "accelerate, no time": (["accelerate", "base", "--output", "fast", "--minutes", "0"], "0 is not in the range x>0"),
+    "accelerate, time": (["accelerate", "base", "--output", "fast", "--minutes", "long"], "'long' is not a valid"),
+    "accelerate, limit": (["accelerate", "base", "--output", "fast", "--limit", "3"], "--limit counts rows"),
+    "accelerate, folder": (
+        ["accelerate", "base", "--output", "adapter"],
+        "adapter exists and is not what `ssft accelerate` began; choose another --output"),
+    "accelerate, key": (
+        ["accelerate", "base", "training.steps=3", "--output", "fast"],
+        "unknown key training.steps; did you mean 'training.max_steps'?"),
+    "accelerate, adapter": (
+        ["accelerate", "base", "--output", "fast", "--adapter", "nowhere"], "adapter 'nowhere' is no folder"),
     "distill, another's file": (
         ["distill", "base", "--output", "rows.jsonl", "--data", "rows.jsonl"],
         "rows.jsonl exists, and rows.jsonl.run, which `ssft distill` writes beside its rows, cannot be read"),
