@@ -41,6 +41,8 @@ ELSEWHERE = {
     "outputs/sql": "needs several processes",
     "ssft bench never-slower adapters/sql adapters/e2e_nlg --chat prompts.jsonl --data validation.jsonl": "its exit "
     "code is a verdict on the machine; tests/bench/test_never_slower.py runs it",
+    "ssft accelerate smollm2-135m --minutes 60 --output outputs/fast": "takes its time; tests/accelerate runs it",
+    "ssft accelerate smollm2-135m --adapter my_lora --data prompts.jsonl --minutes 60 --output outputs/fast": "so",
     "python examples/switch_tasks.py": "tests/test_examples.py runs it",
     "python docs/tables.py": "tests/test_docs.py runs it",
 }
