@@ -80,6 +80,8 @@ class CategoryResult:
     baseline: str
     speedup: float
     speedup_interval: tuple[float, float] | None
+    identical: int | None = None
+    """None in a file of an earlier version, which does not tell."""
 
 
 @dataclass
