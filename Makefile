@@ -54,8 +54,9 @@ outputs/e2e_nlg/$(FINISHED) outputs/dialogsum/$(FINISHED): outputs/%/$(FINISHED)
 	$(SSFT) train $*_streams $(VALIDATION) --output outputs/$* --resume
 
 outputs/own/%.jsonl: outputs/start/%/$(FINISHED)
-	$(SSFT) generate outputs/start/$* --base smollm2-135m --dtype float32 --batch-size 8 --for-training \
-	    --data $(DATA)/$*/train.jsonl.gz $(OWN_$*) --output $@
+	$(SSFT) distill smollm2-135m --adapter outputs/start/$* --dtype float32 --max-new-tokens 128 \
+	    --data $(DATA)/$*/train.jsonl.gz $(OWN_$*) --output $@.part
+	mv $@.part $@
 
 outputs/start/sql/$(FINISHED) outputs/start/e2e_nlg/$(FINISHED) outputs/start/dialogsum/$(FINISHED): outputs/start/%/$(FINISHED): | setup
 	$(SSFT) train $* method=lora $(REFERENCES) $(VALIDATION) --output outputs/start/$* --resume

@@ -41,6 +41,8 @@ ELSEWHERE = {
     "outputs/sql": "needs several processes",
     "ssft bench never-slower adapters/sql adapters/e2e_nlg --chat prompts.jsonl --data validation.jsonl": "its exit "
     "code is a verdict on the machine; tests/bench/test_never_slower.py runs it",
+    "ssft accelerate smollm2-135m --minutes 60 --output outputs/fast": "takes its time; tests/accelerate runs it",
+    "ssft accelerate smollm2-135m --adapter my_lora --data prompts.jsonl --minutes 60 --output outputs/fast": "so",
     "python examples/switch_tasks.py": "tests/test_examples.py runs it",
     "python docs/tables.py": "tests/test_docs.py runs it",
 }
@@ -55,9 +57,11 @@ TRAIN = [
 PEER = [value for value in TRAIN if not value.startswith(("training.num_msa_layers", "lora."))]
 DECODE = ["--dtype", "float32", "--max-new-tokens", "6", "--limit", "1"]
 BENCH = [*DECODE, "--rounds", "1", "--methods", "plain,streaming"]
+OWN = ["--dtype", "float32", "--max-new-tokens", "64", "--output", "new.jsonl"]  # so that an answer comes to its end
 SMALL = {
     "generate": ["--dtype", "float32", "--max-new-tokens", "6"],
-    "generate my_lora": ["--dtype", "float32", "--max-new-tokens", "64"],  # so that an answer comes to its end
+    "distill": OWN,
+    "distill base --questions": [*OWN, "--questions", "2", "--max-question-tokens", "64"],
     "verify": [*DECODE, "--limit", "3"],
     "eval": [*DECODE, "--limit", "3"],
     "bench": BENCH,
@@ -90,7 +94,7 @@ def invoke(*arguments):
 def small(arguments):
     """The arguments with the tiny base in the place of the real one, and with `SMALL`'s behind them."""
     words = [BASE if word in REAL_BASES else word for word in arguments]
-    keys = [" ".join(words[:2]), words[0]]
+    keys = [" ".join(words[:length]) for length in (3, 2, 1)]
     words += next((SMALL[key] for key in keys if key in SMALL), [])
     if words[0] == "train" or words[:2] == ["bench", "train"]:
         words.append(f"base={BASE}")

@@ -25,3 +25,22 @@ def completion_of(row: dict[str, Any]) -> str:
     """The completion of a row, or the final message if it is the assistant's; empty where there is none."""
     last = row["messages"][-1] if "messages" in row else {"role": "assistant", "content": row.get("completion") or ""}
     return last["content"] if last["role"] == "assistant" else ""
+
+
+_PLACE = "THE-MESSAGE-STANDS-HERE"
+
+
+def open_user_turn(messages: list[dict[str, str]], tokenizer: Any) -> tuple[str, str]:
+    """The conversation as text up to where the user's next message would begin, and what the chat template writes
+    behind such a message. Raises `DataError` if the tokenizer has no chat template, or one that does not show it."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            "the tokenizer of the base has no chat template, so that no user's turn can be opened; give "
+            "prompts with --data FILE"
+        )
+    shown = [*messages, {"role": "user", "content": _PLACE}]
+    text = str(tokenizer.apply_chat_template(shown, add_generation_prompt=False, tokenize=False))
+    before, found, after = text.rpartition(_PLACE)
+    if not found:
+        raise DataError("the base's chat template does not show the user's message as it is; give prompts with --data")
+    return before, after

@@ -90,6 +90,7 @@ def summarise(
             results[name].categories[category] = CategoryResult(
                 rows=sum(len(units[column]) for column in columns),
                 baseline=nearest,
+                identical=sum(row not in record.differences for column in columns for row in units[column]),
                 **_counts(record, columns),
                 **_speed(record, records[nearest], columns, seed),
             )

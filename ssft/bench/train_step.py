@@ -1,6 +1,8 @@
 """What a training step with streams costs beside TRL's plain LoRA step on the same batches.
 
-Forward and backward are timed; the optimiser's step, which both share, is not.
+Forward and backward are timed; the optimiser's step, which both share, is not. In lossless mode the step with
+streams is also timed as it would be with gradients through all layers, which shows what is saved by taking none below
+the insertion layer.
 """
 
 import copy
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from trl import SFTTrainer
 
+from ssft.bench.peak_memory import peak_bytes, recorded_peak_bytes
 from ssft.bench.rounds import Way, timed_rounds
 from ssft.bench.statistics import bootstrap_interval, speedup
 from ssft.environment import describe_device, versions
@@ -25,7 +28,7 @@ from ssft.runs.train import build_trainer
 from ssft.tables import BYTES, Column, Estimate, Table
 from ssft.training.trainer import keep_gradients_on_cpu
 
-PLAIN, STREAMING = "plain", "streaming"
+PLAIN, STREAMING, UNCUT = "plain", "streaming", "uncut"
 
 
 def measure_recipe(
@@ -43,18 +46,19 @@ def measure_recipe(
         peaks: dict[str, int | None] = {}
 
         def way(name: str) -> Way:
-            step = partial(_step, trainers[name])
+            step = partial(_uncut_step, trainers[STREAMING]) if name == UNCUT else partial(_step, trainers[name])
 
             def warm_up() -> None:  # kernels are chosen and memory is taken here
-                if cuda:
-                    torch.cuda.reset_peak_memory_stats()
                 for batch in data:
                     step(batch)
-                peaks[name] = torch.cuda.max_memory_allocated() if cuda else None
+                largest = max(data, key=lambda batch: batch["input_ids"].numel())
+                run = partial(step, largest)
+                peaks[name] = peak_bytes(base.device, run) if cuda else recorded_peak_bytes(run)
 
             return Way(step, data, warm_up)
 
-        timed = timed_rounds({name: way(name) for name in trainers}, rounds, seed, progress)
+        names = [*trainers, *[UNCUT] * trainers[STREAMING].cut]
+        timed = timed_rounds({name: way(name) for name in names}, rounds, seed, progress)
     times = {name: np.array(done.seconds) for name, done in timed.items()}
     pair = times[STREAMING], times[PLAIN]
     precision = "4bit" if recipe.quantization == "4bit" else str(base.dtype).removeprefix("torch.")
@@ -135,12 +139,23 @@ def step_table(result: StepResult) -> Table:
         f"{result.rounds} rounds, {result.precision} on {result.device}"
     )
     ratio = Estimate(result.ratio, result.ratio_interval)
-    rows = [
-        [label, 1e3 * result.seconds[name], ratios, result.peak_bytes[name]]
-        for name, label, ratios in ((PLAIN, "TRL SFTTrainer, LoRA", 1), (STREAMING, "StreamSFTTrainer", ratio))
-    ]
+    labels = [(PLAIN, "TRL SFTTrainer, LoRA", 1), (STREAMING, "StreamSFTTrainer", ratio)]
+    if UNCUT in result.seconds:
+        labels.append((UNCUT, "the same, gradients through all layers", result.seconds[UNCUT] / result.seconds[PLAIN]))
+    rows = [[label, 1e3 * result.seconds[name], ratios, result.peak_bytes[name]] for name, label, ratios in labels]
     columns = [Column("ms per step", ",.1f"), Column("ratio (95 % interval)", ".2f"), Column("peak memory", BYTES)]
     return Table(title, ["trainer", *columns], rows)
+
+
+def _uncut_step(trainer: Any, batch: dict[str, Any]) -> None:
+    """`_step` of a lossless trainer with gradients down to the embeddings."""
+    handle = trainer.model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.requires_grad_(True))
+    trainer.cut = False
+    try:
+        _step(trainer, batch)
+    finally:
+        trainer.cut = True
+        handle.remove()
 
 
 def _step(trainer: Any, batch: dict[str, Any]) -> None:

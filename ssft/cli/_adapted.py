@@ -71,13 +71,14 @@ class Decoding:
         return adapted
 
 
-def decoding_options(max_new_tokens: int = 128, batch_size: int = 1) -> shared.Decorator:
-    """The options of `Decoding`, as the one parameter `decoding`; the values are defaults."""
+def decoding_options(max_new_tokens: int = 128, batch_size: int = 1, base: bool = True) -> shared.Decorator:
+    """The options of `Decoding`, as the one parameter `decoding`; the numbers are defaults. `base`: whether there is an
+    option for the base, which a command that has it as an argument hands to `Decoding.open`."""
 
     def decorate(function: Any) -> Any:
         @functools.wraps(function)
         def collected(*args: Any, **options: Any) -> Any:
-            decoding = Decoding(**{f.name: options.pop(f.name) for f in fields(Decoding)})
+            decoding = Decoding(**{f.name: options.pop(f.name, None) for f in fields(Decoding)})
             return function(*args, decoding=decoding, **options)
 
         return shared.together(
@@ -89,7 +90,7 @@ def decoding_options(max_new_tokens: int = 128, batch_size: int = 1) -> shared.D
                 help="Number of prompts that are decoded together.",
             ),
             click.option("--tree", metavar="KEY=VALUE", multiple=True, help=TREE_HELP),
-            shared.base_option(),
+            *[shared.base_option()] * base,
             shared.quantization_option(),
             shared.dtype_option(),
             shared.device_option(),

@@ -38,12 +38,6 @@ if TYPE_CHECKING:
 @data_option(help=DATA_HELP)
 @limit_option()
 @file_option(help="Write one line of JSON per prompt to FILE instead of stdout. The file appears when all is done.")
-@click.option(
-    "--for-training",
-    is_flag=True,
-    help="Make rows that another run can train on (data.train) out of a --data file: every prompt is answered once, "
-    "and an answer that --max-new-tokens cut off is left out. Streams learn best from the model's own text.",
-)
 @click.option("--plain", is_flag=True, help="Decode without streams; the text is the same.")
 @click.option("--stop", metavar="TEXT", multiple=True, help="End an answer before this text. It can be repeated.")
 @sampling_options()
@@ -64,7 +58,6 @@ def command(
     data: Path | None,
     limit: int | None,
     output: Path | None,
-    for_training: bool,
     plain: bool,
     stop: tuple[str, ...],
     sampling: dict[str, Any],
@@ -92,11 +85,8 @@ def command(
         (row is not None and adapter is None, "--row is put into form by an adapter's run.yaml; name the adapter"),
         (prompt == "", "--prompt is empty; give some text"),
         (data is None and limit is not None, "--limit counts rows of a --data file; leave it out with one prompt"),
-        (data is None and for_training, "--for-training makes a file of training rows out of a --data file; give one"),
-        (chat and for_training, "--for-training writes raw prompts; leave --chat out"),
         (data is not None and as_json, "--data gives JSONL already; leave --json out"),
         (several and as_json, "--num-return-sequences gives JSONL already; leave --json out"),
-        (several and for_training, "--for-training answers every prompt once; leave --num-return-sequences out"),
         (
             several and not Sampling(**sampling).sampled,
             f"--num-return-sequences {num_return_sequences}: without sampling all answers of a prompt are the same; "
@@ -108,8 +98,6 @@ def command(
     # All that can be wrong is said before the libraries are imported, which takes seconds, and the base is loaded.
     decoding.check(adapter)
     rows = _rows(adapter, prompt, row, data, limit)
-    if for_training:
-        rows = _each_prompt_once(rows)
     from ssft.base.chat import render_prompt
     from ssft.bench.answers import encode_rows
     from ssft.files import write_text
@@ -120,8 +108,11 @@ def command(
     elif prompt is not None:
         _warn_of_raw_text(adapted)
     prompts = encode_rows(adapted, rows)
-    most = decoding.max_new_tokens
-    settings: dict[str, Any] = {"max_new_tokens": most, "stop": list(stop) or None, "speculate": not plain}
+    settings: dict[str, Any] = {
+        "max_new_tokens": decoding.max_new_tokens,
+        "stop": list(stop) or None,
+        "speculate": not plain,
+    }
     settings |= sampling | words.settings(adapted.tokenizer)
     if one and not several and output is None and not as_json:
         stream = adapted.stream(prompts[0], **settings)
@@ -148,22 +139,13 @@ def command(
         for row, found in zip(rows, answers, strict=True)
         for number, answer in enumerate(found if several else [found])
     ]
-    said = _statistics(records)
-    whole = [record for record in records if record["finish_reason"] != "length"]
-    if for_training and len(whole) < len(records):
-        if not whole:
-            raise click.UsageError(
-                f"all {len(records)} answers reached --max-new-tokens {most}: none is fit to train on; give more"
-            )
-        said += f"; {len(records) - len(whole)} that reached --max-new-tokens {most} are left out"
-        records = whole
     if output is not None:
         write_text(output, jsonl(records))
     if as_json:
         print_json(records[0])
     elif output is None and (several or not one):
         click.echo(jsonl(records), nl=False)
-    click.echo(said, err=True)
+    click.echo(_statistics(records), err=True)
 
 
 def _rows(
@@ -207,19 +189,6 @@ def _warn_of_raw_text(adapted: MultiAdapterModel) -> None:
         click.echo(
             f"{adapted.active.name} was trained on chats, and --prompt is raw text; --chat makes it one", err=True
         )
-
-
-def _each_prompt_once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first row of every prompt, in order; raises `UsageError` for chats, whose rendered form is no prompt."""
-    if any("prompt" not in row for row in rows):
-        raise click.UsageError(
-            "--for-training writes rows of `prompt` and `completion`, and --data has `messages`, whose template "
-            "training would apply again; give rows with `prompt`"
-        )
-    first: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        first.setdefault(row["prompt"], row)
-    return list(first.values())
 
 
 def _statistics(records: list[dict[str, Any]]) -> str:

@@ -109,7 +109,7 @@ def _show(facts: dict) -> None:
         for part in facts["example"]
     )
     click.echo(f"first example, {len(facts['example'])} tokens; those in green carry the loss\n{shown}\n")
-    print_facts({name: facts[name] for name in ("rows", "parameters", "estimate")})
+    print_facts({name: facts[name] for name in ("rows", "learned", "parameters", "estimate")})
     if facts["advice"]:
         click.echo("\nwhere to begin, as far as was measured (docs/choosing.md)")
         table([[a.setting, a.now, f"{a.advised}: {a.why}"] for a in facts["advice"]], ["setting", "now", "begin with"])

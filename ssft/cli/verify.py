@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ssft.cli._adapted import PROMPTS_HELP, Decoding, decoding_options, load_prompts
 from ssft.cli._options import data_option, json_option, limit_option, table
 from ssft.cli._result import deliver, file_option, result_facts
-from ssft.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ssft.bench.methods import DecodingMethod
-    from ssft.decoding.request import Generation
 
 
 @click.command()
@@ -48,57 +42,26 @@ def command(
     over its second-best logit, is then near 0, and the command says which operation gives a row other bits when other
     rows stand beside it. The command exits with 1 if an output differs.
     """
-    from ssft.bench.bits import first_operation
-    from ssft.bench.identity import add_margins, compare_outputs
-    from ssft.bench.methods import Setting, build_methods
+    from ssft.bench.verify import verify
     from ssft.results.schema import VerifyResult
-    from ssft.runtime.batching import run_in_batches
 
     adapted = decoding.open(adapter)
-    if adapted.active.streams is None:
-        raise ConfigError(
-            f"{adapted.active.name!r} has no streams, so there is nothing to verify; give an adapter that `ssft train` "
-            "wrote"
-        )
     prompts = load_prompts(adapted, adapter, data, limit)
-    batch_size = decoding.batch_size
-    methods = build_methods([against, "streaming"], Setting(adapted, decoding.max_new_tokens, batch_size))
-
-    def decoded(method: DecodingMethod) -> list[Generation]:
-        lengths = [len(prompt) for prompt in prompts]
-        return run_in_batches(lengths, batch_size, lambda batch: method.run([prompts[i] for i in batch]), progress=True)
-
-    reference, streamed = map(decoded, methods.values())
-    expected, got = ([result.token_ids for result in results] for results in (reference, streamed))
-    differences = compare_outputs(expected, got)
-    add_margins(adapted, prompts, expected, differences)
-    identical, tokens, calls = len(prompts) - len(differences), sum(map(len, got)), sum(r.calls for r in streamed)
-    operation = None
-    if differences and against == "plain":
-        row = differences[0].row
-        row_ids, others = prompts[row] + expected[row], [ids for ids in prompts if ids != prompts[row]]
-        operation = first_operation(adapted, row_ids, others[0] if others else row_ids[:-1])
-    found = VerifyResult(
-        **result_facts("verify", adapted, data, len(prompts), decoding),
-        identical=identical,
-        differences=differences,
-        operation=operation,
-        against=against,
-        tokens=tokens,
-        calls=calls,
-    )
+    facts = result_facts("verify", adapted, data, len(prompts), decoding)
+    found = VerifyResult(**facts, **verify(adapted, prompts, decoding.max_new_tokens, decoding.batch_size, against))
 
     def show() -> None:
         click.echo(
-            f"{identical} of {len(prompts)} outputs are the same as {against}'s, {tokens:,} tokens in {calls:,} passes "
-            f"({tokens / calls:.2f} per pass), {adapted.precision} on {adapted.device}"
+            f"{found.identical} of {len(prompts)} outputs are the same as {against}'s, {found.tokens:,} tokens in "
+            f"{found.calls:,} passes ({found.tokens / found.calls:.2f} per pass), {adapted.precision} on "
+            f"{adapted.device}"
         )
-        if differences:
-            rows = [[d.row, d.position, d.margin, d.expected, d.got] for d in differences]
+        if found.differences:
+            rows = [[d.row, d.position, d.margin, d.expected, d.got] for d in found.differences]
             table(rows, ["row", "position", "margin", f"{against}'s token", "streams' token"])
-        if operation is not None:
-            click.echo(f"The first operation that gives a row other bits beside other rows: {operation}")
+        if found.operation is not None:
+            click.echo(f"The first operation that gives a row other bits beside other rows: {found.operation}")
 
     deliver(found, output, as_json, show)
-    if differences:
+    if found.differences:
         ctx.exit(1)

@@ -44,6 +44,11 @@ class DataConfig:
     )
     prompt_template: str = setting("", "the prompt as a text with {column} in it, such as 'Question: {question}'")
     completion_template: str = setting("", "the completion, as prompt_template")
+    learned_turns: Literal["last", "all"] = setting(
+        "last",
+        "which of the assistant's messages in `messages` carry the loss: the last, or all, where a chat of several "
+        "becomes several rows that end with one each",
+    )
     long_rows: Literal["drop", "cut", "error"] = setting(
         "drop",
         "what becomes of a row with more tokens than training.max_length or the base's context: left out, cut at the "

@@ -78,6 +78,8 @@ def load_row_pair(config: DataConfig, seed: int) -> tuple[Part, Part]:
         validation = _source(source, config.validation_split or "validation", config, seed, "validation")
     else:
         train, validation = _hold_back(train, config, seed)
+    if config.learned_turns == "all":  # only now, so that no chat lies in both parts
+        train, validation = _each_turn(train), _each_turn(validation)
     train, validation = _capped(train, config, seed, "train"), _capped(validation, config, seed, "validation")
     return _augmented(train, config.augment, seed) if config.augment else train, validation
 
@@ -143,6 +145,17 @@ def _source(source: str, split: str, config: DataConfig, seed: int, part: str) -
         raise DataError(hub if _is_hub(source) else _empty(Path(source)))
     told = [form if len(forms) == 1 else f"{form}: {count:,}" for form, count in forms.items()]
     return Part(rows, f"{label} ({'; '.join(told)})")
+
+
+def _each_turn(part: Part) -> Part:
+    """The chats as one row per message of the assistant's, which is the last of it; other rows as they are."""
+    rows = []
+    for row in part.rows:
+        messages = row.get("messages", ())
+        ends = [i for i, message in enumerate(messages, start=1) if i > 1 and message["role"] == "assistant"]
+        rows += [{**row, "messages": messages[:end]} for end in ends] or [row]
+    several = f", in {len(rows):,} rows of one answer each" if len(rows) > len(part.rows) else ""
+    return Part(rows, f"{part.note}{several}")
 
 
 def _empty(path: Path) -> str:

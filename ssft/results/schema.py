@@ -80,6 +80,8 @@ class CategoryResult:
     baseline: str
     speedup: float
     speedup_interval: tuple[float, float] | None
+    identical: int | None = None
+    """None in a file of an earlier version, which does not tell."""
 
 
 @dataclass
@@ -321,7 +323,9 @@ class StepResult:
 
     seconds: per step, median over rounds and batches. ratio: median over the rounds of streaming seconds / plain
     seconds; ratio_interval: its bootstrap 95 % interval, None with one round or one batch. tokens: mean tokens of a
-    batch, completion_tokens those that the loss counts. peak_bytes: of the GPU, None elsewhere.
+    batch, completion_tokens those that the loss counts. peak_bytes: of tensors during a step of the largest batch,
+    above those before it. In lossless mode `uncut` stands beside `plain` and `streaming`: the step with streams
+    and with gradients through all layers.
     """
 
     recipe: str

@@ -1,9 +1,11 @@
 """From a recipe to a prepared run: data, base and settings are loaded and checked before any training."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from ssft.base.backbone import Backbone
+from ssft.base.load import eos_token_ids
 from ssft.errors import ConfigError
 from ssft.recipes.data import load_row_pair
 from ssft.recipes.lengths import fit_lengths
@@ -46,10 +48,12 @@ def prepare(recipe: Recipe, output: Path, device: str | None = None) -> Prepared
 
 
 def describe(run: PreparedRun) -> dict[str, Any]:
-    """What a dry run shows: settings, one tokenised example with its loss mask, parameters, cost, and advice."""
+    """What a dry run shows: settings, one tokenised example with its loss mask, what carries the loss,
+    parameters, cost, and advice. Raises `ConfigError` where the end of an answer would not be learned."""
     method, trainer = training_method(run.recipe.method), build_trainer(run)
     example = trainer.train_dataset[0]
     cost = estimate(trainer)
+    learned = learned_tokens(trainer)
     tokens = run.tokenizer.convert_ids_to_tokens(example["input_ids"])
     return {
         "recipe": {"name": run.recipe.name, "method": run.recipe.method, "yaml": run.run_yaml},
@@ -57,7 +61,32 @@ def describe(run: PreparedRun) -> dict[str, Any]:
         "example": [
             {"token": token, "loss": label != IGNORE} for token, label in zip(tokens, example["labels"], strict=True)
         ],
+        "learned": learned,
         "parameters": method.parameters(run, trainer),
         "estimate": cost,
         "advice": method.advice(run, cost),
     }
+
+
+def learned_tokens(trainer: Any) -> dict[str, Any]:
+    """What carries the loss in the training rows: tokens per row, and the token that ends a text or turn.
+
+    Raises:
+        ConfigError: the end of a row that was not cut is not learned: streams would never draft it.
+    """
+    rows, ends = trainer.train_dataset, eos_token_ids(trainer.model, trainer.processing_class)
+    count, found = 0, Counter[int]()
+    for number, row in enumerate(rows, start=1):
+        own = [token for token in row["labels"] if token != IGNORE]
+        count += len(own)
+        last = next((token for token in reversed(own) if token in ends), None)
+        if last is None and ends and len(row["input_ids"]) < trainer.args.max_length:
+            names = ", ".join(trainer.processing_class.convert_ids_to_tokens(sorted(ends)))
+            raise ConfigError(
+                f"training row {number}: the token that ends an answer ({names}) is not among its {len(own)} tokens "
+                "with loss, so that its end would not be learned; give the base a chat template that writes this token "
+                "behind an answer, or set the base's eos_token to the one that the template writes"
+            )
+        found.update([] if last is None else [last])
+    end = trainer.processing_class.convert_ids_to_tokens([found.most_common(1)[0][0]])[0] if found else "none"
+    return {"tokens_per_row": round(count / len(rows), 1), "end_of_turn": end, "rows_with_end": found.total()}

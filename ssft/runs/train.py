@@ -17,7 +17,7 @@ from ssft.runs.provenance import about_rows, provenance
 from ssft.runs.resume import check_may_begin, check_same_run, write_identity
 from ssft.runs.run import PreparedRun, Trained, run_folder
 from ssft.runs.start import begin_from
-from ssft.training.callbacks import MarkComplete, OrderByEpoch, seconds_until
+from ssft.training.callbacks import MarkComplete, OrderByEpoch, StopInTime, seconds_until
 from ssft.training.progress import training_table
 
 
@@ -52,10 +52,13 @@ def _check_steps(trainer: Any) -> None:
     get_scheduler(args.lr_scheduler_type, stand_in, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
 
 
-def train(run: PreparedRun, output: Path, resume: bool = False, force: bool = False) -> Trained | None:
+def train(
+    run: PreparedRun, output: Path, resume: bool = False, force: bool = False, until: float | None = None
+) -> Trained | None:
     """Train and write the result to `output`; only the main process of several returns it.
 
     `resume` goes on with an interrupted run, `force` lets the result take the place of an earlier one.
+    From the time `until` on, by `time.monotonic`, the run ends with the next step, as it is then.
 
     Raises:
         ConfigError: `output` holds something else, a finished result, or an interrupted run; or the run that `resume`
@@ -69,6 +72,8 @@ def train(run: PreparedRun, output: Path, resume: bool = False, force: bool = Fa
         write_identity(run, output)
     begin = time.monotonic() - (0 if checkpoint is None else seconds_until(checkpoint))
     trainer.add_callback(MarkComplete(begin))
+    if until is not None:
+        trainer.add_callback(StopInTime(until))
     with training_table(trainer, run.recipe.name):
         if checkpoint is None or not _load_if_finished(trainer, checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)

@@ -102,6 +102,9 @@ class StreamHooks:
                 f"{self.backbone.config.model_type} hands no keyword on to its attention, which so cannot turn the "
                 "values of streams; take the identifier 'embedding' instead of 'rotation'"
             )
+        if plan.frozen_main:
+            # With activation checkpointing gradients begin at the embeddings; what the layers below keep goes here.
+            hidden = hidden.detach()
         width = plan.sources.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         main = hidden.gather(1, width)
         if layers == plan.modules.msa_layers[0]:

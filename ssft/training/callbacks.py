@@ -29,6 +29,17 @@ class MarkComplete(TrainerCallback):
             write_bytes(folder / MARKER, str(time.monotonic() - self.begin).encode("ascii"))
 
 
+class StopInTime(TrainerCallback):
+    """Ends the run at the first step after the time `end`, by `time.monotonic`; what it has learned by then counts."""
+
+    def __init__(self, end: float) -> None:
+        self.end = end
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if time.monotonic() >= self.end:
+            control.should_training_stop = True
+
+
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint below `folder` that was written to its end, or None."""
     found = [

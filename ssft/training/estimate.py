@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 
-def estimate(trainer: Any) -> dict[str, float]:
+def estimate(trainer: Any, exact: bool = False) -> dict[str, float]:
     """`steps`, `seconds` and `memory_gib` of the run that `trainer` is about to do; no weight changes.
 
-    The memory is the most that this process has taken until now, and Adam's two moments of what is trained.
+    The memory is the most that this process has taken until now, and Adam's two moments of what is trained. `exact`:
+    the seconds are not rounded to whole ones.
     """
     args, model, loader = trainer.args, trainer.model, trainer.get_train_dataloader()
     batch = next(iter(loader))
@@ -29,7 +30,7 @@ def estimate(trainer: Any) -> dict[str, float]:
     moments = 2 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return {
         "steps": steps,
-        "seconds": round(steps * seconds),
+        "seconds": steps * seconds if exact else round(steps * seconds),
         "memory_gib": round((_peak_bytes(args.device) + moments) / 2**30, 2),
     }
 

@@ -2,7 +2,8 @@
 
 The main stream runs without it, so the decoded text is the base's own, or that of an adapter which the run keeps under
 it (`runs/start.py`); LoRA and P_j learn nothing but to draft.
-A stream exists only from layer N−N_s up, so below it a LoRA would never be used.
+A stream exists only from layer N−N_s up, so below it a LoRA would never be used, and no gradient is taken there:
+training keeps no activations of those layers and goes back through N_s layers alone.
 """
 
 import re

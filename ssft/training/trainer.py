@@ -61,13 +61,15 @@ class StreamSFTTrainer(SpeculationMetrics):
         self.streams.float()
         layers = self.streams.config.num_msa_layers
         self.gate = gate_lora(self.model, adapter, layers) if args.mode == "lossless" else None
+        self.cut = self.gate is not None
+        """Whether no gradient is taken below the insertion layer, where in lossless mode nothing trains."""
         self.num_guesses = args.num_streams
         self.loss_names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, args.num_streams + 1))]
         self.add_callback(MeasureStreams(self, tree or TreeConfig()))
 
     def score(self, model: nn.Module, inputs: dict[str, Any], sources: Tensor, real: Any, targets: Tensor) -> NgramLoss:
         """The n-gram loss of a batch, with head and loss on the real sources only."""
-        plan = StreamPlan(self.streams, sources, self.num_guesses)
+        plan = StreamPlan(self.streams, sources, self.num_guesses, self.cut)
         if self.gate is not None:
             self.gate.plan = plan
         mask = needed_mask(inputs["attention_mask"])

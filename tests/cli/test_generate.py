@@ -14,7 +14,6 @@ from tiny_base import rows, save_rows, save_tiny_base
 
 from ssft.cli import generate
 from ssft.cli.main import cli
-from ssft.recipes.data import load_rows
 from ssft.runtime import loader
 
 KEYS = ["prompt", "completion", "adapter", "tokens", "calls", "seconds", "finish_reason"]
@@ -144,38 +143,6 @@ def test_output_limit_messages_and_gzip(adapter, base, tmp_path):
     assert [path.name for path in output.parent.iterdir()] == ["out.jsonl"]
 
 
-def test_rows_for_training_have_every_prompt_once_and_whole_answers_only(adapter, tmp_path, monkeypatch):
-    adapted = fake_adapted()
-    monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: adapted)
-    prompts = ["5 6", "7 8 9", "5 6", "10 11"]
-    data = save_rows(tmp_path / "rows.jsonl", [{"prompt": prompt, "completion": "no"} for prompt in prompts])
-    answers = {row["prompt"]: row["completion"].split() for row in read(run(adapter, "--data", data).stdout)}
-    # A token of one answer that no other answer has becomes the end of text: that answer alone is whole.
-    others = {token for prompt in ("5 6", "10 11") for token in answers[prompt]}
-    end = next(token for token in answers["7 8 9"] if token not in others)
-    adapted.eos_token_ids = {int(end)}
-    output = tmp_path / "own.jsonl"
-    result = run(adapter, "--data", data, "--for-training", "--output", output)
-    assert result.exit_code == 0, result.output
-    assert [row["prompt"] for row in read(output.read_text())] == ["7 8 9"]
-    assert "3 prompts" in result.stderr
-    assert "2 that reached --max-new-tokens 12 are left out" in result.stderr
-    assert len(load_rows(output)) == 1
-    adapted.eos_token_ids = set()
-    result = run(adapter, "--data", data, "--for-training", "--output", output)
-    assert result.exit_code == 2
-    assert "all 3 answers reached --max-new-tokens 12" in result.stderr
-    assert len(read(output.read_text())) == 1
-
-
-def test_chats_make_no_rows_for_training(adapter, tmp_path, monkeypatch):
-    monkeypatch.setattr(loader, "load_adapted", lambda *_, **__: fake_adapted())
-    data = save_rows(tmp_path / "chat.jsonl", [{"messages": [{"role": "user", "content": "5 6"}]}])
-    result = run(adapter, "--data", data, "--for-training")
-    assert result.exit_code == 2
-    assert "whose template training would apply again" in " ".join(result.stderr.split())
-
-
 def test_a_failure_leaves_the_old_output(adapter, base, tmp_path, monkeypatch):
     output = tmp_path / "out.jsonl"
     output.write_text("before")
@@ -195,7 +162,6 @@ def test_a_failure_leaves_the_old_output(adapter, base, tmp_path, monkeypatch):
         (["a"], "no prompt: give --prompt TEXT or --row JSON"),
         (["a", "--prompt", "x", "--data", "FILE"], "--prompt and --data exclude each other"),
         (["a", "--prompt", ""], "--prompt is empty"),
-        (["a", "--prompt", "x", "--for-training"], "--for-training makes a file of training rows"),
         (["a", "--prompt", "x", "--limit", "2"], "--limit counts rows of a --data file"),
         (["a", "--data", "FILE", "--json"], "--data gives JSONL already"),
         (["a", "--prompt", "x", "--tree", "max_node=3"], "did you mean 'max_nodes'?"),
@@ -203,7 +169,6 @@ def test_a_failure_leaves_the_old_output(adapter, base, tmp_path, monkeypatch):
         (["--base", "b", "--row", "{}"], "--row is put into form by an adapter's run.yaml; name the adapter"),
         (["a", "--row", "{"], "--row is no JSON (Expecting property name"),
         (["a", "--row", "[1]"], "--row is '[1]'; give one object"),
-        (["a", "--data", "FILE", "--for-training", "--chat"], "--for-training writes raw prompts; leave --chat out"),
         (["a", "--data", "nowhere.jsonl"], "does not exist"),
         (["nowhere", "--prompt", "x"], "adapter 'nowhere' is no folder"),
     ],

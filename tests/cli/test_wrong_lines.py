@@ -264,9 +264,35 @@ LINES = {
     "generate, answers": ([*DECODE, "--num-return-sequences", "2"], "without sampling all answers of a prompt are the"),
     "generate, answers JSON": (
         [*DECODE, "--num-return-sequences", "2", "--seed", "1", "--json"], "gives JSONL already; leave --json out"),
-    "generate, answers to train on": (
-        ["generate", "adapter", "--data", "rows.jsonl", "--for-training", "--num-return-sequences", "2", "--seed", "1"],
-        "--for-training answers every prompt once"),
+    "distill, nothing to answer": (["distill", "base", "--output", "own.jsonl"], "no prompts: give --data FILE"),
+    "distill, both": (
+        ["distill", "base", "--output", "own.jsonl", "--data", "rows.jsonl", "--questions", "3"],
+        "--data has the questions already"),
+    "distill, limit": (["distill", "base", "--output", "own.jsonl", "--limit", "3"], "--limit counts rows of a --data"),
+    "distill, folder": (["distill", "base", "--output", "base", "--questions", "1"], "is a directory"),
+    "distill, no output": (["distill", "base", "--questions", "1"], "Missing option '--output'"),
+    "distill, no model": (["distill", "nowhere", "--output", "own.jsonl", "--questions", "1"], "nowhere"),
+    "distill, question temperature": (
+        ["distill", "base", "--output", "own.jsonl", "--questions", "1", "--question-temperature", "0"],
+        "temperature=0.0, expected a number from 0.001 to 1000"),
+    "distill, turns of prompts": (
+        ["distill", "base", "--output", "own.jsonl", "--data", "rows.jsonl", "--turns", "2"],
+        "row 1 has `prompt`, which has one turn, and --turns is 2"),
+    "accelerate, no output": (["accelerate", "base"], "Missing option '--output'"),
+    "accelerate, no time": (["accelerate", "base", "--output", "fast", "--minutes", "0"], "0 is not in the range x>0"),
+    "accelerate, time": (["accelerate", "base", "--output", "fast", "--minutes", "long"], "'long' is not a valid"),
+    "accelerate, limit": (["accelerate", "base", "--output", "fast", "--limit", "3"], "--limit counts rows"),
+    "accelerate, folder": (
+        ["accelerate", "base", "--output", "adapter"],
+        "adapter exists and is not what `ssft accelerate` began; choose another --output"),
+    "accelerate, key": (
+        ["accelerate", "base", "training.steps=3", "--output", "fast"],
+        "unknown key training.steps; did you mean 'training.max_steps'?"),
+    "accelerate, adapter": (
+        ["accelerate", "base", "--output", "fast", "--adapter", "nowhere"], "adapter 'nowhere' is no folder"),
+    "distill, another's file": (
+        ["distill", "base", "--output", "rows.jsonl", "--data", "rows.jsonl"],
+        "rows.jsonl exists, and rows.jsonl.run, which `ssft distill` writes beside its rows, cannot be read"),
     "generate, no option": ([*DECODE, "--num-beams", "2"], "No such option '--num-beams'\n"),
     "generate, model": (["generate", "--model", "x"], "No such option '--model'; did you mean '--base'?"),
     "generate, max-tokens": ([*DECODE, "--max-tokens", "5"], "did you mean '--max-new-tokens'?"),

@@ -297,3 +297,18 @@ def test_a_missing_file_is_no_hub_dataset():
 def test_data_config_is_checked(values, message):
     with pytest.raises(ConfigError, match=message):
         DataConfig(**values).check_data()
+
+
+def test_every_turn_of_a_chat_may_be_learned(tmp_path):
+    chat = [{"role": role, "content": f"{role} {turn}"} for turn in (1, 2) for role in ("user", "assistant")]
+    rows = [{"messages": [{"role": "system", "content": "short"}, *chat]}, {"messages": chat[:2]}]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {}
+    for choice in ("last", "all"):
+        config = DataConfig(train=str(path), validation_fraction=0.5, learned_turns=choice)
+        parts = load_row_pair(config, 0)
+        found[choice] = [[row["messages"][-1]["content"] for row in part.rows] for part in parts]
+    # No chat lies in both parts.
+    assert sorted(found["last"]) == [["assistant 1"], ["assistant 2"]]
+    assert sorted(found["all"]) == [["assistant 1"], ["assistant 1", "assistant 2"]]

@@ -1,10 +1,11 @@
 """What a prepared run trains on: own tables, rows that are too long, and what is said about both."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tiny_base import rows, save_rows, save_tiny_base
+from tiny_base import TEMPLATE, rows, save_rows, save_tiny_base
 
 from ssft.cli.main import cli
 from ssft.errors import DataError
@@ -114,3 +115,35 @@ def test_the_quickstart_recipe_takes_all_rows_of_own_data(settings, tmp_path):
     assert (len(run.train), len(run.validation)) == (400, 20)
     built_in = prepare(load_recipe("quickstart", [settings[0], "training.num_msa_layers=2"]), tmp_path / "out")
     assert (len(built_in.train), len(built_in.validation)) == (300, 8)
+
+
+def dry_run(settings, template, base):
+    """`ssft train chat_lossless --dry-run` over chats with two turns, with a chat template of the test's own."""
+    chat = [{"role": role, "content": f"{role} {turn}"} for turn in (1, 2) for role in ("user", "assistant")]
+    path = next(s for s in settings if s.startswith("data.train=")).partition("=")[2]
+    save_rows(Path(path), [{"messages": chat}] * 3)
+    save_rows(Path(path).with_name("validation.jsonl"), [{"messages": chat[:2]}])
+    (base / "chat_template.jinja").write_text(template)
+    more = ["training.max_length=200", "training.per_device_train_batch_size=2", "lora.r=2", "--dry-run", "--json"]
+    return CliRunner().invoke(cli, ["train", "chat_lossless", *settings, *more])
+
+
+def test_a_dry_run_says_what_is_learned_and_that_the_end_of_a_turn_is(settings, tmp_path):
+    base = save_tiny_base(tmp_path / "ends")
+    settings[0] = f"base={base}"
+    done = dry_run(settings, TEMPLATE.replace("'\n' }}", "'<eos>' }}"), base)
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["rows"]["train"] == 6
+    # "assistant 1" and the end of the turn, a token a character
+    assert facts["learned"] == {"tokens_per_row": 12.0, "end_of_turn": "<eos>", "rows_with_end": 6}
+    text = "".join(part["token"] for part in facts["example"] if part["loss"])
+    assert text == "assistant 1<eos>"
+
+
+def test_a_dry_run_refuses_rows_whose_end_would_not_be_learned(settings, tmp_path):
+    base = save_tiny_base(tmp_path / "endless")
+    settings[0] = f"base={base}"
+    done = dry_run(settings, TEMPLATE, base)
+    assert done.exit_code == 2
+    assert "training row 1: the token that ends an answer (<eos>) is not among its 12 tokens with loss" in done.stderr

@@ -151,3 +151,32 @@ def test_merging_a_lossless_adapter_is_refused_before_its_base_is_loaded(tmp_pat
     bare = load_adapted(None, str(tmp_path / "base"), dtype="float32")
     said, base = (model.complete(prompt, max_new_tokens=12, ignore_eos=True)[0] for model in (adapted, bare))
     assert said.token_ids == base.token_ids
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_gradient_is_taken_below_the_insertion_layer_and_none_is_lost_above(tmp_path, checkpointing):
+    trainer = make_trainer(tmp_path, activation_checkpointing=checkpointing)
+    layers, batch = trainer.hooks.backbone.layers, next(iter(trainer.get_train_dataloader()))
+    went_back = set()
+    if checkpointing:
+        trainer.model.activation_checkpointing_enable()
+    for index, layer in enumerate(layers):
+        layer.mlp.register_full_backward_hook(lambda *_, index=index: went_back.add(index))
+    trainer.model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.requires_grad_(True))
+    trainer.model.train()
+
+    def gradients(cut):
+        trainer.cut = cut
+        went_back.clear()
+        trainer.model.zero_grad()
+        trainer.compute_loss(trainer.model, batch).backward()
+        return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}, {
+            *went_back
+        }
+
+    (whole, all_layers), (cut, top) = gradients(False), gradients(True)
+    assert all_layers == set(range(len(layers)))
+    assert top == {len(layers) - 2, len(layers) - 1}
+    assert whole.keys() == cut.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient)

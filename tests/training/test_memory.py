@@ -3,8 +3,8 @@
 import pytest
 import torch
 from conftest import random_ids, tiny_llama, with_adapter
-from torch.profiler import ProfilerActivity, profile
 
+from ssft.bench.peak_memory import recorded_peak_bytes
 from ssft.streams import attention
 from ssft.streams.config import StreamConfig
 from ssft.streams.insertion import StreamHooks
@@ -49,22 +49,9 @@ def step(hooks, completion):
     assert modules.stream_embeddings.grad.abs().max() > 0
 
 
-def peak(work):
-    """Most bytes of tensors alive at once during `work`, by the allocator's own record."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    assert events
-    highest = current = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        current += event.nbytes()
-        highest = max(highest, current)
-    return highest
-
-
 def growth(hooks):
     """(peak(2048) - peak(1024)) / (peak(1024) - peak(512)): 2 if memory is linear, 4 if it is quadratic."""
-    small, middle, large = (peak(lambda n=n: step(hooks, n)) for n in LENGTHS)
+    small, middle, large = (recorded_peak_bytes(lambda n=n: step(hooks, n)) for n in LENGTHS)
     return (large - middle) / (middle - small)
 
 
@@ -74,7 +61,7 @@ def test_peak_counts_what_is_alive_at_once():
             a = torch.ones(1_000_000)
             del a
 
-    assert 4_000_000 <= peak(work) < 5_000_000
+    assert 4_000_000 <= recorded_peak_bytes(work) < 5_000_000
 
 
 def test_training_memory_is_linear_in_the_completion(hooks):

@@ -59,10 +59,10 @@ def conditions(result: BenchResult) -> str:
 
 
 def tables(result: BenchResult | SuiteResult) -> list[Table]:
-    """The tables that a result has something for: methods, where texts part, depths of drafts, categories, training,
-    methods left out; of a suite those of each task, then quality."""
+    """The tables that a result has something for: methods, where texts part, depths of drafts, categories (speed, then
+    what drafts give), training, methods left out; of a suite those of each task, then quality."""
     if isinstance(result, BenchResult):
-        found = [part(result) for part in (_methods, _differences, _depths, _categories, _training)]
+        found = [part(result) for part in (_methods, _differences, _depths, _categories, _drafts, _training)]
         found.append(Table("left out", ["method", "reason"], [list(item) for item in result.left_out.items()]))
         return [table for table in found if table.rows]
     found = []
@@ -118,6 +118,18 @@ def _categories(result: BenchResult) -> Table:
         rows.append([category, first.rows, first.baseline, *(method_cell(cell, "speedup") for cell in cells)])
     columns = ["category", "prompts", "baseline", *(Column(name, ".2f", "×") for name in result.methods)]
     return Table("speed-up by category", columns, rows)
+
+
+def _drafts(result: BenchResult) -> Table:
+    """Tokens per call and identity by category; empty where there is one category only, or no method drafts."""
+    rows = [
+        [category, name, own.rows, own.tokens_per_call, own.identical]
+        for name, method in result.methods.items()
+        for category, own in method.categories.items()
+        if method.kind == "speculative" and len(method.categories) > 1
+    ]
+    columns = ["category", "method", "prompts", COLUMNS["tokens_per_call"], COLUMNS["identical"]]
+    return Table("drafts by category", columns, sorted(rows, key=lambda row: row[0]), keys=2)
 
 
 def _training(result: BenchResult) -> Table:

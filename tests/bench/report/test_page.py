@@ -62,7 +62,7 @@ def page(text):
 
 def test_every_tag_is_closed_and_every_row_is_full(page):
     assert page.open_tags == []
-    assert len(page.tables) == 14
+    assert len(page.tables) == 15
     for rows in page.tables:
         assert len(set(rows)) == 1
 

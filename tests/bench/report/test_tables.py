@@ -54,6 +54,7 @@ def test_the_tables_of_a_suite():
         "dialogsum: speed-up against generate",
         f"dialogsum: {drafts}",
         "dialogsum: speed-up by category",
+        "dialogsum: drafts by category",
         "dialogsum: what was trained for the methods",
         "dialogsum: left out",
         "e2e_nlg: speed-up against plain",

@@ -1,0 +1,1 @@
+"""A model made faster in one go: rows of its own, streams trained on them, and what they give."""
