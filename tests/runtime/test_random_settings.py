@@ -138,7 +138,6 @@ def random_tree(rng):
         max_stream_nodes=rng.choice([0, 0, 1, 3]),
         max_batch_nodes=rng.choice([0, 0, 12]),
         budget=rng.choice(BUDGETS),
-        lookup=rng.random() < 0.4,
     )
 
 
@@ -169,7 +168,8 @@ def one_setting(number, seen):
     family, fast, costs = rng.choice(ARCHITECTURES), rng.random() < 0.5, rng.choice(sorted(COSTS))
     model = models(family)[fast]
     known = [answer for _ in range(rng.randint(1, 6)) for answer in row(family, rng.randrange(ROWS))][:6]
-    trees = [random_tree(rng) for _ in known]
+    looks = random.Random(f"lookup {number}")
+    trees = [replace(random_tree(rng), lookup=looks.random() < 0.4) for _ in known]
     drafts = [rng.choice(DRAFTS) for _ in known]
     drafters = []
     for (job, text), kind in zip(known, drafts, strict=True):
