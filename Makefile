@@ -41,7 +41,6 @@ DATA ?= data
 SSFT := $(BIN)/python -m ssft
 REFERENCES = data.train=$(DATA)/$*/train.jsonl.gz
 VALIDATION = data.validation=$(DATA)/$*/validation.jsonl.gz
-OWN_dialogsum := --limit 600 --max-new-tokens 128
 FINISHED := adapter_config.json
 
 retrain-sql retrain-e2e_nlg retrain-dialogsum: retrain-%: outputs/%/$(FINISHED)
@@ -50,18 +49,30 @@ retrain-sql retrain-e2e_nlg retrain-dialogsum: retrain-%: outputs/%/$(FINISHED)
 outputs/sql/$(FINISHED): outputs/%/$(FINISHED): outputs/start/%/$(FINISHED)
 	$(SSFT) train $*_streams $(REFERENCES) $(VALIDATION) --output outputs/$* --resume
 
-outputs/e2e_nlg/$(FINISHED) outputs/dialogsum/$(FINISHED): outputs/%/$(FINISHED): outputs/own/%.jsonl
+outputs/e2e_nlg/$(FINISHED): outputs/own/e2e_nlg/as_they_are.jsonl outputs/own/e2e_nlg/renamed.jsonl
+outputs/dialogsum/$(FINISHED): outputs/own/dialogsum.jsonl
+outputs/e2e_nlg/$(FINISHED) outputs/dialogsum/$(FINISHED): outputs/%/$(FINISHED):
 	$(SSFT) train $*_streams $(VALIDATION) --output outputs/$* --resume
 
-outputs/own/%.jsonl: outputs/start/%/$(FINISHED)
-	$(SSFT) distill smollm2-135m --adapter outputs/start/$* --dtype float32 --max-new-tokens 128 \
-	    --data $(DATA)/$*/train.jsonl.gz $(OWN_$*) --output $@.part
+ANSWERS = $(SSFT) distill smollm2-135m --dtype float32 --max-new-tokens 128
+
+outputs/own/dialogsum.jsonl: outputs/start/dialogsum/$(FINISHED)
+	$(ANSWERS) --adapter outputs/start/dialogsum --data $(DATA)/dialogsum/train.jsonl.gz --limit 600 --output $@.part
+	mv $@.part $@
+
+outputs/own/e2e_nlg/as_they_are.jsonl: outputs/start/e2e_nlg/$(FINISHED)
+	$(ANSWERS) --adapter outputs/start/e2e_nlg --data $(DATA)/e2e_nlg/train.jsonl.gz --output $@.part
+	mv $@.part $@
+
+# E2E has 44 names, which streams learn by heart; from prompts with made-up ones they learn to copy.
+outputs/own/e2e_nlg/renamed.jsonl: outputs/start/e2e_nlg/$(FINISHED)
+	$(SSFT) rename --data $(DATA)/e2e_nlg/train.jsonl.gz --unlike $(DATA)/e2e_nlg/validation.jsonl.gz --seed 7 \
+	    --output outputs/start/e2e_nlg/renamed.jsonl
+	$(ANSWERS) --adapter outputs/start/e2e_nlg --data outputs/start/e2e_nlg/renamed.jsonl --limit 1500 --output $@.part
 	mv $@.part $@
 
 outputs/start/sql/$(FINISHED) outputs/start/e2e_nlg/$(FINISHED) outputs/start/dialogsum/$(FINISHED): outputs/start/%/$(FINISHED): | setup
 	$(SSFT) train $* method=lora $(REFERENCES) $(VALIDATION) --output outputs/start/$* --resume
-
-.PRECIOUS: outputs/own/%.jsonl
 
 lint: setup
 	$(BIN)/ruff check .
