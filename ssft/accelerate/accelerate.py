@@ -191,8 +191,6 @@ class Acceleration:
 
     def _recipe(self, words: list[str]) -> Recipe:
         own = [f"base={self.base}", f"adapter={self.adapter or ''}", f"data.train={self.distilled}"]
-        if self.adapter is not None:
-            own.append("save_dtype=auto")  # rounded to 16 bits, the LoRA would say something else
         return load_recipe(RECIPE, [*own, *words, *self.overrides])
 
     def _measure(self, recipe: Recipe) -> tuple[float, int, int]:

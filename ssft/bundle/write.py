@@ -63,7 +63,8 @@ def write_bundle(
         keep: further files, name -> content: what was the user's in a bundle that is replaced (`carried_over`).
         text_lora: the LoRA under which the adapter of `peft_model` was trained, which is then the streams' own.
         draft_vocabulary: the token ids [v] that the streams guess from; None: all that the base has.
-        save_dtype: type in which LoRA tensors are written; None: the one that they have.
+        save_dtype: type in which the tensors of the LoRA that was trained are written; None: the one that they have.
+            `text_lora` is written as it is.
     """
     target = Path(path)
     with whole_folder(target, check_replaceable) as folder:
@@ -87,7 +88,7 @@ def write_bundle(
             save_vocabulary(folder, draft_vocabulary)
         for (name, file), (config, tensors) in places.items():
             write_sorted_json(folder / name, {**config, "base_model_name_or_path": named})
-            save_lora(folder / file, tensors, save_dtype)
+            save_lora(folder / file, tensors, save_dtype if tensors is trained[1] else None)
         settings = {"format_version": version, "streams": modules.config.stream_dict()}
         write_sorted_json(folder / SSFT_CONFIG, {**settings, "tree": tree.tree_dict(), "base": base})
         weights = {key: value.detach().float().cpu().contiguous() for key, value in modules.state_dict().items()}

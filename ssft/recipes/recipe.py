@@ -77,7 +77,9 @@ class Recipe:
         "auto", "compute dtype; auto: the best one of the device"
     )
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "type in which a LoRA is written, two bytes a value in 16 bits; auto: as it was trained"
+        "auto",
+        "type in which the LoRA that is trained is written, two bytes a value in 16 bits; auto: as it was trained. One "
+        "that is kept stays as it is",
     )
     data: DataConfig = field(default_factory=DataConfig)
     lora: "LoraConfig" = field(default_factory=lambda: _section("lora", {}))
