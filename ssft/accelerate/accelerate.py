@@ -12,6 +12,7 @@ from typing import Any
 
 from ssft.accelerate.plan import LEAST_STEPS, SHAPES, SHARES, Shape, enough, steps_in
 from ssft.accelerate.stages import Stages
+from ssft.base.load import eos_token_ids
 from ssft.bench.answers import encode_rows
 from ssft.bench.tuning import tune, tuning_sentence
 from ssft.bench.verify import verify
@@ -197,7 +198,7 @@ class Acceleration:
         """(seconds of a step, training rows, rows of a step); `ConfigError` where the end of a turn is not learned."""
         run = prepare(recipe, self.trained, self.device)
         trainer = build_trainer(run)
-        learned_tokens(trainer)
+        learned_tokens(trainer, eos_token_ids(run.model, run.tokenizer))
         estimate(trainer)  # kernels are chosen and memory is taken here
         cost = estimate(trainer, exact=True)
         batch = run.args.per_device_train_batch_size * run.args.gradient_accumulation_steps

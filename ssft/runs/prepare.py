@@ -1,6 +1,7 @@
 """From a recipe to a prepared run: data, base and settings are loaded and checked before any training."""
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def describe(run: PreparedRun) -> dict[str, Any]:
     method, trainer = training_method(run.recipe.method), build_trainer(run)
     example = trainer.train_dataset[0]
     cost = estimate(trainer)
-    learned = learned_tokens(trainer)
+    learned = learned_tokens(trainer, eos_token_ids(run.model, run.tokenizer))
     tokens = run.tokenizer.convert_ids_to_tokens(example["input_ids"])
     return {
         "recipe": {"name": run.recipe.name, "method": run.recipe.method, "yaml": run.run_yaml},
@@ -68,13 +69,13 @@ def describe(run: PreparedRun) -> dict[str, Any]:
     }
 
 
-def learned_tokens(trainer: Any) -> dict[str, Any]:
-    """What carries the loss in the training rows: tokens per row, and the token that ends a text or turn.
+def learned_tokens(trainer: Any, ends: Collection[int]) -> dict[str, Any]:
+    """What carries the loss in the training rows: tokens per row, and which of the tokens `ends` ends a text or turn.
 
     Raises:
         ConfigError: the end of a row that was not cut is not learned: streams would never draft it.
     """
-    rows, ends = trainer.train_dataset, eos_token_ids(trainer.model, trainer.processing_class)
+    rows = trainer.train_dataset
     count, found = 0, Counter[int]()
     for number, row in enumerate(rows, start=1):
         own = [token for token in row["labels"] if token != IGNORE]

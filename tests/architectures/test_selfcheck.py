@@ -28,7 +28,7 @@ from ssft.runtime.selfcheck import self_check
 from ssft.streams.attention import IMPLEMENTATION
 from ssft.streams.plan import StreamPlan
 
-UNPREPARED = ["glm4", "nemotron", "persimmon", "gpt_bigcode", "biogpt", "olmo3", "afmoe"]
+UNPREPARED = ["glm4", "nemotron", "persimmon", "gpt_bigcode", "biogpt", "olmo3"]
 CHECKS = ["parts", "logits", "positions", "main stream", "streams", "visibility", "text", "lora"]
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": LAYERS, "pad_token_id": 0}
 

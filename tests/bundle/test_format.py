@@ -111,7 +111,7 @@ RESULTS = {
     schema.BenchResult: [
         *MEASURED,
         *("threads", "rounds", "interrupted", "seed", "versions", "methods", "baseline", "left_out", "outputs"),
-        *("prompts_sha256", "temperature"),
+        *("prompts_sha256", "temperature", "form"),
     ],
     schema.MethodResult: [
         *("kind", "lossless", "tokens", "calls", "passes", "tokens_per_call", "seconds", "prompt_seconds"),
@@ -121,6 +121,7 @@ RESULTS = {
     ],
     schema.CategoryResult: [
         *("rows", "tokens", "calls", "tokens_per_call", "seconds", "baseline", "speedup", "speedup_interval"),
+        "identical",
     ],
     schema.Difference: ["row", "position", "expected", "got", "margin"],
     schema.VerifyResult: [*ANSWERED, "against", "identical", "differences", "operation"],

@@ -97,7 +97,8 @@ def test_the_memory_account(adapter, small):
         files = [path.stat().st_size for path in (adapter.parent / name).glob("*.safetensors")]
         assert entry["file_bytes"] == sum(files)
         assert entry["ratio"] == entry["bytes"] / entry["file_bytes"]
-        assert 0.5 < entry["ratio"] < 1
+        # Headers of the files on the one side, zeros between the B of modules that compute together on the other.
+        assert 0.5 < entry["ratio"] < 1.5
         assert (entry["tier"], entry["pinned"]) == ("device", False)
     resident = sum(entry["bytes"] for entry in account["adapters"].values())
     assert account["adapters_resident"] == resident

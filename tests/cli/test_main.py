@@ -143,6 +143,7 @@ def test_bases_as_json(tmp_path, monkeypatch):
 
 def test_bases_as_a_table(tmp_path, monkeypatch):
     monkeypatch.setenv("SSFT_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
     result = CliRunner().invoke(cli, ["bases"])
     (line,) = (line for line in result.stdout.splitlines() if line.startswith("smollm2-135m"))
     assert "Apache-2.0" in line

@@ -1,6 +1,5 @@
 """A run that keeps an adapter's LoRA and gives the streams one of their own: what trains, and what is written."""
 
-
 import pytest
 import torch
 from own_lora import LORA, OWN, SETTINGS, decoded, make_shelf, peft_texts, prepared, trained
