@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ssft.base.kernels.products import Packed, product_of
-from ssft.base.linear import is_linear
+from ssft.base.linear import is_linear, linear_sizes
 
 Hook = Callable[[Tensor, Tensor], None]
 """Gets a group's input x [.., in] and output [.., out of all members], which it may change in place."""
@@ -161,8 +161,7 @@ def columns_of(module: Any) -> tuple[object, int, int]:
     """What computes a module's output: its group, or itself; the first of its columns there, and how many there are."""
     member = vars(module).get("forward")
     if not isinstance(member, _Member):
-        width = module.out_features if isinstance(module, nn.Linear) else module.weight.shape[1]  # GPT-2's Conv1D
-        return module, 0, width
+        return module, 0, linear_sizes(module)[1]
     bounds = member.group.bounds
     return member.group, bounds[member.member][0], bounds[-1][1]
 
