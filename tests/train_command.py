@@ -1,4 +1,4 @@
-"""`ssft train` as a process of its own, on a tiny base and a few rows."""
+"""`ssft train` on a tiny base and a few rows: called in this process, or as a process of its own."""
 
 import json
 import os
@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
 from tiny_base import rows, save_rows, save_tiny_base
+
+from ssft.cli.main import cli
 
 SETTINGS = [
     "training.num_streams=3",
@@ -28,13 +31,11 @@ def training_files(tmp_path):
     return tmp_path
 
 
-def command(files, output, *extra, recipe="quickstart"):
+def words(files, output, *extra):
+    """What stands behind `ssft`."""
     return [
-        sys.executable,
-        "-m",
-        "ssft",
         "train",
-        recipe,
+        "quickstart",
         f"base={files / 'base'}",
         f"data.train={files / 'train.jsonl'}",
         f"data.validation={files / 'validation.jsonl'}",
@@ -45,15 +46,27 @@ def command(files, output, *extra, recipe="quickstart"):
     ]
 
 
+def invoke(files, output, *extra, code=0):
+    """The command in this process, which ends with an exit code and no traceback."""
+    done = CliRunner().invoke(cli, words(files, output, *extra))
+    assert done.exit_code == code, (done.output, done.exception)
+    return done
+
+
+def command(files, output, *extra):
+    """The command line of a process."""
+    return [sys.executable, "-m", "ssft", *words(files, output, *extra)]
+
+
 def environment():
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)}
 
 
-def run(arguments, check=True):
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), check=False)
-    if check:
-        assert done.returncode == 0, done.stderr[-3000:]
+def run(arguments, **more):
+    """A process to its end."""
+    done = subprocess.run(arguments, capture_output=True, text=True, env={**environment(), **more}, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
