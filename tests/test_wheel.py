@@ -38,17 +38,27 @@ def site(wheel):
     return folder
 
 
+MANY = """
+import json, sys
+from click.testing import CliRunner
+from ssft.cli.main import cli
+
+told = [CliRunner().invoke(cli, words) for words in json.loads(sys.argv[1])]
+print(json.dumps([[done.exit_code, done.stdout, done.stderr] for done in told]))
+"""
+"""A program that calls commands one after the other, and tells of each its exit code, stdout and stderr."""
+
+
 @pytest.fixture
-def ssft(site, tmp_path, monkeypatch):
-    """Runs a command with the wheel's package from an empty folder; stdout, or with `code` 2 the error."""
+def python(site, tmp_path, monkeypatch):
+    """Runs Python with the wheel's package from an empty folder; its stdout."""
     monkeypatch.chdir(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
-    def run(*words, code=0):
-        command = [sys.executable, "-m", "ssft", *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == code, done.stderr
-        return done.stderr if code else done.stdout
+    def run(*words):
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return run
 
@@ -74,28 +84,37 @@ def test_it_holds_the_package_the_recipes_and_the_adapters_and_nothing_else(whee
         )
 
 
-def test_commands_work_beside_no_source_tree(ssft, site):
-    assert json.loads(ssft("env", "--json"))["ssft"] == __version__
-    recipes = {recipe["name"]: recipe["path"] for recipe in json.loads(ssft("recipes", "--json"))["recipes"]}
+def test_commands_work_beside_no_source_tree(python, site):
+    recipes = {r["name"]: r["path"] for r in json.loads(python("-m", "ssft", "recipes", "--json"))["recipes"]}
     assert recipes["peers/draft_sql"] == str(site / "ssft" / "_recipes" / "peers" / "draft_sql.yaml")
-    facts = json.loads(ssft("inspect", "adapters/sql", "--json"))
+    calls = [
+        ["env", "--json"],
+        ["inspect", "adapters/sql", "--json"],
+        ["recipes", "show", "adapters/sql/run.yaml"],
+        ["recipes", "show", "adapters/sql/x.yaml"],
+    ]
+    env, inspected, shown, unknown = json.loads(python("-c", MANY, json.dumps(calls)))
+    assert [code for code, *_ in (env, inspected, shown, unknown)] == [0, 0, 0, 2]
+    assert json.loads(env[1])["ssft"] == __version__
+    facts = json.loads(inspected[1])
     assert (facts["path"], facts["format_version"]) == (str(site / "ssft" / "_adapters" / "sql"), 3)
-
-
-def test_the_settings_of_a_shipped_adapter_are_found(ssft, site):
-    assert ssft("recipes", "show", "adapters/sql/run.yaml") == (ROOT / "adapters" / "sql" / "run.yaml").read_text()
-    assert "'adapters/sql/x.yaml' is neither a shipped recipe nor" in ssft(
-        "recipes", "show", "adapters/sql/x.yaml", code=2
-    )
+    # The settings of a shipped adapter are found, and only those that there are.
+    assert shown[1] == (ROOT / "adapters" / "sql" / "run.yaml").read_text()
+    assert "'adapters/sql/x.yaml' is neither a shipped recipe nor" in unknown[2]
 
 
 @needs_base
 @pytest.mark.slow
-def test_it_trains_and_decodes_with_what_came_in_it(ssft):
-    facts = json.loads(ssft("train", "quickstart", "data.max_train_rows=4", "--dry-run", "--json"))
-    assert facts["recipe"]["name"] == "quickstart"
+def test_it_trains_and_decodes_with_what_came_in_it(python):
     row = {"context": "CREATE TABLE table_1_10_1 (name VARCHAR, age INTEGER)", "question": "How old is Ann?"}
-    answer = json.loads(ssft("generate", "adapters/sql", "--row", json.dumps(row), "--max-new-tokens", "24", "--json"))
+    calls = [
+        ["train", "quickstart", "data.max_train_rows=4", "--dry-run", "--json"],
+        ["generate", "adapters/sql", "--row", json.dumps(row), "--max-new-tokens", "24", "--json"],
+    ]
+    trained, generated = json.loads(python("-c", MANY, json.dumps(calls)))
+    assert [code for code, *_ in (trained, generated)] == [0, 0], (trained, generated)
+    assert json.loads(trained[1])["recipe"]["name"] == "quickstart"
+    answer = json.loads(generated[1])
     assert answer["prompt"].endswith("Question: How old is Ann?\n\nSQL:\n")
     assert answer["completion"].startswith("SELECT")
     assert answer["calls"] < answer["tokens"]
