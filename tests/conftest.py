@@ -1,5 +1,6 @@
 """Tiny random models of every supported architecture, built from configs: no network, no files."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -156,3 +157,9 @@ def random_ids(batch, length, seed=0):
 def pytest_configure(config):
     """PEFT asks every model it wraps for an attribute that transformers 5.23 renamed."""
     config.addinivalue_line("filterwarnings", "ignore:.?is_gradient_checkpointing.? is deprecated:FutureWarning")
+
+
+def pytest_collection_finish():
+    """The libraries' half a million objects stay: the collector, which every training calls, has no need to look at
+    them again."""
+    gc.freeze()

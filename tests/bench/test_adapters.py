@@ -1,6 +1,5 @@
 """`ssft bench adapters` on a tiny base: the shelf, and batches."""
 
-import gc
 import random
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,16 +25,8 @@ NAMES = ("deep", "projected")
 SMALL = {"max_new_tokens": TOKENS, "rounds": 1, "loads": 6, "progress": False}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_objects():
-    """The collector looks at what comes from here on: half a million objects of libraries would cost seconds."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(scope="module")
-def shelf(few_objects, tmp_path_factory):
+def shelf(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shelf")
     base = save_tiny_base(folder / "base")
     paths = {name: save_adapter(folder / name, base, *SHELF[name], seed) for seed, name in enumerate([*NAMES, "small"])}

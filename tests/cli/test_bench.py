@@ -1,6 +1,5 @@
 """`ssft bench`: the comparison by default, its subcommands, and wrong input."""
 
-import gc
 import json
 import sys
 
@@ -313,15 +312,6 @@ def over_base(shelf):
     return ["adapters", shelf / "deep", shelf / "projected", *base, *small]
 
 
-@pytest.fixture
-def few_objects():
-    """The collector looks at what comes from here on: half a million objects of libraries would cost seconds."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("few_objects")
 def test_adapters_as_json_and_as_a_file(over_base, shelf, tmp_path):
     output = tmp_path / "results" / "adapters.json"
     data = ["--data", f"deep={shelf / 'rows.jsonl'}", "--limit", 5]
