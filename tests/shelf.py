@@ -4,6 +4,7 @@ import atexit
 import functools
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,12 +45,12 @@ OWN = "own"  # streams with a LoRA of their own over another one
 PLAIN = "plain"  # a LoRA without streams, as peft writes it
 
 
-def save_adapter(folder, base, lora=None, streams=None, tree=None, seed=0, scale=0.2, text_lora=None):
+def save_adapter(folder, base, lora=None, streams=None, tree=None, seed=0, scale=0.2, text_lora=None, loaded=None):
     """A bundle with random weights for the base in the folder `base`; without `streams` a plain peft folder.
 
-    With `text_lora` those weights are the streams' own.
+    With `text_lora` those weights are the streams' own. loaded: (model, tokenizer) of the base, which stays as it is.
     """
-    model, tokenizer = load_base(base, dtype="float32")
+    model, tokenizer = loaded or load_base(base, dtype="float32")
     torch.manual_seed(100 + seed)
     settings = {"r": 4, "target_modules": "all-linear", **(lora or {})}
     peft_model = get_peft_model(model, LoraConfig(**{"lora_alpha": 2 * settings["r"], **settings}))
@@ -58,26 +59,28 @@ def save_adapter(folder, base, lora=None, streams=None, tree=None, seed=0, scale
             torch.nn.init.normal_(parameter, std=scale / settings["r"] ** 0.5)
     if streams is None:
         peft_model.save_pretrained(folder)
-        return folder
-    for parameter in attach_streams(peft_model, streams).parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    fingerprint = base_fingerprint(model, tokenizer, base)
-    bundle = write_bundle(folder, peft_model, tree=tree or TreeConfig(), base=fingerprint, text_lora=text_lora)
-    write_card(bundle)
-    return bundle.path
+    else:
+        for parameter in attach_streams(peft_model, streams).parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        fingerprint = base_fingerprint(model, tokenizer, base)
+        write_card(write_bundle(folder, peft_model, tree=tree or TreeConfig(), base=fingerprint, text_lora=text_lora))
+    peft_model.unload()
+    return folder
 
 
 def save_shelf(folder, architecture="llama"):
     """(base folder, {name: adapter folder}) with every adapter of `SHELF` and a plain one."""
     base = save_tiny_base(folder / "base", architecture)
+    save = functools.partial(save_adapter, base=base, loaded=load_base(base, dtype="float32"))
     paths = {
-        name: save_adapter(folder / name, base, lora, streams, tree, seed)
+        name: save(folder / name, lora=lora, streams=streams, tree=tree, seed=seed)
         for seed, (name, (lora, streams, tree)) in enumerate(SHELF.items())
     }
-    paths[PLAIN] = save_adapter(folder / PLAIN, base, seed=len(SHELF))
+    paths[PLAIN] = save(folder / PLAIN, seed=len(SHELF))
     lora, streams, tree = SHELF["lossless"]
-    text = read_bundle(save_adapter(folder / "text", base, {"r": 3}, seed=len(SHELF) + 1)).text_lora
-    paths[OWN] = save_adapter(folder / OWN, base, lora, streams, tree, len(SHELF) + 2, text_lora=text)
+    text = read_bundle(save(folder / "text", lora={"r": 3}, seed=len(SHELF) + 1)).text_lora
+    own = {"lora": lora, "streams": streams, "tree": tree, "seed": len(SHELF) + 2, "text_lora": text}
+    paths[OWN] = save(folder / OWN, **own)
     return base, paths
 
 
@@ -91,7 +94,7 @@ def shared_shelf(architecture="llama"):
 
 
 class Reference:
-    """What transformers and peft say, one row and one adapter at a time, on models that ssft never touches."""
+    """What transformers and peft say, one row and one adapter at a time, on a model that ssft never touches."""
 
     def __init__(self, base, paths):
         self.base, self.paths = base, paths
@@ -103,18 +106,29 @@ class Reference:
         return self._text(tuple(prompt), adapter, tokens, tuple(sorted(eos)))
 
     @functools.cached_property
-    def models(self):
-        loaded = {None: load_base(self.base, dtype="float32")[0].eval()}
-        for name, path in self.paths.items():
-            loaded[name] = PeftModel.from_pretrained(load_base(self.base, dtype="float32")[0], str(path)).eval()
-        return loaded
+    def _model(self):
+        """The base with every adapter, as peft holds several."""
+        (name, path), *others = self.paths.items()
+        model = PeftModel.from_pretrained(load_base(self.base, dtype="float32")[0], str(path), adapter_name=name)
+        for name, path in others:
+            model.load_adapter(str(path), name)
+        return model.eval()
+
+    @contextmanager
+    def model(self, adapter):
+        """peft's model, of which this adapter is the active one, or none is."""
+        if adapter is None:
+            with self._model.disable_adapter():
+                yield self._model
+        else:
+            self._model.set_adapter(adapter)
+            yield self._model
 
     def _generate(self, prompt, adapter, tokens, eos):
-        model = self.models[adapter]
         ids = torch.tensor([prompt])
-        # Set on the model: generate() takes an argument None as "look there".
-        model.generation_config.eos_token_id = list(eos) or None
-        output = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
-        )
+        with self.model(adapter) as model:
+            # Set on the model: generate() takes an argument None as "look there".
+            model.generation_config.eos_token_id = list(eos) or None
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            output = model.generate(**inputs, do_sample=False, max_new_tokens=tokens, pad_token_id=0)
         return output[0, len(prompt) :].tolist()

@@ -7,6 +7,7 @@ from embedded_base import BASE, needs_base
 from shelf import Reference, save_adapter
 
 from ssft.base.embedded import base_path
+from ssft.base.load import load_base
 from ssft.decoding.config import TreeConfig
 from ssft.runtime.model import MultiAdapterModel
 from ssft.streams.config import StreamConfig
@@ -30,8 +31,9 @@ pytestmark = [pytest.mark.slow, needs_base]
 
 def test_a_mixed_batch_of_twelve_rows_is_what_each_row_is_alone(tmp_path):
     base = base_path(BASE)
+    loaded = load_base(base, dtype="float32")
     paths = {
-        name: save_adapter(tmp_path / name, base, *settings, seed=seed, scale=scale)
+        name: save_adapter(tmp_path / name, base, *settings, seed=seed, scale=scale, loaded=loaded)
         for seed, (name, (*settings, scale)) in enumerate(ADAPTERS.items())
     }
     model = MultiAdapterModel.from_pretrained(base, dtype="float32", device_map="cpu")

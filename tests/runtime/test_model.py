@@ -13,6 +13,7 @@ import torch
 from covering import over_architectures
 from shelf import OWN, PLAIN, SHELF, shared_shelf
 
+from ssft.base.load import load_base
 from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.draft.streams import StreamDrafter
 from ssft.lora.bank import Adapter
@@ -210,7 +211,7 @@ def test_switching_moves_no_tensor(model):
 
 
 def test_base_weights_are_never_touched(shelf, model):
-    untouched = shelf.reference.models[None].state_dict()
+    untouched = load_base(shelf.base, dtype="float32")[0].state_dict()
     run(model, rows(7))
     dense = copy.deepcopy(model.model)
     model.linears.restore(dense)

@@ -167,17 +167,17 @@ def test_stops_differ_per_row(shelf, model):
 def test_processors_see_each_nodes_own_path(shelf, model, processor):
     results = run(model, logits_processor=LogitsProcessorList([processor]))
     for row, result in enumerate(results):
-        reference = shelf.reference.models[ADAPTERS[row]]
-        reference.generation_config.eos_token_id = None
         prompt = torch.tensor([ids(model, PROMPTS[row])])
-        expected = reference.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            do_sample=False,
-            max_new_tokens=TOKENS,
-            pad_token_id=0,
-            logits_processor=LogitsProcessorList([processor]),
-        )[0, prompt.shape[1] :].tolist()
+        with shelf.reference.model(ADAPTERS[row]) as reference:
+            reference.generation_config.eos_token_id = None
+            expected = reference.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=False,
+                max_new_tokens=TOKENS,
+                pad_token_id=0,
+                logits_processor=LogitsProcessorList([processor]),
+            )[0, prompt.shape[1] :].tolist()
         assert result["token_ids"] == expected
     assert [r["token_ids"] for r in results] != [plain(shelf, model, row) for row in range(4)]
     assert sum(r["calls"] for r in results) < 4 * TOKENS
