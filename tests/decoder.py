@@ -27,3 +27,9 @@ class Decoder:
         requests = [self.request(prompt, max_new_tokens, eos) for prompt in prompts]
         *_, results = Scheduler(self.step, budget=self.budget).decode(requests)
         return results
+
+
+def on(step, decoder):
+    """The decoder, whose passes are taken by `step`."""
+    decoder.step = step
+    return decoder

@@ -6,33 +6,38 @@ guess, so that drafts are never, sometimes or always right; trees, masks, passes
 
 import functools
 import math
-import random
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from conftest import ARCHITECTURES, TINY, VOCABULARY, random_ids, tiny_mistral, with_adapter
 from covering import covering, over_architectures
 from decoder import Decoder
-from oracle import ALL, GAMMA, PROMPTS, TOKENS, TOP_K, Oracle, adapted, decode, generate, is_right
+from oracle import (
+    ALL,
+    DRAFTS,
+    ENDINGS,
+    GAMMA,
+    PROMPTS,
+    ROWS,
+    TOKENS,
+    TOP_K,
+    Oracle,
+    adapted,
+    assert_accounts,
+    cut,
+    decode,
+    first_seen,
+    generate,
+    is_right,
+    late_eos,
+    shared,
+)
 
-from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.config import TREE_KINDS, TreeConfig
-from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
 from ssft.errors import GenerationError
 from ssft.streams.config import StreamConfig
 from ssft.streams.insertion import StreamHooks
 from ssft.streams.modules import streams_of
-
-DRAFTS = ["never", "sometimes", "always"]
-ROWS = {"batch1": [1], "batch3": ALL}
-ENDINGS = ["budget", "eos"]
-
-
-@functools.cache
-def shared(architecture):
-    return adapted(TINY[architecture]())
 
 
 @functools.cache
@@ -45,25 +50,6 @@ def subject(architecture):
     return shared(architecture)
 
 
-def first_seen(text):
-    """Places in `text` whose token did not come before."""
-    return [i for i, token in enumerate(text) if token not in text[:i]]
-
-
-def late_eos(subject):
-    """The token that row 1 says last for the first time: an EOS that ends it after some passes."""
-    text = subject.texts[1]
-    return {text[first_seen(text[:17])[-1]]}
-
-
-def cut(text, tokens, eos=()):
-    """(text up to the first EOS or the budget, reason)."""
-    for i, token in enumerate(text[:tokens]):
-        if token in eos:
-            return text[: i + 1], "eos"
-    return text[:tokens], "length"
-
-
 def expected_calls(drafts, row, length, budget, gamma=GAMMA):
     """Passes that decoding must take, by walking through the text."""
     produced = calls = 1
@@ -73,16 +59,6 @@ def expected_calls(drafts, row, length, budget, gamma=GAMMA):
         produced += depth + 1
         calls += 1
     return calls
-
-
-def assert_accounts(result):
-    """Every pass after the prompt's yields its accepted depth plus one token; only an EOS cuts some of them off."""
-    assert sum(result.accepted) == result.calls - 1
-    yielded = 1 + sum(times * (depth + 1) for depth, times in enumerate(result.accepted))
-    if result.finish_reason == "length":
-        assert yielded == len(result.token_ids)
-    else:
-        assert len(result.token_ids) <= yielded < len(result.token_ids) + len(result.accepted)
 
 
 # --- before all: there is something to tell apart ---
@@ -352,71 +328,3 @@ def test_decoding_twice_gives_the_same(subject, rows):
     decoder = Decoder(subject.hooks, subject.streams)
     first, second = decode(decoder, rows), decode(decoder, rows)
     assert [(r.token_ids, r.calls, r.accepted) for r in first] == [(r.token_ids, r.calls, r.accepted) for r in second]
-
-
-# --- budgets ---
-
-
-def wild(draw):
-    """Costs that are other ones in every pass, in no order."""
-    return lambda b, n, m: draw.uniform(1, 3)
-
-
-COSTS = {
-    "free": lambda draw: lambda b, n, m: 1.0,
-    "steep": lambda draw: lambda b, n, m: float(n + 2 * m),
-    "wild": wild,
-}
-
-
-class FakeCosts:
-    """c(B, n, m) as a function."""
-
-    def __init__(self, cost):
-        self.cost = cost
-
-    def of(self, rows):
-        found = lambda nodes, sources: np.array(  # noqa: E731
-            [[self.cost(len(rows), n, m) for m in range(sources + 1)] for n in range(1, nodes + 1)]
-        )
-        return SimpleNamespace(table=found)
-
-
-@over_architectures(kind=TREE_KINDS, drafts=DRAFTS, rows=ROWS, costs=COSTS, ending=ENDINGS)
-def test_a_tuned_budget_gives_the_plain_text(subject, kind, drafts, rows, costs, ending):
-    eos = late_eos(subject) if ending == "eos" else set()
-    oracle = Oracle(subject, TreeConfig(kind, 16, TOP_K, budget="auto"), drafts, rows)
-    oracle.budget = TunedBudget(FakeCosts(costs(random.Random(0))))
-    oracle.budget.took = lambda milliseconds: None  # real times would put the made-up costs right
-    for row, result in zip(rows, decode(oracle, rows, eos=eos), strict=True):
-        assert (result.token_ids, result.finish_reason) == cut(subject.texts[row], TOKENS, eos)
-        assert_accounts(result)
-        if costs is COSTS["free"] and drafts == "always":
-            assert result.calls == 1 + math.ceil((len(result.token_ids) - 1) / (GAMMA + 1))
-        if costs is COSTS["steep"] or drafts == "never":
-            assert result.calls == len(result.token_ids)
-
-
-def test_tuned_budgets_in_random_settings_give_the_plain_text(architecture):
-    """Real streams, rows of all kinds side by side, one budget that learns from all of them."""
-    draw, of = random.Random(0), shared(architecture)
-    budget, fewer = TunedBudget(FakeCosts(wild(draw))), 0
-    for _ in range(70):
-        rows, requests = draw.choices(ALL, k=draw.randint(1, 4)), []
-        for row in rows:
-            tree = TreeConfig(
-                draw.choice(TREE_KINDS),
-                max_nodes=draw.choice([1, 2, 7, 40]),
-                top_k=draw.choice([1, 4, 30]),
-                max_depth=draw.randint(0, GAMMA),
-                max_stream_nodes=draw.choice([0, 1, 3]),
-                max_batch_nodes=draw.choice([0, 0, 20]),
-                budget=draw.choice(["auto", "auto", "auto", "fixed"]),
-            )
-            streams = draw.choice([of.streams, of.streams, of.streams, None])
-            requests.append(Decoder(of.hooks, streams, tree).request(PROMPTS[row], draw.randint(1, TOKENS)))
-        *_, results = Scheduler(Step(of.hooks), budget=budget).decode(requests)
-        for row, request, result in zip(rows, requests, results, strict=True):
-            assert result.token_ids == of.texts[row][: request.max_new_tokens]
-            fewer += len(result.token_ids) - result.calls
-    assert fewer > 50, "no draft was right, so the test shows little"
