@@ -11,9 +11,7 @@ from ssft.bench.answers import encode_rows
 from ssft.decoding.draft.streams import StreamDrafter
 from ssft.errors import ConfigError
 from ssft.lora.vocabulary import draft_vocabulary
-
-TokenIds = tuple[list[int], list[int]]
-"""Token ids of a row's prompt, and of its completion."""
+from ssft.training.vocabulary import TokenIds
 
 
 @dataclass
@@ -84,7 +82,7 @@ def measure_vocabularies(
     return found
 
 
-def _covered(rows: Iterable[tuple[list[int], set[int]]]) -> float:
+def _covered(rows: Iterable[tuple[Sequence[int], set[int]]]) -> float:
     """Share of all tokens that are among those known in their row."""
     hits = [token in known for completion, known in rows for token in completion]
     return sum(hits) / max(len(hits), 1)

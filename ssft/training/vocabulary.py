@@ -15,11 +15,11 @@ from torch import Tensor
 from ssft.base.load import eos_token_ids
 from ssft.training.loss import IGNORE
 
-Row = tuple[Sequence[int], Sequence[int]]
-"""Token ids of a prompt, and of its completion."""
+TokenIds = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a row's prompt, and of its completion."""
 
 
-def learn_vocabulary(rows: Iterable[Row], always: Iterable[int], size: int, vocab_size: int) -> Tensor:
+def learn_vocabulary(rows: Iterable[TokenIds], always: Iterable[int], size: int, vocab_size: int) -> Tensor:
     """The `size` token ids [v] that serve `rows` best, sorted; fewer where the rows use fewer.
 
     `always`: token ids that are in whatever the rows say, be they more than `size`. `vocab_size`: of the base.
@@ -55,7 +55,7 @@ def vocabulary_of_run(trainer: Any, tokenizer: Any) -> Tensor | None:
     return learn_vocabulary(map(_sides, trainer.train_dataset), special_tokens(base, tokenizer), size, vocab_size)
 
 
-def _sides(example: dict[str, Any]) -> Row:
+def _sides(example: dict[str, Any]) -> TokenIds:
     """Prompt and completion of a row as TRL tokenised it."""
     ids, trained = np.asarray(example["input_ids"]), np.asarray(example["labels"]) != IGNORE
     return ids[~trained].tolist(), ids[trained].tolist()
