@@ -12,7 +12,6 @@ from ssft.cli._bench import print_tables, rounds_option
 from ssft.cli._options import (
     Whole,
     base_option,
-    data_option,
     device_option,
     dtype_option,
     json_option,
@@ -24,19 +23,12 @@ from ssft.cli._options import (
     threads_option,
 )
 from ssft.cli._result import deliver, file_option
-from ssft.cli._shelf import adapter_names, data_files, shared_base
+from ssft.cli._shelf import adapter_names, data_files, files_option, shared_base
 
 
 @click.command("adapters")
 @click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER...")
-@data_option(
-    type=str,
-    multiple=True,
-    metavar="[NAME=]FILE",
-    default=(),
-    help="Prompts of the adapter NAME (its folder's name), or of all adapters: a file as for `ssft generate`. "
-    "Without it an adapter's own validation rows.",
-)
+@files_option()
 @limit_option(default=8, help="Prompts per adapter; repeated where they do not fill batches of 8.")
 @max_new_tokens_option(default=64)
 @rounds_option("Paired rounds of every comparison.")

@@ -9,22 +9,15 @@ import click
 
 from ssft.cli._adapted import Decoding, data_rows, decoding_options, prompt_rows
 from ssft.cli._bench import print_tables, rounds_option, suite_settings
-from ssft.cli._options import FILE, data_option, json_option, limit_option, seed_option
+from ssft.cli._options import FILE, json_option, limit_option, seed_option
 from ssft.cli._result import command_line, deliver, file_option
-from ssft.cli._shelf import adapter_names, data_files
+from ssft.cli._shelf import adapter_names, data_files, files_option
 from ssft.errors import ConfigError
 
 
 @click.command("never-slower")
 @click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER...")
-@data_option(
-    type=str,
-    multiple=True,
-    metavar="[NAME=]FILE",
-    default=(),
-    help="Prompts of the adapter NAME (its folder's name), or of all adapters: a file as for `ssft generate`. "
-    "Without it an adapter's own validation rows.",
-)
+@files_option()
 @click.option(
     "--chat",
     metavar="FILE",

@@ -10,9 +10,9 @@ import click
 
 from ssft.cli._adapted import Decoding, decoding_options, prompt_rows
 from ssft.cli._bench import exit_code, measuring_options, print_comparison, suite_settings
-from ssft.cli._options import NOT_NEGATIVE, data_option, json_option, limit_option
+from ssft.cli._options import NOT_NEGATIVE, json_option, limit_option
 from ssft.cli._result import command_line, deliver, describe_data
-from ssft.cli._shelf import adapter_names, data_files
+from ssft.cli._shelf import adapter_names, data_files, files_option
 from ssft.errors import ConfigError
 from ssft.files import check_target
 
@@ -22,14 +22,7 @@ ADAPTERS = Path("adapters")
 
 @click.command("tasks")
 @click.argument("adapters", nargs=-1, metavar="[ADAPTER]...")
-@data_option(
-    type=str,
-    multiple=True,
-    metavar="[NAME=]FILE",
-    default=(),
-    help="File (JSONL, JSON, CSV, parquet) with rows: NAME=FILE for the adapter NAME (its folder's name), or one FILE "
-    "for all others. Without it the command takes the validation rows of an adapter's training.",
-)
+@files_option()
 @click.option(
     "--quality-limit",
     metavar="N",

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ssft.bundle.shipped import local_adapter
+from ssft.cli._options import data_option
 from ssft.errors import ConfigError, nearest
+
+files_option = partial(
+    data_option,
+    type=str,
+    multiple=True,
+    metavar="[NAME=]FILE",
+    default=(),
+    help="File (JSONL, JSON, CSV, parquet) with rows: NAME=FILE for the adapter NAME (its folder's name), or one FILE "
+    "for all others. Without it the command takes the validation rows of an adapter's training.",
+)
+"""`--data` of the commands over several adapters, for `data_files`."""
 
 
 def adapter_names(adapters: tuple[str, ...]) -> dict[str, Path]:
