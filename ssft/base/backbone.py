@@ -60,7 +60,7 @@ class Backbone:
         return int(self.config.max_position_embeddings)
 
     @property
-    def vocabulary(self) -> int:
+    def vocab_size(self) -> int:
         """Token ids that the model knows: rows of its embedding, of which a tokenizer may use fewer."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 

@@ -51,13 +51,13 @@ def inputs(
 ) -> dict[str, tuple[list[list[int]], int]]:
     """Kind of input -> (prompts as token ids, most tokens of an answer)."""
     prompts, most = encode_rows(adapted, own, "its own prompts: "), settings.max_new_tokens
-    draw, vocabulary = random.Random(settings.seed), adapted.hooks.backbone.vocabulary
+    draw, vocab_size = random.Random(settings.seed), adapted.hooks.backbone.vocab_size
     return {
         "own task": (prompts, most),
         "another task": (encode_rows(adapted, other, "another task's prompts: "), most),
         "chat": (encode_rows(adapted, chat, "chat: "), most),
         "short answers": (prompts, min(SHORT, most)),
-        "random ids": ([[draw.randrange(vocabulary) for _ in prompt] for prompt in prompts], most),
+        "random ids": ([[draw.randrange(vocab_size) for _ in prompt] for prompt in prompts], most),
     }
 
 

@@ -76,8 +76,8 @@ class Request:
         for name, hint in _TYPES.items():
             check(hint, getattr(self, name), name, GenerationError)
 
-    def most_tokens(self, context: int, vocabulary: int) -> int:
-        """Tokens that it may produce on a model of `context` positions and `vocabulary` token ids.
+    def most_tokens(self, context: int, vocab_size: int) -> int:
+        """Tokens that it may produce on a model of `context` positions and `vocab_size` token ids.
 
         Raises:
             GenerationError: the prompt is empty, leaves no room in the context, or holds ids that the model lacks.
@@ -94,9 +94,9 @@ class Request:
                 "needs room in it; shorten the prompt"
             )
         for what, ids in (("a prompt", self.prompt), ("stop_token_ids", self.stop_token_ids)):
-            if unknown := [token for token in ids if not 0 <= token < vocabulary]:
+            if unknown := [token for token in ids if not 0 <= token < vocab_size]:
                 raise GenerationError(
-                    f"{what} has the token id {shown(unknown[0])}, but the model knows 0 to {vocabulary - 1} only; "
+                    f"{what} has the token id {shown(unknown[0])}, but the model knows 0 to {vocab_size - 1} only; "
                     "take ids from the base's own tokenizer"
                 )
         return min(self.max_new_tokens, context - len(self.prompt))

@@ -118,12 +118,12 @@ class Sampling:
 
         return given(*values)
 
-    def check_vocabulary(self, vocabulary: int) -> None:
+    def check_ids(self, vocab_size: int) -> None:
         """Raise `GenerationError` for a token id that the model lacks."""
         for name in ("bad_words_ids", "sequence_bias"):
-            if unknown := [token for ids in getattr(self, name) or () for token in ids if token >= vocabulary]:
+            if unknown := [token for ids in getattr(self, name) or () for token in ids if token >= vocab_size]:
                 raise GenerationError(
-                    f"{name} has the token id {shown(unknown[0])}, but the model knows 0 to {vocabulary - 1} only; "
+                    f"{name} has the token id {shown(unknown[0])}, but the model knows 0 to {vocab_size - 1} only; "
                     "take ids from the base's own tokenizer"
                 )
 

@@ -63,7 +63,7 @@ class Scheduler:
         """
         self.step.hooks.check()
         backbone = self.step.backbone
-        limits = [request.most_tokens(backbone.context_length, backbone.vocabulary) for request in requests]
+        limits = [request.most_tokens(backbone.context_length, backbone.vocab_size) for request in requests]
         pairs = zip(requests, limits, strict=True)
         rows = [Row(request, limit, DraftTree([request.prompt[-1]])) for request, limit in pairs]
         for row in rows:

@@ -106,10 +106,10 @@ def _read(folder: str | os.PathLike[str], adapted: Any, made_over: str) -> Medus
             f"{path}: trained over another LoRA, that of {shown(contents.adapter.get('name'))} as it was then; decode "
             f"with that adapter, or {again}"
         )
-    vocabulary, hidden = adapted.hooks.backbone.head.weight.shape
+    vocab_size, hidden = adapted.hooks.backbone.head.weight.shape
     # On no device: what the config asks for is compared before any memory is taken.
     with torch.device("meta"):
-        heads = MedusaHeads(contents.medusa, hidden, vocabulary)
+        heads = MedusaHeads(contents.medusa, hidden, vocab_size)
     most = sum(p.numel() for p in heads.parameters()) * 8 + 2**20
     check_tensors(files.path / WEIGHTS, files.shapes(WEIGHTS, most), heads, CONFIG)
     return fill(heads, files.path / WEIGHTS, files.tensors(WEIGHTS), adapted.model.dtype, adapted.model.device)

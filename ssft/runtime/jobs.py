@@ -46,10 +46,10 @@ class Job(Request):
         values |= {"drafter": drafter, "tree": adapter.tree, "adapter": adapter.lora}
         return Request(**{**values, "processors": [*own, *self.processors], "warpers": warpers(self.sampling)})
 
-    def most_tokens(self, context: int, vocabulary: int) -> int:
+    def most_tokens(self, context: int, vocab_size: int) -> int:
         """See `Request.most_tokens`; the ids in `sampling` must be the model's, too."""
-        self.sampling.check_vocabulary(vocabulary)
-        most = super().most_tokens(context, vocabulary)
+        self.sampling.check_ids(vocab_size)
+        most = super().most_tokens(context, vocab_size)
         if (least := self.sampling.min_new_tokens or 0) > most:
             raise GenerationError(
                 f"min_new_tokens={least}, but the answer may have {most} tokens; lower min_new_tokens, raise "

@@ -361,7 +361,7 @@ class MultiAdapterModel:
         backbone = self.hooks.backbone
         for job in jobs:
             self.bank.get(job.adapter)
-            job.most_tokens(backbone.context_length, backbone.vocabulary)
+            job.most_tokens(backbone.context_length, backbone.vocab_size)
         return jobs
 
     def _named(self, adapter: Any) -> str | None:

@@ -141,7 +141,7 @@ class _Subject:
         weight = model.get_input_embeddings().weight
         self.tolerance = 2e-4 if weight.dtype == torch.float32 else 0.06
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, self.backbone.vocabulary, (2, LENGTH + GAMMA), generator=generator)
+        ids = torch.randint(0, self.backbone.vocab_size, (2, LENGTH + GAMMA), generator=generator)
         self.ids = ids.to(model.device)
         self.modules = StreamModules(StreamConfig(GAMMA, self.msa_layers), self._hidden_size())
         self.modules.stream_embeddings.data = torch.randn(GAMMA, self._hidden_size(), generator=generator)
@@ -246,7 +246,7 @@ class _Subject:
         with self.hooked():
             streams, _ = self._pass(self.ids)
             changed = self.ids.clone()
-            changed[:, SOURCES[1]] = (changed[:, SOURCES[1]] + 1) % self.backbone.vocabulary
+            changed[:, SOURCES[1]] = (changed[:, SOURCES[1]] + 1) % self.backbone.vocab_size
             others, _ = self._pass(changed)
         self._equal(others[:, :GAMMA], streams[:, :GAMMA], "streams before and after a later token is changed")
         moved = _error(others[:, GAMMA:], streams[:, GAMMA:])
@@ -259,7 +259,7 @@ class _Subject:
         prompts = [self.ids[0, :LENGTH].tolist(), self.ids[1, : LENGTH - 3].tolist()]
         own = [self._greedy(prompt) for prompt in prompts]
         texts = {tuple(prompt): tokens for prompt, (tokens, _) in zip(prompts, own, strict=True)}
-        drafter = _KnownText(self.modules, texts, self.backbone.vocabulary)
+        drafter = _KnownText(self.modules, texts, self.backbone.vocab_size)
         with self.hooked() as hooks:
             tree = TreeConfig("best_first", 8, 2)
             requests = [Request(prompt, TOKENS, drafter, tree, None, eos_token_ids=frozenset()) for prompt in prompts]
@@ -362,9 +362,9 @@ class _Subject:
 class _KnownText(StreamDrafter):
     """Streams whose guesses are replaced: right ones among wrong ones, and now and then a wrong one alone."""
 
-    def __init__(self, modules: StreamModules, texts: dict[tuple[int, ...], list[int]], vocabulary: int) -> None:
+    def __init__(self, modules: StreamModules, texts: dict[tuple[int, ...], list[int]], vocab_size: int) -> None:
         super().__init__(modules)
-        self.texts, self.size = texts, vocabulary
+        self.texts, self.size = texts, vocab_size
 
     def propose(self, stops: Sequence[Stop], states: States, step: Step) -> list[Guesses | None]:
         real = super().propose(stops, states, step)

@@ -97,7 +97,7 @@ def _compiler(tokenizer: Any, ends: tuple[int, ...]) -> Callable[[str, str], Gra
     from llguidance.hf import from_tokenizer  # imports transformers
 
     try:
-        vocabulary = from_tokenizer(tokenizer, eos_token=list(ends))
+        tokens = from_tokenizer(tokenizer, eos_token=list(ends))
     except Exception as error:  # of Rust: of many kinds
         raise GenerationError(
             f"json_schema, regex and grammar need a tokenizer whose tokens are known as bytes, and this one's are not "
@@ -106,13 +106,13 @@ def _compiler(tokenizer: Any, ends: tuple[int, ...]) -> Callable[[str, str], Gra
 
     @lru_cache(KEPT)
     def compiled(form: str, text: str) -> Grammar:
-        return _checked(form, text, vocabulary)
+        return _checked(form, text, tokens)
 
     return compiled
 
 
-def _checked(form: str, text: str, vocabulary: LLTokenizer) -> Grammar:
-    grammar = Grammar(form, text, LLMatcher(vocabulary, _SOURCES[form](text), log_level=0))
+def _checked(form: str, text: str, tokens: LLTokenizer) -> Grammar:
+    grammar = Grammar(form, text, LLMatcher(tokens, _SOURCES[form](text), log_level=0))
     if error := grammar.matcher.get_error():
         raise grammar.fail(error)
     trial = grammar.start()
