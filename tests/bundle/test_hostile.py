@@ -146,9 +146,11 @@ def test_there_are_at_least_forty_variants():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_bad_adapter_is_named_and_disturbs_nothing(model, text, folder, tmp_path, name):
+def test_a_bad_adapter_is_named_and_disturbs_nothing(model, text, folder, tmp_path, name, monkeypatch):
     damage, message = VARIANTS[name]
     damage(folder)
+    if "found no end" in message:  # nor would it in more time
+        monkeypatch.setattr(_lora_config, "_PATIENCE", 1.0)
     before = state(model)
     Path("/proc/self/clear_refs").write_text("5")
     held = peak_bytes()
