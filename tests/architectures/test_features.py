@@ -95,7 +95,7 @@ def test_streams_over_a_kept_lora_leave_its_text_and_its_tensors(tmp_path, name)
     kept = peft_folder(tmp_path / "kept", base, target_modules=targets_of(name))
     bare, plain = wide(name, vocab_size=len(tiny_tokenizer())), wide(name, vocab_size=len(tiny_tokenizer()))
     expected = texts(PeftModel.from_pretrained(plain, kept).eval())
-    assert expected != texts(bare), "the LoRA says what the base says, so that the test shows nothing"
+    assert expected[:1] != texts(bare, PROMPTS[:1]), "the LoRA says what the base says, so that the test shows nothing"
     start = read_start(str(kept), bare, fingerprint(bare))
     hold(bare, start)
     trainer = make_trainer(tmp_path / "run", name, model=bare, mode="lossless")

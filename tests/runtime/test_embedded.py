@@ -31,12 +31,12 @@ pytestmark = [pytest.mark.slow, needs_base]
 
 def test_a_mixed_batch_of_twelve_rows_is_what_each_row_is_alone(tmp_path):
     base = base_path(BASE)
-    loaded = load_base(base, dtype="float32")
+    loaded = load_base(base, dtype="float32", device="cpu")
     paths = {
         name: save_adapter(tmp_path / name, base, *settings, seed=seed, scale=scale, loaded=loaded)
         for seed, (name, (*settings, scale)) in enumerate(ADAPTERS.items())
     }
-    model = MultiAdapterModel.from_pretrained(base, dtype="float32", device_map="cpu")
+    model = MultiAdapterModel(*loaded, base)
     for path in paths.values():
         model.load_adapter(path)
     reference = Reference(base, paths)

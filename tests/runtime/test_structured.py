@@ -17,6 +17,7 @@ from embedded_base import BASE, needs_base
 from shelf import SHELF, save_adapter, shared_shelf
 
 from ssft.base.embedded import base_path
+from ssft.base.load import load_base
 from ssft.decoding.grammar.engine import compile_grammar, given
 from ssft.errors import GenerationError
 from ssft.runtime.model import MultiAdapterModel
@@ -243,9 +244,11 @@ def test_a_tokenizer_of_unknown_bytes_is_refused_at_the_call():
 @needs_base
 def test_the_embedded_base_keeps_to_a_schema(tmp_path):
     base = base_path(BASE)
-    model = MultiAdapterModel.from_pretrained(base, dtype="float32", device_map="cpu")
+    loaded = load_base(base, dtype="float32", device="cpu")
     lora, streams, tree = SHELF["deep"]
-    model.load_adapter(save_adapter(tmp_path / "deep", base, lora, streams, tree, scale=0.05))
+    adapter = save_adapter(tmp_path / "deep", base, lora, streams, tree, scale=0.05, loaded=loaded)
+    model = MultiAdapterModel(*loaded, base)
+    model.load_adapter(adapter)
     prompts = ["A person as JSON: ", "Which kind?\n", "Once upon a time"]
     adapters = ["deep", None, "deep"]
     common = {"json_schema": SCHEMA, "max_new_tokens": 60, "return_dict": True, "temperature": [0.6, None, None]}
