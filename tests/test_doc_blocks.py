@@ -63,6 +63,8 @@ SMALL = {
     "distill": OWN,
     "distill base --questions": [*OWN, "--questions", "2", "--max-question-tokens", "64"],
     "verify": [*DECODE, "--limit", "3"],
+    "vocabulary": DECODE,
+    "tune": DECODE,
     "eval": [*DECODE, "--limit", "3"],
     "bench": BENCH,
     "bench --compare": [],
@@ -183,7 +185,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("block", [block for block in blocks("python") if block.document != PAGE], ids=str)
-def test_a_python_example_runs(block, here, capsys):
+def test_a_python_example_runs(block, here, capsys, monkeypatch):
+    for method in (MultiAdapterModel.generate, MultiAdapterModel.stream):
+        monkeypatch.setitem(method.__kwdefaults__, "max_new_tokens", 48)
     text = block.text
     for before, after in {**dict.fromkeys(REAL_BASES, BASE), **CHANGES}.items():
         text = text.replace(before, after)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from embedded_base import needs_base
+from tiny_base import save_tiny_base
 
 from ssft._version import __version__
 
@@ -105,10 +106,19 @@ def test_commands_work_beside_no_source_tree(python, site):
 
 @needs_base
 @pytest.mark.slow
-def test_it_trains_and_decodes_with_what_came_in_it(python):
+def test_it_trains_and_decodes_with_what_came_in_it(python, tmp_path):
+    save_tiny_base(tmp_path / "base")
     row = {"context": "CREATE TABLE table_1_10_1 (name VARCHAR, age INTEGER)", "question": "How old is Ann?"}
     calls = [
-        ["train", "quickstart", "data.max_train_rows=4", "--dry-run", "--json"],
+        [
+            "train",
+            "quickstart",
+            "base=base",
+            "training.num_msa_layers=2",
+            "data.max_train_rows=4",
+            "--dry-run",
+            "--json",
+        ],
         ["generate", "adapters/sql", "--row", json.dumps(row), "--max-new-tokens", "24", "--json"],
     ]
     trained, generated = json.loads(python("-c", MANY, json.dumps(calls)))
