@@ -16,21 +16,46 @@ from pathlib import Path
 
 from ssft.recipes.records import records
 
-NAMES = (
-    "Ana Ben Chloe David Elena Farid Grace Hugo Ines Jonas Kira Liam Mona Nils Olga Pablo Rosa Sam Tara Viktor".split()
+
+def _listed(text: str) -> list[str]:
+    """What the commas of a text separate."""
+    return [part.strip() for part in " ".join(text.split()).split(",")]
+
+
+NAMES = _listed(
+    """
+    Ana, Ben, Chloe, David, Elena, Farid, Grace, Hugo, Ines, Jonas, Kira, Liam, Mona, Nils, Olga, Pablo, Rosa,
+    Sam, Tara, Viktor
+    """
 )
-PLACES = "Lisbon Oslo Nairobi Kyoto Quito Halifax Riga Perth Tunis Leeds Bergen Cusco Ghent Malmo Austin Turin".split()
-THINGS = "apples books pencils tickets shells coins stickers eggs bottles chairs marbles cookies stamps plants".split()
-TOPICS = (
-    "photosynthesis,the French Revolution,black holes,the stock market,vaccines,volcanoes,the Roman Empire,solar power,"
-    "sleep,the water cycle,jazz,chess,machine learning,coral reefs,the printing press,inflation,honey bees,earthquakes,"
-    "the human heart,recycling,the Silk Road,electric cars,democracy,glaciers,antibiotics,the moon,tea,migration of birds"
-).split(",")
-ASKED = (
-    "What is {topic}?,How does {topic} work?,Why is {topic} important?,Who first studied {topic}?,When did people first "
-    "learn about {topic}?,What are the main parts of {topic}?,What should a child know about {topic}?,Where can I see "
-    "{topic}?,what is the difference between {topic} and {other},Is {topic} dangerous?,Give me three facts about {topic}."
-).split(",")
+PLACES = _listed(
+    """
+    Lisbon, Oslo, Nairobi, Kyoto, Quito, Halifax, Riga, Perth, Tunis, Leeds, Bergen, Cusco, Ghent, Malmo,
+    Austin, Turin
+    """
+)
+THINGS = _listed(
+    """
+    apples, books, pencils, tickets, shells, coins, stickers, eggs, bottles, chairs, marbles, cookies, stamps,
+    plants
+    """
+)
+TOPICS = _listed(
+    """
+    photosynthesis, the French Revolution, black holes, the stock market, vaccines, volcanoes, the Roman Empire,
+    solar power, sleep, the water cycle, jazz, chess, machine learning, coral reefs, the printing press,
+    inflation, honey bees, earthquakes, the human heart, recycling, the Silk Road, electric cars, democracy,
+    glaciers, antibiotics, the moon, tea, migration of birds
+    """
+)
+ASKED = _listed(
+    """
+    What is {topic}?, How does {topic} work?, Why is {topic} important?, Who first studied {topic}?, When did
+    people first learn about {topic}?, What are the main parts of {topic}?, What should a child know about
+    {topic}?, Where can I see {topic}?, what is the difference between {topic} and {other}, Is {topic}
+    dangerous?, Give me three facts about {topic}.
+    """
+)
 WRITTEN = (
     "Write a short email to {name} that asks to move the meeting about {topic} to next week.",
     "Write a blog post of two paragraphs about a visit to {place}.",
@@ -43,24 +68,34 @@ WRITTEN = (
     "What are the advantages and disadvantages of {topic}? Give a list.",
 )
 SUMS = (
-    "{name} has {number} {things} and buys {small} more bags with {few} {things} each. How many {things} does {name} have "
-    "now?",
-    "A shop in {place} sells {things} for {few} dollars each. {name} buys {small} of them and pays with a note of {number} "
-    "dollars. How much change does {name} get?",
+    "{name} has {number} {things} and buys {small} more bags with {few} {things} each. How many {things} "
+    "does {name} have now?",
+    "A shop in {place} sells {things} for {few} dollars each. {name} buys {small} of them and pays with a "
+    "note of {number} dollars. How much change does {name} get?",
     "{name} reads {few} pages a day. How many days does it take to read a book of {number} pages?",
     "There are {number} {things} in a box. {name} takes {few} and {other_name} takes twice as many. How many are left?",
     "{name} earns {few} dollars an hour and works {small} hours a day. How much does {name} earn in {few} days?",
     "A train to {place} goes {number} kilometres in {small} hours. How far does it go in {few} hours?",
 )
-SUBJECTS = (
-    "Der Bürgermeister,Die neue Regierung,Meine Schwester,Der Trainer,Die Firma aus Hamburg,Ein Sprecher der Polizei,"
-    "Die junge Ärztin,Der Präsident,Die Europäische Union,Das Team,Unser Lehrer,Die Bank"
-).split(",")
-VERBS = "hat {} angekündigt,möchte {} verhindern,konnte {} erklären,wird {} prüfen,soll {} bezahlen,hatte {} vergessen"
-OBJECTS = (
-    "den neuen Plan,die hohen Preise,das Ergebnis der Wahl,den Bau der Brücke,die Reise nach Berlin,den Vertrag mit den "
-    "Arbeitern,die Folgen des Sturms,das Spiel am Samstag,den Bericht über das Klima,die Arbeit an der Schule"
-).split(",")
+SUBJECTS = _listed(
+    """
+    Der Bürgermeister, Die neue Regierung, Meine Schwester, Der Trainer, Die Firma aus Hamburg, Ein Sprecher der
+    Polizei, Die junge Ärztin, Der Präsident, Die Europäische Union, Das Team, Unser Lehrer, Die Bank
+    """
+)
+VERBS = _listed(
+    """
+    hat {} angekündigt, möchte {} verhindern, konnte {} erklären, wird {} prüfen, soll {} bezahlen, hatte {}
+    vergessen
+    """
+)
+OBJECTS = _listed(
+    """
+    den neuen Plan, die hohen Preise, das Ergebnis der Wahl, den Bau der Brücke, die Reise nach Berlin, den
+    Vertrag mit den Arbeitern, die Folgen des Sturms, das Spiel am Samstag, den Bericht über das Klima, die
+    Arbeit an der Schule
+    """
+)
 ENDS = (
     "",
     " , obwohl niemand daran glaubte",
@@ -110,7 +145,7 @@ def passage(rng: random.Random) -> str:
 
 def german(rng: random.Random) -> str:
     """A German sentence."""
-    verb = rng.choice(VERBS.split(",")).format(rng.choice(OBJECTS))
+    verb = rng.choice(VERBS).format(rng.choice(OBJECTS))
     return f"{rng.choice(SUBJECTS)} {verb}{rng.choice(ENDS)} ."
 
 
