@@ -112,6 +112,10 @@ EXTRACTED = (
 )
 
 
+LONGEST = 1200
+"""Characters of a text that is taken from a file, at most: small models have short contexts."""
+
+
 def words(rng: random.Random) -> dict[str, str]:
     """What the places of a template hold."""
     return {
@@ -178,6 +182,7 @@ def main() -> None:
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
     texts = [] if asked.texts is None else [row["prompt"].strip() for _, row in records(asked.texts)]
+    texts = [text for text in texts if len(text) <= LONGEST]
     kinds = makers(rng, texts)
     rows: dict[str, str] = {}
     while len(rows) < asked.count:
