@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ssft-setup
 
-.PHONY: setup base demo test lint format clean retrain-sql retrain-e2e_nlg retrain-dialogsum
+.PHONY: setup base demo test lint format clean retrain-sql retrain-e2e_nlg retrain-dialogsum retrain-chat
 
 setup: $(STAMP)
 
@@ -69,6 +69,26 @@ outputs/own/e2e_nlg/renamed.jsonl: outputs/start/e2e_nlg/$(FINISHED)
 	$(SSFT) rename --data $(DATA)/e2e_nlg/train.jsonl.gz --unlike $(DATA)/e2e_nlg/validation.jsonl.gz --seed 7 \
 	    --output outputs/start/e2e_nlg/renamed.jsonl
 	$(ANSWERS) --adapter outputs/start/e2e_nlg --data outputs/start/e2e_nlg/renamed.jsonl --limit 1500 --output $@.part
+	mv $@.part $@
+
+# The chat adapter has no LoRA of the text, and its rows are the base's own: answers to prompts that templates make, over
+# dialogues to summarise and to ask about, and to questions that the base asks itself.
+retrain-chat: outputs/chat/$(FINISHED)
+
+OWN_CHAT = $(SSFT) distill smollm2-135m --keep-cut-off --batch-size 16
+
+outputs/chat/$(FINISHED): outputs/own/chat/answers.jsonl outputs/own/chat/asked.jsonl
+	$(SSFT) train chat_lossless data.train=outputs/own/chat --output outputs/chat --resume
+
+outputs/own/chat/answers.jsonl: | setup
+	mkdir -p outputs/own outputs/start
+	$(BIN)/python examples/chat_prompts.py --count 520 --texts $(DATA)/dialogsum/train.jsonl.gz --seed 11 \
+	    --output outputs/start/chat_prompts.jsonl
+	$(OWN_CHAT) --data outputs/start/chat_prompts.jsonl --max-new-tokens 112 --output $@.part
+	mv $@.part $@
+
+outputs/own/chat/asked.jsonl: | setup
+	$(OWN_CHAT) --questions 200 --max-question-tokens 64 --max-new-tokens 128 --seed 1 --output $@.part
 	mv $@.part $@
 
 outputs/start/sql/$(FINISHED) outputs/start/e2e_nlg/$(FINISHED) outputs/start/dialogsum/$(FINISHED): outputs/start/%/$(FINISHED): | setup

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ssft.base.named import ALIASES
-from ssft.bundle.format import Bundle
+from ssft.bundle.format import Bundle, LoraPart
 from ssft.bundle.read import read_bundle
 from ssft.card.results import read_results
 from ssft.card.rows import QualityRow, Rows, SpeedRow, rows_of
@@ -55,8 +55,8 @@ def speed(adapters: list[Adapter]) -> str:
         raise ValueError(f"the timed runs differ, so that one table cannot hold them: {'; '.join(sorted(settings))}")
     lines = []
     for name, bundle, _ in sorted(adapters, key=lambda adapter: -timed[adapter[0]].speedup):
-        row, own = timed[name], sum(part.parameters for part in bundle.loras[1:])
-        extra = f"{bundle.stream_parameters:,}" + (f", and a LoRA of their own: {own:,}" if own else "")
+        row, own = timed[name], bundle.streams_own_lora
+        extra = f"{bundle.stream_parameters:,}" + (f", and a LoRA of their own: {own.parameters:,}" if own else "")
         lines.append([_link(name), _per_pass(row), f"{_times(row)} {_said(row.baseline)}", extra])
     titles = ["adapter", "tokens per pass", "speed-up over the fastest plain method", "extra parameters"]
     rows = [row for _, _, found in adapters for row in found.speed]
@@ -106,10 +106,10 @@ def sizes(adapters: list[Adapter]) -> str:
     lines = [
         [
             _link(name),
-            f"{bundle.loras[0].parameters:,}",
+            _parameters(bundle.text_lora, "none, the text is the base's"),
             f"{bundle.stream_config.num_streams}, in the top {bundle.stream_config.num_msa_layers} layers",
             f"{bundle.stream_parameters:,}",
-            " ".join(f"{part.parameters:,}" for part in bundle.loras[1:]) or "none, they share the text's",
+            _parameters(bundle.streams_own_lora, "none, they share the text's"),
             f"{bundle.weights_bytes:,}",
         ]
         for name, bundle, _ in adapters
@@ -158,6 +158,10 @@ def _timed(name: str, found: Rows) -> SpeedRow:
     if len(rows) != 1:
         raise ValueError(f"adapters/{name}: {len(rows)} timed runs of one prompt at a time in float32, expected one")
     return rows[0]
+
+
+def _parameters(lora: LoraPart | None, absent: str) -> str:
+    return absent if lora is None else f"{lora.parameters:,}"
 
 
 def _per_pass(row: SpeedRow) -> str:

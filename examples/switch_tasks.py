@@ -15,8 +15,11 @@ from ssft.base.load import DTYPES
 from ssft.errors import SSFTError
 from ssft.runtime.model import MultiAdapterModel
 
-# One for each recipe, in the form that it was trained with.
+# One for each recipe, in the form that it was trained with; a chat's is what the base's chat template makes of it.
 PROMPTS = {
+    "chat": "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    "<|im_start|>user\nWrite a short email to Ana that asks to move the meeting to next week.<|im_end|>\n"
+    "<|im_start|>assistant\n",
     "sql": "Write one SQL query that answers the question.\n\n"
     "Schema:\nCREATE TABLE table_1_1500_2 (player VARCHAR, country VARCHAR, points INTEGER)\n\n"
     "Question: Which player from Norway has more than 20 points?\n\nSQL:\n",

@@ -1,13 +1,15 @@
 """The examples run, and what they print is what the model says."""
 
 import json
+import random
 import re
 
 import pytest
 from shelf import SHELF, Reference, save_adapter
 from tiny_base import save_tiny_base, tiny_tokenizer
 
-from examples import switch_tasks
+from examples import chat_prompts, switch_tasks
+from ssft.recipes.data import load_rows
 from ssft.recipes.quickstart import quickstart_rows
 from ssft.recipes.recipe import load_recipe
 
@@ -112,3 +114,23 @@ def test_what_is_missing_is_told(shelf, capsys, monkeypatch, tmp_path):
     code, _, errors = run(capsys, paths["sql"], "--base", base, "--prompts", "prompts.jsonl")
     assert code == 2
     assert "error: adapter 'sqr' is not loaded; loaded are: 'sql'" in errors
+
+
+def test_prompts_from_templates_are_rows_of_every_kind_and_a_seed_gives_one_file(tmp_path, monkeypatch):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(json.dumps({"prompt": "A text of my own."}) + "\n")
+
+    def made(seed, name, *more):
+        path = tmp_path / name
+        words = ["chat_prompts.py", "--count", "70", "--seed", seed, "--output", str(path), *more]
+        monkeypatch.setattr("sys.argv", words)
+        chat_prompts.main()
+        return path
+
+    one, other = made("1", "a.jsonl"), made("2", "b.jsonl")
+    assert one.read_bytes() == made("1", "c.jsonl").read_bytes() != other.read_bytes()
+    rows = load_rows(one, need_completion=False)
+    assert len({row["messages"][0]["content"] for row in rows}) == 70
+    assert {row["category"] for row in rows} == set(chat_prompts.makers(random.Random(0), []))
+    assert "{" not in one.read_text().replace('{"', "")
+    assert "A text of my own." in made("1", "d.jsonl", "--texts", str(texts)).read_text()

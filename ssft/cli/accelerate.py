@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--turns", type=POSITIVE, default=1, help="How often the user speaks in a chat; the model asks, too.")
 @sampling_options("temperature", "top_k", "top_p", "min_p")
 @seed_option(help="Seed of the questions, and of answers that are drawn.")
-@decoding_options(max_new_tokens=512, batch_size=8, base=False)
+@decoding_options(max_new_tokens=256, batch_size=8, base=False)
 @json_option()
 @click.pass_context
 def command(
@@ -93,7 +93,7 @@ def command(
         open=partial(decoding.open, base=model),
         facts=facts,
         say=partial(click.echo, err=as_json),
-        how=Talk(turns, decoding.max_new_tokens, seed=seed, answers=sampling),
+        how=Talk(turns, decoding.max_new_tokens, seed=seed, answers=sampling, keep_cut_off=True),
         seconds=60 * minutes,
         adapter=adapter,
         rows=rows,

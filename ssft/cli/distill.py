@@ -42,6 +42,12 @@ from ssft.errors import DataError
     default=0.95,
     help="Draw the questions' tokens from the fewest only whose probabilities sum to p.",
 )
+@click.option(
+    "--keep-cut-off",
+    is_flag=True,
+    help="Keep answers that --max-new-tokens cuts off. Training takes the end of such a row for the end of the answer, "
+    "which is wrong for its last tokens only if streams learn from the model (stream_supervision main or acceptance).",
+)
 @sampling_options("temperature", "top_k", "top_p", "min_p")
 @seed_option(help="Seed of what is drawn in the first row; each row after it takes the next one.")
 @decoding_options(max_new_tokens=512, batch_size=8, base=False)
@@ -57,6 +63,7 @@ def command(
     max_question_tokens: int,
     question_temperature: float,
     question_top_p: float,
+    keep_cut_off: bool,
     sampling: dict[str, Any],
     seed: int,
     decoding: Decoding,
@@ -66,7 +73,7 @@ def command(
 
     A draft is right where it is what the model itself says, so its own text is what streams learn best from. Answers
     are the likeliest, unless --temperature, --top-k, --top-p or --min-p asks to draw. Every prompt is answered once; an
-    answer that --max-new-tokens cuts off is left out, and what was left out is counted.
+    answer that --max-new-tokens cuts off is left out unless --keep-cut-off is given, and what was left out is counted.
 
     Without --data the model asks itself: the user's turn of its chat template is opened and sampled (Magpie, arXiv
     2406.08464). Questions that are cut off, short, repetitive or nearly asked before are left out.
@@ -92,7 +99,7 @@ def command(
     check_row_file(output)
     rows = None if data is None else data_rows(adapter, data, limit)
     starts = None if rows is None else unique_starts(rows, turns)
-    how = Talk(turns, decoding.max_new_tokens, max_question_tokens, seed, sampling, asking)
+    how = Talk(turns, decoding.max_new_tokens, max_question_tokens, seed, sampling, asking, keep_cut_off)
     adapted = decoding.open(adapter, model)
     done = distill(adapted, output, how, starts=starts, questions=questions or 0, batch_size=decoding.batch_size)
     repeated = 0 if rows is None or starts is None else len(rows) - len(starts)

@@ -19,7 +19,8 @@ class Talk:
     """What decides the text of a conversation, beside the model.
 
     turns: how often the user speaks. seed: row i, from 0, draws with seed + i. answers, questions: how tokens are
-    chosen, settings of `Sampling`; an empty dict takes the likeliest.
+    chosen, settings of `Sampling`; an empty dict takes the likeliest. keep_cut_off: whether a conversation ends with an
+    answer that `max_new_tokens` cut off, which the row then says as `cut_off`; else it is left out.
     """
 
     turns: int = 1
@@ -28,6 +29,7 @@ class Talk:
     seed: int = 0
     answers: dict[str, Any] = field(default_factory=dict)
     questions: dict[str, Any] = field(default_factory=lambda: {"temperature": 1.0, "top_p": 0.95})
+    keep_cut_off: bool = False
 
 
 class Talker:
@@ -61,7 +63,7 @@ class Talker:
 
     def _ask(self, found: list[Row | str], numbers: Sequence[int], known: Callable[[str], bool]) -> None:
         """Put a question of the model's own behind each conversation in which it is the user's turn."""
-        asking = [i for i, row in enumerate(found) if isinstance(row, dict) and _users_turn(row)]
+        asking = [i for i, row in enumerate(found) if _goes_on(row) and _users_turn(row)]
         waiting: list[Any] = [found[i] for i in asking]
         opened = [open_user_turn(row["messages"], self.adapted.tokenizer) for row in waiting]
         prompts = [self._ids(before) for before, _ in opened]
@@ -85,13 +87,15 @@ class Talker:
                 row["messages"] = [*row["messages"], {"role": "user", "content": question}]
 
     def _answer(self, found: list[Row | str], numbers: Sequence[int]) -> None:
-        """Put the model's answer behind each conversation; one that was cut off has no end to learn."""
-        answering = [i for i, row in enumerate(found) if isinstance(row, dict)]
+        """Put the model's answer behind each conversation. One that was cut off has no end to learn, so that it is kept
+        only where that was asked for."""
+        answering = [i for i, row in enumerate(found) if _goes_on(row)]
         prompts = [self.adapted.encode(found[i]) for i in answering]
         for i, said in self._generate(found, answering, prompts, numbers, self.how.max_new_tokens, {}, False):
             row = found[i]
             assert isinstance(row, dict)
-            if said["finish_reason"] == "length":
+            cut_off = said["finish_reason"] == "length"
+            if cut_off and not self.how.keep_cut_off:
                 found[i] = "answer cut off"
             elif not said["text"].strip():
                 found[i] = "answer empty"
@@ -99,6 +103,8 @@ class Talker:
                 row["messages"] = [*row["messages"], {"role": "assistant", "content": said["text"]}]
             else:
                 row["completion"] = said["text"]
+            if cut_off:
+                row[CUT_OFF] = True
 
     def _generate(
         self,
@@ -132,8 +138,19 @@ class Talker:
 
 
 NEAR_DUPLICATE = "question nearly asked before"
+CUT_OFF = "cut_off"
+"""Key of a row whose last answer has no end."""
 
 
-def _users_turn(row: Row) -> bool:
+def _goes_on(row: Row | str) -> bool:
+    """Whether it is a conversation, and its last answer is whole."""
+    return isinstance(row, dict) and CUT_OFF not in row
+
+
+def _users_turn(row: Row | str) -> bool:
     """Whether a conversation waits for the user."""
-    return "messages" in row and (not row["messages"] or row["messages"][-1]["role"] in ("assistant", "system"))
+    return (
+        isinstance(row, dict)
+        and "messages" in row
+        and (not row["messages"] or row["messages"][-1]["role"] in ("assistant", "system"))
+    )

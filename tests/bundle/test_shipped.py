@@ -76,9 +76,16 @@ def test_the_refusal_names_those_that_ship(package):
 
 # --- what lies under adapters/ ---
 
-NAMES = ("adapters/dialogsum", "adapters/e2e_nlg", "adapters/sql")
-PROMPTS_VERIFIED = {"adapters/dialogsum": 100, "adapters/e2e_nlg": 66, "adapters/sql": 100}
-TOKENS_PER_CALL = {"adapters/dialogsum": 2.0, "adapters/e2e_nlg": 2.8, "adapters/sql": 3.8}  # with 32 nodes at most
+NAMES = ("adapters/chat", "adapters/dialogsum", "adapters/e2e_nlg", "adapters/sql")
+RECIPES = {
+    "adapters/chat": "chat_lossless",
+    "adapters/dialogsum": "dialogsum_streams",
+    "adapters/e2e_nlg": "e2e_nlg_streams",
+    "adapters/sql": "sql_streams",
+}
+PROMPTS_VERIFIED = {"adapters/chat": 120, "adapters/dialogsum": 100, "adapters/e2e_nlg": 66, "adapters/sql": 100}
+# With 32 nodes at most.
+TOKENS_PER_CALL = {"adapters/chat": 2.0, "adapters/dialogsum": 2.0, "adapters/e2e_nlg": 2.8, "adapters/sql": 3.8}
 PROMPTS = {f"adapters/{name}": prompt for name, prompt in switch_tasks.PROMPTS.items()}
 
 
@@ -111,7 +118,7 @@ def test_it_is_small_and_whole(bundle):
 def test_its_run_can_be_run_again_anywhere(name, bundle):
     """The data are named without machine paths, and a LoRA that was kept is the one that the bundle itself holds."""
     recipe = load_recipe(bundle.path / RUN)
-    assert (recipe.name, recipe.method) == (bundle.path.name, "streams")
+    assert (recipe.name, recipe.method) == (load_recipe(RECIPES[name]).name, "streams")
     assert recipe.name in recipe_names()
     for part in ("train", "validation"):
         source = Path(getattr(recipe.data, part))
@@ -120,12 +127,20 @@ def test_its_run_can_be_run_again_anywhere(name, bundle):
         assert bundle.provenance["data"][part]["name"] == source.name
         assert re.fullmatch(r"[0-9a-f]{64}", bundle.provenance["data"][part]["sha256"])
     assert re.fullmatch(r"[0-9a-f]{40}", bundle.provenance["commit"])
-    assert re.fullmatch(r"[0-9a-f]{64}", bundle.provenance["adapter"]["weights_sha256"])
-    assert recipe.adapter == (name if len(bundle.loras) > 1 else f"outputs/start/{recipe.name}")
+    if bundle.text_lora is None:
+        assert (recipe.adapter, bundle.provenance.get("adapter")) == ("", None)
+    else:
+        assert re.fullmatch(r"[0-9a-f]{64}", bundle.provenance["adapter"]["weights_sha256"])
+        assert recipe.adapter == (name if len(bundle.loras) > 1 else f"outputs/start/{recipe.name}")
 
 
 def test_its_card_shows_a_prompt_of_the_form_that_a_row_gets(name, bundle):
     example = bundle.provenance["example"]
+    if bundle.provenance["form"] == "messages":
+        question, answer = example["messages"]
+        assert (question["role"], answer["role"]) == ("user", "assistant")
+        assert f"ssft generate {name} --chat" in card_text(bundle)
+        return
     before, *columns, after = re.split(r"\{(\w+)\}", load_recipe(bundle.path / RUN).data.prompt_template)
     assert example["prompt"].startswith(before)
     assert example["prompt"].endswith(after)
@@ -133,9 +148,9 @@ def test_its_card_shows_a_prompt_of_the_form_that_a_row_gets(name, bundle):
     assert f"```text\n{example['prompt']}" in card_text(bundle)
 
 
-def test_its_recipe_is_what_made_it(bundle):
-    made, recipe = load_recipe(bundle.path / RUN), load_recipe(f"{bundle.path.name}_streams")
-    assert recipe.adapter == f"outputs/start/{bundle.path.name}"
+def test_its_recipe_is_what_made_it(name, bundle):
+    made, recipe = load_recipe(bundle.path / RUN), load_recipe(RECIPES[name])
+    assert recipe.adapter == ("" if bundle.text_lora is None else f"outputs/start/{bundle.path.name}")
     for run in (made, recipe):
         run.data.train = run.data.validation = run.adapter = ""
         run.training["num_msa_layers"] = run.stream_config(num_layers=30).num_msa_layers
@@ -157,7 +172,7 @@ def test_its_card_shows_identity_speed_and_the_twin(name, bundle):
     assert all(row.identical == row.rows for row in verified)
     assert max(row.tokens / row.calls for row in verified) >= TOKENS_PER_CALL[name]
     assert any(row.speedup for row in rows.speed if row.method == "streaming")
-    assert rows.quality
+    assert bool(rows.quality) == (bundle.text_lora is not None)  # the base's own text needs no comparison
     for row in rows.quality:
         # Not under the plain LoRA beyond the noise of the paired difference.
         assert row.difference_interval is not None
@@ -173,7 +188,7 @@ def test_its_run_begins_from_the_lora_that_it_kept(bundle, tmp_path, monkeypatch
     save_rows(tmp_path / "validation.jsonl", rows(2))
     words = ["data.train=train.jsonl", "data.validation=validation.jsonl", "--dry-run"]
     result = CliRunner().invoke(cli, ["train", str(bundle.path / RUN), *words])
-    kept = len(bundle.loras) > 1
+    kept = len(bundle.loras) > 1 or bundle.text_lora is None
     assert result.exit_code == (0 if kept else 2)
     assert kept or f"adapter 'outputs/start/{bundle.path.name}' is no folder" in result.output
 

@@ -136,6 +136,23 @@ def test_chats_are_answered_and_go_on(shelf):
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
 
 
+def test_an_answer_that_is_cut_off_is_kept_where_that_was_asked_for(shelf):
+    how = ["--data", "chats.jsonl", "--turns", "2", "--max-question-tokens", "60", "--max-new-tokens", "4"]
+    assert run(shelf, "cut.jsonl", *how, "--keep-cut-off").exit_code == 0
+    found = read(shelf / "cut.jsonl")
+    cut = [row for row in found if row.get("cut_off")]
+    assert cut
+    adapted = load_adapted(None, str(shelf / "base"), dtype="float32")
+    for row in cut:
+        # The chat ends with the answer that has no end, after one turn or after two.
+        assert len(row["messages"]) in (2, 4)
+        said = adapted.generate(row["messages"][:-1], max_new_tokens=4, return_dict=True)
+        assert (said["text"], said["finish_reason"]) == (row["messages"][-1]["content"], "length")
+    assert len(load_rows(shelf / "cut.jsonl")) == len(found)
+    left = run(shelf, "whole.jsonl", *how, "--json")
+    assert left.exit_code == 0 or "answer cut off" in str(left.exception)
+
+
 def test_a_file_of_other_prompts_or_settings_is_left_alone(shelf, tmp_path):
     own = tmp_path / "own.jsonl"
     assert run(shelf, own, *DRAWN).exit_code == 0
