@@ -1,9 +1,14 @@
-"""Whole runs through the command line on a tiny base: bundle, what people see, dry run, bad input."""
+"""Whole runs through the command line on a tiny base: bundle, table, resume after a kill, dry run, bad input."""
 
 import json
+import signal
+import subprocess
+import time
 
 import pytest
-from train_command import command, invoke, run, training_files
+import torch
+from safetensors.torch import load_file
+from train_command import command, environment, invoke, losses, run, training_files
 from transformers import BloomConfig, BloomForCausalLM
 
 from ssft.bundle.format import BUNDLE_FILES, DRAFT_VOCABULARY, RESULTS, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS
@@ -40,6 +45,37 @@ def test_people_see_one_table_and_what_to_type_next(files):
     assert "{" not in done.stderr
     assert "%" not in done.stderr
     assert f"ssft verify {files / 'adapter'} --dtype float32" in done.stdout
+
+
+def test_killed_run_resumes_to_the_same_losses(files):
+    """The killed one is a process; those before and after it run in this one, with as many threads."""
+    steps = ["training.max_steps=10", "training.save_steps=3"]
+    process = subprocess.Popen(
+        command(files, "killed", *steps, "--threads", "1"),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    checkpoint = files / "killed.run" / "checkpoint-3" / "complete"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    assert not (files / "killed").exists(), "the run ended before it was killed; give it more steps"
+    assert "--resume" in invoke(files, "killed", *steps, code=2).stderr
+    threads = torch.get_num_threads()
+    try:
+        for output, more in (("whole", []), ("killed", ["--resume"])):
+            invoke(files, output, *steps, "--threads", "1", *more)
+    finally:
+        torch.set_num_threads(threads)
+    assert losses(files / "killed") == losses(files / "whole")
+    assert len(losses(files / "whole")) == 10
+    for name in ("adapter_model.safetensors", "streams.safetensors"):
+        whole, resumed = load_file(files / "whole" / name), load_file(files / "killed" / name)
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 def test_dry_run_shows_everything_and_trains_nothing(files):

@@ -1,14 +1,10 @@
-"""`ssft train` that is killed, and `ssft train` in two processes."""
+"""`ssft train` in two processes, by either launcher."""
 
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from train_command import command, environment, invoke, losses, run, training_files, words
+from train_command import run, training_files, words
 
 from ssft.bundle.read import read_bundle
 
@@ -16,37 +12,6 @@ from ssft.bundle.read import read_bundle
 @pytest.fixture
 def files(tmp_path):
     return training_files(tmp_path)
-
-
-def test_killed_run_resumes_to_the_same_losses(files):
-    """The killed one is a process; those before and after it run in this one, with as many threads."""
-    steps = ["training.max_steps=10", "training.save_steps=3"]
-    process = subprocess.Popen(
-        command(files, "killed", *steps, "--threads", "1"),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    checkpoint = files / "killed.run" / "checkpoint-3" / "complete"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists()
-    assert not (files / "killed").exists(), "the run ended before it was killed; give it more steps"
-    assert "--resume" in invoke(files, "killed", *steps, code=2).stderr
-    threads = torch.get_num_threads()
-    try:
-        for output, more in (("whole", []), ("killed", ["--resume"])):
-            invoke(files, output, *steps, "--threads", "1", *more)
-    finally:
-        torch.set_num_threads(threads)
-    assert losses(files / "killed") == losses(files / "whole")
-    assert len(losses(files / "whole")) == 10
-    for name in ("adapter_model.safetensors", "streams.safetensors"):
-        whole, resumed = load_file(files / "whole" / name), load_file(files / "killed" / name)
-        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 # The command as `python -m ssft` runs it, each of whose processes then saves the weights that it has at the end.
