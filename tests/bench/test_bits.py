@@ -15,7 +15,7 @@ from ssft.cli import verify
 from ssft.cli._adapted import Decoding
 from ssft.runtime.model import MultiAdapterModel
 
-TOKENS = 32
+TOKENS = 16
 BRANCH = " (on a side branch of the tree)"
 """There attention adds in another order, which may move a bit."""
 
@@ -79,7 +79,6 @@ def test_an_operation_that_depends_on_the_tree_alone_is_named(model, prompts):
 
 
 def test_verify_tells_the_operation(model, prompts, monkeypatch, tmp_path):
-
     monkeypatch.setattr(Decoding, "open", lambda *_: model)
     model.set_adapter("sql")
     rows = [{"prompt": model.decode(ids)} for name, ids in prompts if name == "sql"]
