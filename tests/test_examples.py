@@ -5,10 +5,14 @@ import random
 import re
 
 import pytest
+from embedded_base import BASE, needs_base
 from shelf import SHELF, Reference, save_adapter
 from tiny_base import save_tiny_base, tiny_tokenizer
+from transformers import AutoTokenizer
 
 from examples import chat_prompts, switch_tasks
+from ssft.base.chat import render_prompt
+from ssft.base.embedded import base_path
 from ssft.recipes.data import load_rows
 from ssft.recipes.quickstart import quickstart_rows
 from ssft.recipes.recipe import load_recipe
@@ -85,7 +89,16 @@ def test_four_bits_and_every_folder_by_default(shelf, capsys, monkeypatch, tmp_p
     assert set(re.findall(r"^(sql|quickstart) ", text, re.MULTILINE)) == set(paths)
 
 
-@pytest.mark.parametrize("name", sorted(switch_tasks.PROMPTS))
+@needs_base
+def test_the_prompt_of_a_chat_is_what_the_chat_template_of_the_base_makes():
+    tokenizer = AutoTokenizer.from_pretrained(base_path(BASE))
+    question = "Write a short email to Ana that asks to move the meeting to next week."
+    assert (
+        render_prompt({"messages": [{"role": "user", "content": question}]}, tokenizer) == switch_tasks.PROMPTS["chat"]
+    )
+
+
+@pytest.mark.parametrize("name", sorted(switch_tasks.PROMPTS.keys() - {"chat"}))
 def test_prompts_are_in_the_form_of_the_recipe(name):
     data = load_recipe(name).data
     template = data.prompt_template
@@ -105,7 +118,7 @@ def test_what_is_missing_is_told(shelf, capsys, monkeypatch, tmp_path):
     other = save_adapter(tmp_path / "other", base, *SHELF["small"])
     code, _, errors = run(capsys, other)
     assert code == 2
-    assert "no prompt: give --prompts FILE; without it there are prompts for sql, e2e_nlg" in errors
+    assert "no prompt: give --prompts FILE; without it there are prompts for chat, sql, e2e_nlg" in errors
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "x", "adapter": "sql"}\n{"prompt": "y"}\n')
     code, _, errors = run(capsys, paths["sql"], "--base", base, "--prompts", "prompts.jsonl")
     assert code == 2

@@ -51,6 +51,8 @@ def stream_attention(
     rows = stream_plan.num_main
     value = stream_plan.with_rotated_values(value)
     own = (query[:, :, :rows], key[:, :, :rows], value[:, :, :rows])
+    if stream_plan.frozen_main:
+        own = (own[0].detach(), own[1].detach(), own[2].detach())
     main = _main(module, *own, attention_mask, dropout, scaling, softcap, **kwargs)
     groups = query.shape[1] // key.shape[1]
     streams = _attend_in_chunks(

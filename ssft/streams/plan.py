@@ -23,7 +23,8 @@ class StreamPlan:
         modules: the stream parameters: one adapter's, or those of a batch with an adapter per row.
         sources: [B, S] main row that each group of g streams stands beside.
         num_streams: g, streams beside each source: γ in training; decoding may use the first g only.
-        frozen_main: nothing that trains reaches the main rows, so that no gradient is taken below the insertion layer.
+        frozen_main: nothing that trains reaches the main rows, so that no gradient is taken below the insertion layer
+            nor of the main rows' attention.
         masks: by a layer's window [B, 1, R + S·g, K], additive (0 or the dtype's minimum) over the cache's K slots:
             decoding, where rows are few. None: training and prompts; `attention.py` splits main and stream rows there,
             so that memory stays linear.

@@ -110,8 +110,9 @@ def ngram_loss(
 
     def score(main: Tensor, streams: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         count = len(targets)  # sources
-        scores = logits(torch.cat((main, streams.flatten(0, 1)))).float()
-        said, guesses = scores[: len(main)], scores[len(main) :].unflatten(0, (count, width - 1))  # [m, V], [m, γ, V]
+        # Apart, so that no gradient is made of logits of a main stream that has none.
+        said = logits(main).float()  # [m, V]
+        guesses = logits(streams.flatten(0, 1)).float().unflatten(0, (count, width - 1))  # [m, γ, V]
         first, choice = token_losses(said[:count], targets[:, 0])
         losses, choices = token_losses(guesses, targets[:, 1:])
         if more:

@@ -74,13 +74,15 @@ class StreamSFTTrainer(SpeculationMetrics):
             self.gate.plan = plan
         mask = needed_mask(inputs["attention_mask"])
         with announced(Pass(plan)):
-            # logits_to_keep=1: the head's rows are chosen below, not by the model.
-            model(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, logits_to_keep=1)
+            # The head's rows are chosen below, not by the model: it keeps none.
+            none = sources.new_empty(0)
+            model(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, logits_to_keep=none)
         assert plan.main is not None
         assert plan.streams is not None
         backbone = self.hooks.backbone
         with self.accelerator.autocast():
             main = backbone.finish(plan.main[real[0], sources[real]])
+            main = main.detach() if self.cut else main
             streams = backbone.finish(plan.streams.unflatten(1, (-1, self.num_guesses))[real])
             depths = torch.arange(-1, self.num_guesses, device=main.device)
             weights = self.stream_weight * self.args.stream_loss_decay**depths

@@ -135,7 +135,7 @@ def test_a_lora_of_anybodys_keeps_its_text(shelf, tmp_path):
 
 
 def test_too_few_rows_are_an_error_that_names_the_knob(shelf, tmp_path):
-    done = run(shelf, tmp_path / "none", "--max-new-tokens", "1")
+    done = run(shelf, tmp_path / "none", "--limit", "1")
     assert done.exit_code == 2
     assert "training needs two rows at least: give more --minutes" in done.stderr
 
