@@ -121,10 +121,10 @@ class Recipe:
         if unused:
             what = f"{unused[0]} has no effect with method={self.method}, which trains {TRAINS[self.method]}"
             raise ConfigError(f"{what}; leave it out or choose another method")
-        if self.method in ("medusa", "prune_head") and not self.adapter:
-            raise ConfigError(
-                f"method={self.method} trains {TRAINS[self.method]}, and none is named; set adapter=FOLDER"
-            )
+        over = {"medusa": "heads over", "prune_head": "a prune head for"}
+        if self.method in over and not self.adapter:
+            what = f"method={self.method} trains {over[self.method]} an adapter, and none is named"
+            raise ConfigError(f"{what}; set adapter=FOLDER")
         if self.method == "streams" and self.tree.prunes and not self.training.get("prune_head_rank"):
             raise ConfigError(
                 f"tree.prune_below={self.tree.prune_below:g}, tree.prune_keep={self.tree.prune_keep}: without a prune "
