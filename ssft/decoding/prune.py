@@ -52,7 +52,7 @@ class Pruning:
         """Judge the rows whose N_s is `msa_layers` by their main states [B, R, h]; once all are judged, drop."""
         groups: dict[tuple[int, int], list[int]] = {}
         for b, row in enumerate(self.rows):
-            if row.request.prunes and len(row.tree) > 1 and msa_layers in _streams(row).msa_layers:
+            if _may_drop(row) and msa_layers in _streams(row).msa_layers:
                 groups.setdefault((id(_streams(row)), id(_drafter(row).vocabulary)), []).append(b)
         for places in groups.values():
             rows = [self.rows[b] for b in places]
@@ -129,10 +129,10 @@ def pruning_of(
     step: "Step", rows: Sequence[Row], sources: list[list[int]], cache: TreeCache, num_streams: int
 ) -> Pruning | None:
     """The pruning of a pass; None where no node could be spared, be it for a neighbour that needs as many."""
-    if not sources[0] or not any(row.request.prunes for row in rows):
+    if not sources[0]:
         return None
     widest = max(len(row.tree) for row in rows)
-    needed = max((len(row.tree) for row in rows if not row.request.prunes), default=1)
+    needed = max((len(row.tree) for row in rows if not _may_drop(row)), default=1)
     if whole(needed, step.shapes.rows) >= whole(widest, step.shapes.rows):
         return None
     return Pruning(step, rows, sources, cache, num_streams)
@@ -156,6 +156,12 @@ def likely_nodes(tree: DraftTree, edges: Sequence[float], below: float, keep: in
             nodes.append(node)
     # A stable sort: of equals the parent, which stands before its children, comes first.
     return sorted(sorted(nodes, key=lambda node: -paths[node])[:keep]) if keep else nodes
+
+
+def _may_drop(row: Row) -> bool:
+    """Whether the row's tree could lose nodes: below a threshold, or beyond the number that goes on."""
+    tree = row.request.tree
+    return row.request.prunes and len(row.tree) > 1 and bool(tree.prune_below or len(row.tree) > tree.prune_keep)
 
 
 def _own_word(tree: DraftTree) -> list[float]:

@@ -141,9 +141,11 @@ class Step:
             spans = (cache.span(nodes), cache.span(written))
             inputs = self._inputs(rows, trees, cache.lengths, sources, nodes, spans, self._like())
         now = self._pass(rows, inputs, cache.end + written)
-        if pruning is not None and now.plan is not None:
-            now.plan.prune = pruning
+        if now.plan is None:
+            return States(*self._forward(now, cache), sources)
+        now.plan.prune = pruning
         hidden, streams = self._forward(now, cache)
+        hidden = now.plan.of_main(hidden)
         return States(hidden, streams, sources)
 
     def _inputs(

@@ -152,4 +152,6 @@ class StreamHooks:
             return None
         hidden = output[0] if isinstance(output, tuple) else output
         plan.main, plan.streams = hidden[:, : plan.num_main], hidden[:, plan.num_main :]
-        return (plan.main, *output[1:]) if isinstance(output, tuple) else plan.main
+        # A model may give its states the shape of its ids again (GPT-2).
+        main = plan.in_place(plan.main)
+        return (main, *output[1:]) if isinstance(output, tuple) else main

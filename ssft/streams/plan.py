@@ -51,7 +51,8 @@ class StreamPlan:
         prune: what drops branches inside the pass (paper §3.2.3); None: nothing does.
         num_main, layer_kwargs: filled by the pass: R, and the lengthened layers' positions by their `Rotary`.
         entered: filled by the pass: the main states [B, S, h] that the streams were made of where the first start.
-        left: filled by the pass: the rows that go on, once some were dropped; num_main and sources are then theirs.
+        left, begun: filled by the pass: the rows that go on, once some were dropped, and how many main rows there were;
+            num_main and sources are then theirs.
         main, streams: filled by the pass: the last layer's raw output, [B, R, h] and [B, S·g, h].
     """
 
@@ -69,6 +70,7 @@ class StreamPlan:
     layer_kwargs: dict[Any, dict[str, Any]] = field(default_factory=dict, repr=False)
     entered: Tensor | None = field(default=None, repr=False)
     left: Tensor | None = field(default=None, repr=False)
+    begun: int = 0
 
     def positions(self, position_ids: Tensor) -> Tensor:
         """Position of stream j = position of its source + j: main [B, R] -> streams [B, S·g]."""
@@ -99,12 +101,20 @@ class StreamPlan:
         if self.slots is not None:
             self.slots = self.slots.gather(1, left.rows[:, left.num_main :] - self.num_main)
         self.layer_kwargs.clear()
-        self.num_main, self.sources, self.left = left.num_main, left.sources, left.rows
+        self.left, self.begun = left.rows, self.num_main
+        self.num_main, self.sources = left.num_main, left.sources
         return picked(hidden, left.rows)
 
     def of_main(self, values: Tensor) -> Tensor:
         """Values [B, R, d] of all main rows -> those of the main rows that go on."""
         return values if self.left is None else picked(values, self.left[:, : self.num_main])
+
+    def in_place(self, values: Tensor) -> Tensor:
+        """The other way: values [B, n, d] of the main rows that go on among zeros, each in the place that it had."""
+        if self.left is None:
+            return values
+        index = self.left[:, : self.num_main].unsqueeze(-1).expand_as(values)
+        return values.new_zeros(values.shape[0], self.begun, values.shape[2]).scatter(1, index, values)
 
 
 def picked(values: Tensor, rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import random
 
 import pytest
 import torch
-from conftest import TINY, VOCABULARY, tiny_mistral
+from conftest import ARCHITECTURES, TINY, VOCABULARY, tiny_mistral
 from covering import covering, over_architectures
 from decoder import Decoder
 from graph_stand_in import Recording
@@ -16,6 +16,7 @@ from oracle import ALL, GAMMA, PROMPTS, TOKENS, TOP_K, Oracle, adapted, decode
 
 from ssft.base.kernels.shapes import Shapes
 from ssft.decoding import prune
+from ssft.decoding.budget.cost import PassCosts
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.config import TREE_KINDS, TreeConfig
@@ -155,7 +156,7 @@ def test_any_drafts_give_the_plain_text(subject, kind, drafts, rows, cut, sizes)
         assert any(left < before for before, left in sizes), "nothing was dropped, so the test shows nothing"
 
 
-@over_architectures(kind=TREE_KINDS, cut=CUTS, top_k=[4, VOCABULARY])
+@covering(architecture=ARCHITECTURES, kind=TREE_KINDS, cut=CUTS, top_k=[4, VOCABULARY])
 def test_real_streams_give_the_plain_text(subject, kind, cut, top_k, sizes):
     results = decode(Decoder(subject.hooks, subject.streams, TreeConfig(kind, 40, top_k, **cut)), ALL)
     assert said(results) == texts(subject)
@@ -163,7 +164,7 @@ def test_real_streams_give_the_plain_text(subject, kind, cut, top_k, sizes):
         assert any(left < before for before, left in sizes)
 
 
-@over_architectures(kind=TREE_KINDS, drafts=DRAFTS)
+@covering(architecture=ARCHITECTURES, kind=TREE_KINDS, drafts=DRAFTS)
 def test_a_root_alone_is_plain_decoding(subject, kind, drafts):
     results = decode(Oracle(subject, TreeConfig(kind, 16, TOP_K, prune_keep=1), drafts, ALL), ALL)
     assert said(results) == texts(subject)
@@ -213,11 +214,11 @@ def windowed(window):
     return adapted(tiny_mistral(sliding_window=window), config=HEAD)
 
 
-@over_architectures(drafts=DRAFTS, cut=CUTS)
+@covering(architecture=ARCHITECTURES, drafts=DRAFTS, cut=CUTS)
 def test_lookups_and_a_tuned_budget_give_the_plain_text(subject, drafts, cut):
     tree = TreeConfig("best_first", 16, TOP_K, lookup=True, budget="auto", **cut)
     oracle = Oracle(subject, tree, drafts, ALL)
-    oracle.budget = TunedBudget(oracle.step and Free())
+    oracle.budget = TunedBudget(Free())
     assert said(decode(oracle, ALL)) == texts(subject)
 
 
@@ -314,6 +315,21 @@ def test_streams_without_a_head_cannot_prune():
     ):
         decoder.request(PROMPTS[0], 4)
     Decoder(other.hooks, None, TreeConfig(prune_below=0.1)).request(PROMPTS[0], 4)  # plainly nothing is drafted
+
+
+# --- what it costs ---
+
+
+def test_costs_are_measured_with_the_head_and_with_what_keep_drops(subject, sizes):
+    costs = PassCosts(Step(subject.hooks))
+    pruned, whole = (
+        Decoder(subject.hooks, subject.streams, TreeConfig(prune_keep=keep)).request(PROMPTS[0], 4) for keep in (4, 0)
+    )
+    assert costs.key(pruned, 1) != costs.key(whole, 1)
+    costs._measure(whole, 1)
+    assert not sizes
+    costs._measure(pruned, 1)
+    assert {(16, 4), (8, 4)} <= set(sizes)
 
 
 # --- where passes are captured ---

@@ -115,7 +115,10 @@ def test_a_head_is_replaced_by_a_new_one(shelf, finished, tmp_path):
     ("settings", "message"),
     [
         (["method=prune_head"], r"training.prune_head_rank=0: a prune head is to be trained, and has no rank"),
-        ([*HEAD, "adapter="], "method=prune_head trains a prune head for an adapter, and none is named; set adapter=FOLDER"),
+        (
+            [*HEAD, "adapter="],
+            "method=prune_head trains a prune head for an adapter, and none is named; set adapter=FOLDER",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(shelf, finished, tmp_path, settings, message):
