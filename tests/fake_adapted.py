@@ -35,9 +35,9 @@ class FakeTokenizer:
         return " ".join(map(str, ids))
 
 
-def fake_adapted(build=tiny_llama, streams=True, eos=(), scale=0.2, name="tiny", **changes):
+def fake_adapted(build=tiny_llama, streams=True, eos=(), scale=0.2, name="tiny", prune_head_rank=0, **changes):
     """Streams are random, so drafts are mostly rejected; the tree is wide, so that some are not. scale: the LoRA's."""
-    config = StreamConfig(num_streams=3, num_msa_layers=2) if streams else None
+    config = StreamConfig(num_streams=3, num_msa_layers=2, prune_head_rank=prune_head_rank) if streams else None
     model = with_adapter(build(**changes), config, scale=scale)
     modules = streams_of(model)
     base = model.merge_and_unload()

@@ -70,6 +70,7 @@ SMALL = {
     "bench --compare": [],
     "bench tasks": [*BENCH, "--quality-limit", "1"],
     "bench profile": DECODE,
+    "bench prune": [*DECODE, "--rounds", "1"],
     "bench adapters": [*DECODE, "--rounds", "1", "--adapters", "3"],
     "bench train": ["--batches", "1", "--rounds", "1", *TRAIN],
     "train": TRAIN,
@@ -126,6 +127,8 @@ def home(tmp_path_factory):
         patch.chdir(place)
         files = ["data.train=train.jsonl", "data.validation=validation.jsonl"]
         invoke(*small(["train", "sql", *files, "--output", "outputs/sql"]))
+        head = ["method=prune_head", "adapter=outputs/sql", "training.prune_head_rank=2"]
+        invoke(*small(["train", "sql", *files, *head, "--output", "outputs/sql-pruning"]))
         for name in ("outputs/e2e_nlg", "outputs/dialogsum", "adapters/sql", "adapters/e2e_nlg", "adapters/dialogsum"):
             shutil.copytree("outputs/sql", name)
         Path("outputs/peers/sql").mkdir(parents=True)

@@ -2,7 +2,7 @@
 
     adapter_config.json, adapter_model.safetensors   what peft writes
     ssft_config.json                                 format version, streams, tree, fingerprint of the base
-    streams.safetensors                              P_j (and f_η where used)
+    streams.safetensors                              P_j (and f_η and o_θ where used)
     stream_lora_config.json, stream_lora.safetensors the streams' own LoRA, as peft writes one (formats 2 and 3)
     draft_vocabulary.safetensors                     the token ids that streams guess from (format 3 only)
     run.yaml, provenance.json                        what reproduces it
@@ -91,11 +91,13 @@ class Bundle:
     files: AdapterFiles = field(repr=False)
     draft_vocabulary: Tensor | None = field(default=None, repr=False)
     stream_parameters: int = field(init=False)
+    prune_parameters: int = field(init=False)
     draft_ids: int = field(init=False)
     weights_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.stream_parameters = sum(tensor.numel() for tensor in self.stream_weights.values())
+        self.prune_parameters = sum(t.numel() for name, t in self.stream_weights.items() if name.startswith("prune_"))
         self.draft_ids = 0 if self.draft_vocabulary is None else len(self.draft_vocabulary)
         self.weights_sha256 = self.files.sha256
 

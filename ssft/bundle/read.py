@@ -99,13 +99,17 @@ def read_outline(path: str | os.PathLike[str]) -> Bundle:
     for key in keys:
         _check_name(where, f"base.{key}", base[key])
     files.base_id = base["id"]
-    rank = streams.projection_rank
-    # P [γ, h] and f_η [2, η, h] in float64 at the widest, and a header.
-    limit = (streams.num_streams + 2 * min(rank, MAX_HIDDEN)) * MAX_HIDDEN * 8 + 2**20
-    stream_weights = files.shapes(STREAM_WEIGHTS, min(limit, MAX_WEIGHTS))
-    if rank and not any(rank in tensor.shape for tensor in stream_weights.values()):
-        what = f"no tensor has the side projection_rank={rank} of {SSFT_CONFIG}"
-        raise BundleError(f"{files.path / STREAM_WEIGHTS}: {what}")
+    if tree.prunes and not streams.prune_head_rank:
+        what = f"tree.prune_below={tree.prune_below:g} and tree.prune_keep={tree.prune_keep} with"
+        raise BundleError(f"{where}: {what} streams.prune_head_rank=0; without a prune head nothing can be pruned")
+    ranks = {"projection_rank": streams.projection_rank, "prune_head_rank": streams.prune_head_rank}
+    # P [γ, h], f_η [2, η, h] and o_θ [2, θ, h] in float64 at the widest, and a header.
+    widths = streams.num_streams + 2 * sum(min(rank, MAX_HIDDEN) for rank in ranks.values())
+    stream_weights = files.shapes(STREAM_WEIGHTS, min(widths * MAX_HIDDEN * 8 + 2**20, MAX_WEIGHTS))
+    for key, rank in ranks.items():
+        if rank and not any(rank in tensor.shape for tensor in stream_weights.values()):
+            what = f"no tensor has the side {key}={rank} of {SSFT_CONFIG}"
+            raise BundleError(f"{files.path / STREAM_WEIGHTS}: {what}")
     if has_own:
         loras.append(_lora_part(files, STREAM_LORA_CONFIG, STREAM_LORA_WEIGHTS))
     ids = vocabulary_outline(files) if version == VOCABULARY_VERSION else None

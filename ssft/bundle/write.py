@@ -37,7 +37,7 @@ from ssft.bundle.vocabulary import save_vocabulary
 from ssft.decoding.config import TreeConfig
 from ssft.errors import BundleError
 from ssft.files import whole_folder, write_sorted_json
-from ssft.streams.modules import CONTAINER, streams_of
+from ssft.streams.modules import CONTAINER, StreamModules, streams_of
 
 
 def write_bundle(
@@ -112,17 +112,49 @@ def write_with_vocabulary(
     """
     if bundle.stream_config is None:
         raise BundleError(f"{bundle.path} is a LoRA without streams, so nothing in it guesses from a vocabulary")
-    target, source = Path(path), AdapterFiles(bundle.path)
-    with whole_folder(target, check_replaceable) as folder:
-        for name in filter(source.exists, (*HASHED, RUN, PROVENANCE, CURVE)):
-            (folder / name).write_bytes(source.read(name))
-        settings = json.loads((folder / SSFT_CONFIG).read_text(encoding="utf-8"))
+    with whole_folder(target := Path(path), check_replaceable) as folder:
+        settings = _copied(bundle, folder, keep)
         write_sorted_json(folder / SSFT_CONFIG, {**settings, "format_version": VOCABULARY_VERSION})
         save_vocabulary(folder, ids)
-        for name, data in (keep or {}).items():
-            (folder / name).write_bytes(data)
         read_bundle(folder)
     return read_bundle(target)
+
+
+def write_with_prune_head(
+    path: str | os.PathLike[str],
+    bundle: Bundle,
+    head: StreamModules,
+    provenance: dict[str, Any],
+    keep: Mapping[str, bytes] | None = None,
+) -> Bundle:
+    """Write a copy of `bundle` whose streams have the prune head of `head`, into the folder `path`.
+
+    Every other tensor keeps its bits. provenance: how the head was trained, for `prune_head` in the copy's own. `path`,
+    `keep`: as in `write_with_vocabulary`. Raises `BundleError` where the bundle's folder was changed since it was read.
+    """
+    if not bundle.unchanged():
+        raise BundleError(f"{bundle.path}: changed while its prune head was trained, which does not fit it any more")
+    with whole_folder(target := Path(path), check_replaceable) as folder:
+        settings = _copied(bundle, folder, keep)
+        settings["streams"]["prune_head_rank"] = head.config.prune_head_rank
+        write_sorted_json(folder / SSFT_CONFIG, settings)
+        weights = load_file(folder / STREAM_WEIGHTS)
+        weights |= {name: value.detach().float().cpu().contiguous() for name, value in head.state_dict().items()}
+        save_file(weights, folder / STREAM_WEIGHTS)
+        write_sorted_json(folder / PROVENANCE, {**bundle.provenance, "prune_head": provenance})
+        read_bundle(folder)
+    return read_bundle(target)
+
+
+def _copied(bundle: Bundle, folder: Path, keep: Mapping[str, bytes] | None) -> dict[str, Any]:
+    """Copy what a bundle is into a new folder, and the files `keep`; returns what its `ssft_config.json` holds."""
+    source = AdapterFiles(bundle.path)
+    for name in filter(source.exists, (*HASHED, RUN, PROVENANCE, CURVE)):
+        (folder / name).write_bytes(source.read(name))
+    for name, data in (keep or {}).items():
+        (folder / name).write_bytes(data)
+    settings: dict[str, Any] = json.loads((folder / SSFT_CONFIG).read_text(encoding="utf-8"))
+    return settings
 
 
 def save_lora(file: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None) -> None:

@@ -76,6 +76,8 @@ def training_table(bundle: Bundle) -> Table:
         "LoRA rank, modules": f"{lora.config['r']}; {shown}",
         "parameters: LoRA, streams": f"{lora.parameters:,}, {bundle.stream_parameters:,}",
         "the streams' own LoRA: rank, parameters": "; ".join(f"{p.config['r']}, {p.parameters:,}" for p in own),
+        "prune head: rank, parameters": bundle.prune_parameters
+        and f"{streams.prune_head_rank}, {bundle.prune_parameters:,}",
         "weights": f"{bundle.weights_bytes / 1e6:,.1f} MB",
         "draft vocabulary": bundle.draft_ids and f"{bundle.draft_ids:,} token ids",
         "draft tree": f"{bundle.tree.kind}, {bundle.tree.size}",

@@ -117,8 +117,13 @@ def override_tree(tree: TreeConfig, overrides: tuple[str, ...] | list[str]) -> T
     return changed
 
 
-def _setting(text: str) -> int | bool | str:
-    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else {"true": True, "false": False}.get(text, text)
+def _setting(text: str) -> float | bool | str:
+    if re.fullmatch(r"-?[0-9]{1,18}", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?[0-9]{0,18}\.[0-9]{1,18}", text) else _WORDS.get(text, text)
+
+
+_WORDS: dict[str, float | bool | str] = {"true": True, "false": False}
 
 
 def load_prompts(adapted: MultiAdapterModel, adapter: str, data: Path | None, limit: int | None) -> list[list[int]]:

@@ -29,6 +29,11 @@ def next_steps(recipe: Recipe, output: Path) -> list[str]:
             (f"{generate} {base}", "read some answers"),
             (f"ssft train add_streams adapter={folder} {train}", "make it faster, its text kept"),
         ]
+    elif recipe.method == "prune_head":
+        steps = [
+            (f"ssft verify {folder} --dtype float32 --tree prune_below=0.1", "is the text that of plain decoding?"),
+            (f"ssft bench prune {folder} --dtype float32", "does pruning pay here?"),
+        ]
     else:
         adapter = shlex.quote(recipe.adapter or "ADAPTER")
         steps = [(f"ssft bench {adapter} --peers {shlex.quote(str(output.parent.parent))}", "compare the two")]

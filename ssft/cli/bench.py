@@ -22,6 +22,7 @@ from ssft.cli._bench import (
 from ssft.cli._bench_adapters import adapters_command
 from ssft.cli._bench_compare import compare_command
 from ssft.cli._bench_never_slower import never_slower_command
+from ssft.cli._bench_prune import prune_command
 from ssft.cli._bench_tasks import tasks_command
 from ssft.cli._result import command_line, deliver, describe_data, file_option, result_facts
 from ssft.cli._sampling import FORMS, form_of, sampling_options
@@ -176,5 +177,5 @@ def profile_command(
     deliver(result, output, as_json, show)
 
 
-for subcommand in (adapters_command, never_slower_command, tasks_command, compare_command):
+for subcommand in (adapters_command, never_slower_command, prune_command, tasks_command, compare_command):
     command.add_command(subcommand)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from ssft.cli import _options as shared
 from ssft.cli._shelf import adapter_names, shared_base
+
+if TYPE_CHECKING:
+    from ssft.bundle.format import Bundle
 
 
 def collect(adapter: str) -> dict[str, Any]:
@@ -35,6 +38,7 @@ def collect(adapter: str) -> dict[str, Any]:
         "stream_lora": {"r": own_lora[0].config.get("r"), "parameters": own_lora[0].parameters} if own_lora else None,
         "streams": streams,
         "draft_vocabulary": bundle.draft_ids or None,
+        "prune_head": _prune_head(bundle),
         "tree": None if streams is None else bundle.tree.tree_dict(),
         "extra_parameters": bundle.extra_parameters,
         "size_bytes": bundle.size_bytes,
@@ -42,6 +46,12 @@ def collect(adapter: str) -> dict[str, Any]:
         # Without its long parts, such as the history of the losses.
         "provenance": {key: value for key, value in bundle.provenance.items() if not isinstance(value, list)},
     }
+
+
+def _prune_head(bundle: Bundle) -> dict[str, int] | None:
+    """Rank θ and parameters 2·θ·h of the prune head; None where there is none."""
+    rank = 0 if bundle.stream_config is None else bundle.stream_config.prune_head_rank
+    return {"rank": rank, "parameters": bundle.prune_parameters} if rank else None
 
 
 def collect_memory(paths: dict[str, Path], base: str | None, **loading: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`TreeCache`: preallocated keys and values with a length per row, from which a path of a tree can be kept."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,6 +9,15 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from ssft.base.kernels.shapes import Shapes, whole
+
+
+@dataclass
+class _Left:
+    """What goes on of a pass: the slots [B, R] of its rows, its nodes [B][n], and how many rows it had before."""
+
+    slots: Tensor
+    nodes: list[list[int]]
+    whole: int
 
 
 class TreeCache(Cache):
@@ -19,6 +29,9 @@ class TreeCache(Cache):
 
         length 3, a tree of nodes n0 n1 n2 n3 and streams s:   x0 x1 x2 | n0 n1 n2 n3 s s s s
         keep path [n0, n2]:                                    x0 x1 x2 n0 n2 | (free)
+
+    Branches may be dropped in the middle of a pass (paper §3.2.3). What is left keeps its slots (`write_only`): so one
+    index serves the layers below, which hold all nodes, and those above, where nobody sees the slots of the others.
     """
 
     def __init__(
@@ -38,6 +51,7 @@ class TreeCache(Cache):
         self.store = self._room(shape, like)
         self.lengths = [0] * batch
         self._slots: dict[int, Tensor] = {}  # by the number of rows; for these lengths
+        self._left: _Left | None = None  # of the pass that runs
 
     @property
     def end(self) -> int:
@@ -63,14 +77,15 @@ class TreeCache(Cache):
         rows = key_states.shape[2]
         end = self.end + rows
         keys, values = self.store[layer_idx, 0], self.store[layer_idx, 1]
-        if len(set(self.lengths)) == 1:
+        if len(set(self.lengths)) == 1 and self._left is None:
             keys[:, :, end - rows : end] = key_states
             values[:, :, end - rows : end] = value_states
         else:
-            index = self.slots(rows)[:, None, :, None].expand_as(key_states)
+            slots = self.slots(rows) if self._left is None else self._left.slots
+            index = slots[:, None, :, None].expand_as(key_states)
             keys.scatter_(2, index, key_states)
             values.scatter_(2, index, value_states)
-        span = self.span(rows)
+        span = self.span(rows if self._left is None else self._left.whole)
         return keys[:, :, :span], values[:, :, :span]
 
     def slots(self, rows: int) -> Tensor:
@@ -80,13 +95,24 @@ class TreeCache(Cache):
             self._slots[rows] = starts + torch.arange(rows, device=self.store.device)
         return self._slots[rows]
 
+    def write_only(self, rows: Tensor, nodes: list[list[int]], whole: int) -> None:
+        """Until the pass ends, its rows are these [B, R] of the `whole` rows that it began with, in the slots of those.
+
+        nodes [B][n]: the rows that `keep` then counts its paths by.
+        """
+        starts = torch.tensor(self.lengths, device=self.store.device).unsqueeze(1)
+        self._left = _Left(starts + rows, nodes, whole)
+
     def set_lengths(self, lengths: list[int]) -> None:
         """Say how many tokens each row holds; what lies behind is free."""
         self.lengths = lengths
         self._slots.clear()
+        self._left = None
 
     def keep(self, paths: list[list[int]]) -> None:
-        """After a pass: row b keeps the nodes `paths[b]` (indices among the written rows, ascending), in place."""
+        """After a pass: row b keeps the nodes `paths[b]` (indices among those that are left, ascending), in place."""
+        if self._left is not None:
+            paths = [[left[node] for node in path] for left, path in zip(self._left.nodes, paths, strict=True)]
         lengths = []
         for row, (start, path) in enumerate(zip(self.lengths, paths, strict=True)):
             # Nodes that already stand where they belong need no copy.

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ssft.errors import ConfigError
-from ssft.schema import check_fields, shown
+from ssft.schema import BELOW_ONE, check_fields, shown
 
 TREE_KINDS = ("best_first", "k_ary", "chain")
 FIXED, AUTO = "fixed", "auto"
@@ -67,9 +67,30 @@ class TreeConfig:
         },
     )
 
+    prune_below: BELOW_ONE = field(
+        default=0.0,
+        metadata={
+            "help": "branches under a token whose probability after its parent, by the adapter's prune head, is below "
+            "that are dropped in the middle of a pass; 0: none. The text stays as it is"
+        },
+    )
+
+    prune_keep: int = field(
+        default=0,
+        metadata={
+            "help": "most nodes of a tree that go on from the middle of a pass, the root included: those whose paths "
+            "are likeliest by the adapter's prune head; 0: all"
+        },
+    )
+
     def nodes_in_batch(self, rows: int) -> int:
         """Node budget of one row's tree while `rows` rows share a pass."""
         return min(self.max_nodes, max(2, self.max_batch_nodes // rows)) if self.max_batch_nodes else self.max_nodes
+
+    @property
+    def prunes(self) -> bool:
+        """Whether branches are to be dropped inside a pass (`decoding/prune.py`)."""
+        return bool(self.prune_below or self.prune_keep)
 
     @property
     def width(self) -> int:
@@ -103,6 +124,8 @@ class TreeConfig:
             )
         if self.max_batch_nodes < 0:
             raise ConfigError(f"tree.max_batch_nodes={shown(self.max_batch_nodes)}: 0 (no limit) or a positive number")
+        if self.prune_keep < 0:
+            raise ConfigError(f"tree.prune_keep={shown(self.prune_keep)}: 0 (all nodes) or a positive number")
 
     def tree_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

@@ -11,6 +11,7 @@
 
 Prompts have too many lengths and are few: their passes stay as they are. Both heads stay outside of the graph: that of
 the nodes is one product, without the padding, and that of the streams follows a node that the host has chosen.
+Passes in which branches are dropped (`prune.py`) have as many rows as are left, and stay as they are, too.
 """
 
 import logging
@@ -25,6 +26,7 @@ import torch
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.graphs import Capture, CudaGraphs, Run
 from ssft.decoding.inputs import TreeInputs
+from ssft.decoding.prune import pruning_of
 from ssft.decoding.row import Row
 from ssft.decoding.step import MASKS, Output, States, Step, Timer, depth_of, untimed
 from ssft.decoding.stores import SLOTS, StaticCache, Stores, StoreView, bucket, bucket_of_slots
@@ -78,6 +80,7 @@ class StaticStep(Step):
         self.capture = capture
         self.stores = Stores()
         self._kept: OrderedDict[Bucket, _Kept] = OrderedDict()
+        self._told = False
 
     @property
     def graphs(self) -> int:
@@ -87,6 +90,10 @@ class StaticStep(Step):
     def trees(self, rows: list[Row], sources: list[list[int]], cache: TreeCache) -> States:
         """One forward over every row's tree, as `Step.trees` has it."""
         assert isinstance(cache, StaticCache)
+        if pruning_of(self, rows, sources, cache, depth_of(rows)) is not None:
+            self._tell_of_pruning()
+            self.steady = True
+            return super().trees(rows, sources, cache)
         with self.timer(MASKS):
             store, trees, beside = cache.lent, [row.tree for row in rows], len(sources[0])
             # A row of padding is like the last one, with nothing in the cache and a lone root.
@@ -115,6 +122,15 @@ class StaticStep(Step):
         main, streams = self._run(kept, forward)
         streams = None if streams is None else streams[: len(rows), :beside]
         return States(main[: len(rows), : max(map(len, trees))].contiguous(), streams, sources)
+
+    def _tell_of_pruning(self) -> None:
+        """Say once that such passes are not captured: how many rows go on is known inside of them alone."""
+        if self.capture is not None and not self._told:
+            self._told = True
+            _log.warning(
+                "tree.prune_below and tree.prune_keep: a pass in which branches are dropped runs operator by operator, "
+                "not as a CUDA graph, since how many rows go on is only known in its middle"
+            )
 
     def _run(self, kept: _Kept, forward: Run) -> Output:
         """The pass, captured if its bucket has come often enough."""

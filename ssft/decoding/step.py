@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 from ssft.base.kernels.shapes import Shapes, whole
 from ssft.decoding.cache import TreeCache
 from ssft.decoding.inputs import TreeInputs, padded
+from ssft.decoding.prune import Pruning, pruning_of
 from ssft.decoding.row import Row
 from ssft.decoding.tree import DraftTree
 from ssft.streams.insertion import StreamHooks
@@ -36,7 +37,10 @@ def untimed(_part: str) -> AbstractContextManager[None]:
 
 @dataclass
 class States:
-    """What a pass leaves: main [B, n, h] as the head reads it, streams [B, m, g, h] raw, sources [B][m] their nodes."""
+    """What a pass leaves: main [B, n, h] as the head reads it, streams [B, m, g, h] raw, sources [B][m] their nodes.
+
+    A source -1 is that of no node; nobody reads its streams.
+    """
 
     main: Tensor
     streams: Tensor | None
@@ -92,11 +96,17 @@ class Step:
             return States(main, streams, [[0]] * len(rows)), cache
 
     def trees(self, rows: list[Row], sources: list[list[int]], cache: TreeCache) -> States:
-        """One forward over every row's tree: [B, n] nodes, then g streams beside the m nodes `sources` [B][m]."""
-        trees = [row.tree for row in rows]
-        states = self._trees(rows, trees, sources, cache)
+        """One forward over every row's tree: [B, n] nodes, then g streams beside the m nodes `sources` [B][m].
+
+        Where branches are dropped inside the pass (`prune.py`), the rows' trees and the states are of what was left.
+        """
+        pruning = pruning_of(self, rows, sources, cache, depth_of(rows))
+        states = self._trees(rows, [row.tree for row in rows], sources, cache, pruning)
+        if pruning is not None:
+            sources = pruning.finish()
+        nodes = max(len(row.tree) for row in rows)
         # Without what nodes are filled up with; in one piece, since the head copies its weight for rows that are not.
-        return States(states.main[:, : max(map(len, trees))].contiguous(), states.streams, sources)
+        return States(states.main[:, :nodes].contiguous(), states.streams, sources)
 
     def logits(self, rows: Sequence[Row], hidden: Tensor, head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Finished states [B, .., h] of these rows -> logits [B, .., V]; the head, too, may carry a LoRA.
@@ -116,14 +126,26 @@ class Step:
         """How many nodes a pass has whose largest tree has so many."""
         return whole(nodes, self.shapes.rows)
 
-    def _trees(self, rows: list[Row], trees: list[DraftTree], sources: list[list[int]], cache: TreeCache) -> States:
+    def _trees(
+        self,
+        rows: list[Row],
+        trees: list[DraftTree],
+        sources: list[list[int]],
+        cache: TreeCache,
+        pruning: Pruning | None = None,
+    ) -> States:
         """One forward over these trees of the rows."""
         with self.timer(MASKS):
             nodes = whole(max(map(len, trees)), self.shapes.rows)
             written = nodes + len(sources[0]) * depth_of(rows)
             spans = (cache.span(nodes), cache.span(written))
             inputs = self._inputs(rows, trees, cache.lengths, sources, nodes, spans, self._like())
-        hidden, streams = self._forward(self._pass(rows, inputs, cache.end + written), cache)
+        now = self._pass(rows, inputs, cache.end + written)
+        if now.plan is None:
+            return States(*self._forward(now, cache), sources)
+        now.plan.prune = pruning
+        hidden, streams = self._forward(now, cache)
+        hidden = now.plan.of_main(hidden)
         return States(hidden, streams, sources)
 
     def _inputs(

@@ -37,6 +37,16 @@ class DraftTree:
         """The tree of its first nodes; a parent stands before its children, so that none is missing."""
         return DraftTree(self.tokens[:nodes], self.parents[:nodes], self.depths[:nodes], self.scores[:nodes])
 
+    def pick(self, nodes: Sequence[int]) -> "DraftTree":
+        """The tree of these nodes, ascending, among which the parent of each is."""
+        place = {node: i for i, node in enumerate(nodes)}
+        return DraftTree(
+            [self.tokens[node] for node in nodes],
+            [place.get(self.parents[node], -1) for node in nodes],
+            [self.depths[node] for node in nodes],
+            [self.scores[node] for node in nodes],
+        )
+
     def children(self) -> dict[int, dict[int, int]]:
         """Node -> {token: child}; the first of two siblings with one token, as both lead on to the same text."""
         found: dict[int, dict[int, int]] = {}

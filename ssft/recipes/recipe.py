@@ -32,11 +32,18 @@ if TYPE_CHECKING:
 
 TOP = ""  # the section of the keys that stand at the top of the file
 SECTIONS = ("data", "lora", "training", "tree", "medusa", "draft")
-# the sections that a method reads beside data and training; the twin's recipe is the one of its adapter, tree and all
-SECTIONS_READ = {"streams": ("lora", "tree"), "lora": ("lora", "tree"), "medusa": ("medusa",), "draft": ("draft",)}
+# the sections that a method reads beside data and training; the recipe of a twin or a prune head is that of an adapter
+SECTIONS_READ = {
+    "streams": ("lora", "tree"),
+    "lora": ("lora", "tree"),
+    "prune_head": ("lora", "tree"),
+    "medusa": ("medusa",),
+    "draft": ("draft",),
+}
 TRAINS = {
     "streams": "a LoRA with speculative streams",
     "lora": "the same LoRA without streams, for comparison",
+    "prune_head": "a prune head for a trained adapter, of which every other tensor stays as it is",
     "medusa": "Medusa heads over a trained adapter, for comparison",
     "draft": "a small model of some of the bare base's layers, for comparison",
 }
@@ -62,14 +69,14 @@ class Recipe:
     """One training run. `training` stays a dict of checked values: building the arguments touches the device."""
 
     name: str = setting("", "name of the run, of letters, digits, . _ -; empty: the file's name")
-    method: Literal["streams", "lora", "medusa", "draft"] = setting(
+    method: Literal["streams", "lora", "prune_head", "medusa", "draft"] = setting(
         "streams", "what is trained. " + "; ".join(f"{name}: {what}" for name, what in TRAINS.items())
     )
     adapter: str = setting(
         "",
         "a trained adapter: a folder, adapters/NAME or owner/name. streams and lora begin from its values "
         "instead of fresh ones (a plain LoRA gets its streams), streams with training.mode=lossless keeps its LoRA "
-        "as it is and gives the streams one of their own; medusa gives it its heads",
+        "as it is and gives the streams one of their own; medusa gives it its heads, prune_head its prune head",
     )
     base: str = setting("smollm2-135m", "base model: alias, hub id or local folder")
     quantization: Literal["none", "4bit"] = setting("none", "weights of the base: none, or 4bit (bitsandbytes NF4)")
@@ -114,8 +121,15 @@ class Recipe:
         if unused:
             what = f"{unused[0]} has no effect with method={self.method}, which trains {TRAINS[self.method]}"
             raise ConfigError(f"{what}; leave it out or choose another method")
-        if self.method == "medusa" and not self.adapter:
-            raise ConfigError("method=medusa trains heads over an adapter, and none is named; set adapter=FOLDER")
+        over = {"medusa": "heads over", "prune_head": "a prune head for"}
+        if self.method in over and not self.adapter:
+            what = f"method={self.method} trains {over[self.method]} an adapter, and none is named"
+            raise ConfigError(f"{what}; set adapter=FOLDER")
+        if self.method == "streams" and self.tree.prunes and not self.training.get("prune_head_rank"):
+            raise ConfigError(
+                f"tree.prune_below={self.tree.prune_below:g}, tree.prune_keep={self.tree.prune_keep}: without a prune "
+                "head nobody says which branches are likely; set training.prune_head_rank=8, or leave both out"
+            )
         if self.method == "draft" and self.quantization != "none":
             what = f"method=draft with quantization={self.quantization}: a draft is trained in full"
             raise ConfigError(f"{what}, which quantised weights cannot be; set quantization=none")

@@ -48,6 +48,15 @@ class StreamConfig:
         },
     )
 
+    prune_head_rank: int = field(
+        default=0,
+        metadata={
+            "help": "θ: rank of o_θ, the prune head: the residual low-rank map under the base's own norm and head that "
+            "gives early-exit logits at the insertion layer (2·θ·h parameters; the paper has rank 8). With it "
+            "tree.prune_below and tree.prune_keep can drop branches in the middle of a pass (paper §3.2.3). 0: none"
+        },
+    )
+
     def __post_init__(self) -> None:
         self.check_streams()
 
@@ -73,6 +82,10 @@ class StreamConfig:
             raise ConfigError(f"mode={repr(self.mode)[:60]}: expected one of {', '.join(MODES)}")
         if self.projection_rank < 0:
             raise ConfigError(f"projection_rank={shown(self.projection_rank)}: η is 0 (identity) or a positive rank")
+        if self.prune_head_rank < 0:
+            raise ConfigError(
+                f"prune_head_rank={shown(self.prune_head_rank)}: θ is 0 (no prune head) or a positive rank, such as 8"
+            )
 
     def stream_config(self) -> "StreamConfig":
         """The stream fields alone, as a plain `StreamConfig` (subclasses carry more)."""

@@ -81,9 +81,9 @@ class StreamHooks:
             if plan is None or layers > plan.modules.msa_layers[0]:
                 masks = now.masks
             else:
-                masks = plan.masks
                 if layers in plan.modules.msa_layers:
                     hidden = self._insert(plan, hidden, kwargs, layers)
+                masks = plan.masks
                 kwargs |= self._lengthened(plan, index, hidden, kwargs)
                 if self.backbone.anatomy.interface:
                     kwargs["stream_plan"] = plan
@@ -96,7 +96,10 @@ class StreamHooks:
         return pre_hook
 
     def _insert(self, plan: StreamPlan, hidden: Tensor, kwargs: dict[str, Any], layers: int) -> Tensor:
-        """Put the streams that start here beside (or, in a mixed batch, into) hidden [B, R(+S·g), h]."""
+        """Put the streams that start here beside (or, in a mixed batch, into) hidden [B, R(+S·g), h], and drop rows.
+
+        Rows are dropped where the last streams start: there every row of a mixed batch was judged in its own layer.
+        """
         if plan.modules.rotates and not self.backbone.anatomy.interface:
             raise UnsupportedArchitectureError(
                 f"{self.backbone.config.model_type} hands no keyword on to its attention, which so cannot turn the "
@@ -108,12 +111,16 @@ class StreamHooks:
         width = plan.sources.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         main = hidden.gather(1, width)
         if layers == plan.modules.msa_layers[0]:
-            plan.num_main = hidden.shape[1]
-            return torch.cat((hidden, plan.modules.insert(main, plan.num_streams)), dim=1)
-        assert isinstance(plan.modules, MixedStreams)
-        streams = hidden[:, plan.num_main :].clone()
-        plan.modules.restart(streams, main, plan.num_streams, layers)
-        return torch.cat((hidden[:, : plan.num_main], streams), dim=1)
+            plan.num_main, plan.entered = hidden.shape[1], main
+            streams = plan.modules.insert(main, plan.num_streams)
+        else:
+            assert isinstance(plan.modules, MixedStreams)
+            streams = hidden[:, plan.num_main :].clone()
+            plan.modules.restart(streams, main, plan.num_streams, layers)
+        rows = hidden[:, : plan.num_main]
+        hidden = torch.cat((rows, streams), dim=1)
+        left = None if plan.prune is None else plan.prune(layers, rows)
+        return hidden if left is None else plan.drop(left, hidden)
 
     def _lengthened(self, plan: StreamPlan, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """What a layer gets instead of the model's own positions: theirs and the streams'.
@@ -125,14 +132,14 @@ class StreamHooks:
         rotary = self.backbone.anatomy.rotary[index]
         if rotary not in plan.layer_kwargs:
             rows = hidden.shape[0]
-            main = kwargs["position_ids"].expand(rows, -1)
+            main = plan.of_main(kwargs["position_ids"].expand(rows, -1).unsqueeze(-1)).squeeze(-1)
             # Beyond the context's end a draft is never reached; there 'dynamic' frequencies would change for all.
             positions = plan.positions(main).clamp(max=self.backbone.context_length - 1)
             plan.layer_kwargs[rotary] = {"position_ids": torch.cat((main, positions), dim=1)}
             if rotary is not None:
                 # The main rows keep the very tensors that the model computed for them.
                 plan.layer_kwargs[rotary][rotary.keyword] = tuple(
-                    torch.cat((own.expand(rows, -1, -1), stream), dim=1)
+                    torch.cat((plan.of_main(own.expand(rows, -1, -1)), stream), dim=1)
                     for own, stream in zip(
                         kwargs[rotary.keyword], rotary(self.backbone.decoder, hidden, positions), strict=True
                     )
@@ -145,4 +152,6 @@ class StreamHooks:
             return None
         hidden = output[0] if isinstance(output, tuple) else output
         plan.main, plan.streams = hidden[:, : plan.num_main], hidden[:, plan.num_main :]
-        return (plan.main, *output[1:]) if isinstance(output, tuple) else plan.main
+        # A model may give its states the shape of its ids again (GPT-2).
+        main = plan.in_place(plan.main)
+        return (main, *output[1:]) if isinstance(output, tuple) else main

@@ -1,4 +1,4 @@
-"""The parameters of the streams: P_j and f_η (paper §3.2.1), and value rotation, which needs none (appendix B)."""
+"""The parameters of the streams: P_j, f_η (paper §3.2.1) and o_θ (§3.2.3); value rotation has none (appendix B)."""
 
 import math
 from typing import Any
@@ -15,8 +15,8 @@ CONTAINER = "ssft_streams"
 class StreamModules(nn.Module):
     """The stream parameters of one adapter, kept in float32 whatever the base's precision.
 
-    `stream_embeddings` P [γ, h]; `projection_down` [η, h] and `projection_up` [h, η] where η > 0. f_η is residual and
-    starts as the identity, since `projection_up` starts at zero.
+    `stream_embeddings` P [γ, h]; `projection_down` [η, h] and `projection_up` [h, η] where η > 0; `prune_down` [θ, h]
+    and `prune_up` [h, θ] where θ > 0. f_η and o_θ are residual and start as the identity, as their `up` starts at zero.
     """
 
     def __init__(self, config: StreamConfig, hidden_size: int) -> None:
@@ -26,8 +26,9 @@ class StreamModules(nn.Module):
             # The scale of a token embedding: large enough to tell the streams apart from the first step on.
             self.stream_embeddings = nn.Parameter(torch.randn(config.num_streams, hidden_size) * 0.02)
         if config.projection_rank:
-            self.projection_down = nn.Parameter(torch.randn(config.projection_rank, hidden_size) / hidden_size**0.5)
-            self.projection_up = nn.Parameter(torch.zeros(hidden_size, config.projection_rank))
+            self.projection_down, self.projection_up = _low_rank(config.projection_rank, hidden_size)
+        if config.prune_head_rank:
+            self.prune_down, self.prune_up = _low_rank(config.prune_head_rank, hidden_size)
 
     @property
     def msa_layers(self) -> tuple[int, ...]:
@@ -41,12 +42,18 @@ class StreamModules(nn.Module):
         """
         state = main
         if self.config.projection_rank:
-            down, up = self.projection_down.to(main.dtype), self.projection_up.to(main.dtype)
-            state = main + (main @ down.T) @ up.T
+            state = _mapped(main, self.projection_down, self.projection_up)
         streams = state.unsqueeze(2).expand(-1, -1, num_streams, -1)
         if self.config.identifier == "embedding":
             streams = streams + self.stream_embeddings[:num_streams].to(main.dtype)
         return streams.flatten(1, 2)
+
+    def early_exit(self, main: Tensor) -> Tensor:
+        """o_θ(M): what final norm and head read of main states [.., h] at the insertion layer (paper §3.2.3).
+
+        The map is residual: of a map of rank 8 alone eight numbers of a state would be left to tell all tokens apart.
+        """
+        return _mapped(main, self.prune_down, self.prune_up)
 
     @property
     def rotates(self) -> bool:
@@ -64,6 +71,19 @@ class StreamModules(nn.Module):
     def count(self) -> int:
         """Number of extra parameters that inference needs beside the LoRA."""
         return sum(p.numel() for p in self.parameters())
+
+
+def _low_rank(rank: int, hidden_size: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """down [rank, h] and up [h, rank] of a residual map that starts as the identity."""
+    return (
+        nn.Parameter(torch.randn(rank, hidden_size) / hidden_size**0.5),
+        nn.Parameter(torch.zeros(hidden_size, rank)),
+    )
+
+
+def _mapped(state: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """state + (state downᵀ) upᵀ, in the type of state [.., h]."""
+    return state + (state @ down.to(state.dtype).T) @ up.to(state.dtype).T
 
 
 def attach_streams(peft_model: Any, config: StreamConfig, adapter: str = "default") -> StreamModules:

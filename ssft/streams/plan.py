@@ -1,5 +1,6 @@
 """`StreamPlan`: which stream rows one forward pass carries, and where they stand."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,23 @@ from torch import Tensor
 
 from ssft.streams.mixed import MixedStreams
 from ssft.streams.modules import StreamModules
+
+
+@dataclass
+class Left:
+    """The rows of a pass that go on above the layer where branches of the draft were dropped.
+
+    rows: [B, n + m·g] of the rows `[main | streams]`: n main rows in their order, then the groups of m sources.
+    num_main: n. sources: [B, m], of the n main rows that which each group stands beside.
+    """
+
+    rows: Tensor
+    num_main: int
+    sources: Tensor
+
+
+Prune = Callable[[int, Tensor], Left | None]
+"""Asked at every layer where streams start, with their N_s and the main rows [B, R, h]; None: all rows go on."""
 
 
 @dataclass
@@ -31,7 +49,11 @@ class StreamPlan:
         used: keys that any row has in use, of the K slots of `masks`; the rest are empty.
         slots: [B, S·g] where the streams' keys and values stand among those that attention gets: decoding, where they
             follow each row's own nodes in the cache. None: right behind the main rows.
+        prune: what drops branches inside the pass (paper §3.2.3); None: nothing does.
         num_main, layer_kwargs: filled by the pass: R, and the lengthened layers' positions by their `Rotary`.
+        entered: filled by the pass: the main states [B, S, h] that the streams were made of where the first start.
+        left, begun: filled by the pass: the rows that go on, once some were dropped, and how many main rows there were;
+            num_main and sources are then theirs.
         main, streams: filled by the pass: the last layer's raw output, [B, R, h] and [B, S·g, h].
     """
 
@@ -42,10 +64,14 @@ class StreamPlan:
     masks: dict[int | None, Tensor] = field(default_factory=dict)
     used: int = 0
     slots: Tensor | None = None
+    prune: Prune | None = field(default=None, repr=False)
     main: Tensor | None = field(default=None, repr=False)
     streams: Tensor | None = field(default=None, repr=False)
     num_main: int = 0
     layer_kwargs: dict[Any, dict[str, Any]] = field(default_factory=dict, repr=False)
+    entered: Tensor | None = field(default=None, repr=False)
+    left: Tensor | None = field(default=None, repr=False)
+    begun: int = 0
 
     def positions(self, position_ids: Tensor) -> Tensor:
         """Position of stream j = position of its source + j: main [B, R] -> streams [B, S·g]."""
@@ -65,3 +91,33 @@ class StreamPlan:
             return torch.cat((main, self.modules.rotate_values(streams, self.num_streams)), dim=2)
         index = self.slots[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
         return values.scatter(2, index, self.modules.rotate_values(values.gather(2, index), self.num_streams))
+
+    def drop(self, left: Left, hidden: Tensor) -> Tensor:
+        """Go on with these rows alone: hidden [B, R + S·g, h] -> [B, n + m·g, h].
+
+        Every row keeps its mask, its position and its slot. So what is left sees what it saw: of a node that was
+        dropped all descendants were, and none else looks at it.
+        """
+        self.masks = {window: picked(mask.squeeze(1), left.rows).unsqueeze(1) for window, mask in self.masks.items()}
+        if self.slots is not None:
+            self.slots = self.slots.gather(1, left.rows[:, left.num_main :] - self.num_main)
+        self.layer_kwargs.clear()
+        self.left, self.begun = left.rows, self.num_main
+        self.num_main, self.sources = left.num_main, left.sources
+        return picked(hidden, left.rows)
+
+    def of_main(self, values: Tensor) -> Tensor:
+        """Values [B, R, d] of all main rows -> those of the main rows that go on."""
+        return values if self.left is None else picked(values, self.left[:, : self.num_main])
+
+    def in_place(self, values: Tensor) -> Tensor:
+        """The other way: values [B, n, d] of the main rows that go on among zeros, each in the place that it had."""
+        if self.left is None:
+            return values
+        index = self.left[:, : self.num_main].unsqueeze(-1).expand_as(values)
+        return values.new_zeros(values.shape[0], self.begun, values.shape[2]).scatter(1, index, values)
+
+
+def picked(values: Tensor, rows: Tensor) -> Tensor:
+    """Rows [B, n] of values [B, R, d] -> [B, n, d]."""
+    return values.gather(1, rows.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

@@ -58,8 +58,15 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
             "tokens, which are harder and needed less often, count less"
         },
     )
+    prune_loss_weight: NOT_NEGATIVE = field(
+        default=0.1,
+        metadata={
+            "help": "weight of the next-token loss of the prune head's early exit, where streams have such a head "
+            "(prune_head_rank); no other parameter is pulled at"
+        },
+    )
     stream_learning_rate: ABOVE_ZERO | None = field(
-        default=None, metadata={"help": "learning rate of P_j and f_η; with none they have that of the LoRA"}
+        default=None, metadata={"help": "learning rate of P_j, f_η and o_θ; with none they have that of the LoRA"}
     )
     measure_steps: FROM_ZERO = field(
         default=100,

@@ -3,7 +3,6 @@
 L = Σ_j decay^j · CE(head j, y_{t+j})       on completion tokens; head j has the targets of stream j
 """
 
-import copy
 from typing import Any
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from trl import SFTConfig
 
 from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
-from ssft.training.config import check_unpacked
 from ssft.training.loss import HEAD_ROWS, IGNORE, NgramLoss, piece_by_piece, token_losses
-from ssft.training.metrics import SpeculationMetrics, needed_mask
+from ssft.training.metrics import needed_mask
+from ssft.training.over_adapter import OverAdapter
 
 
 class HeadLosses(nn.Module):
@@ -36,40 +35,20 @@ class HeadLosses(nn.Module):
         return piece_by_piece(score, list(zip(states.split(rows), targets.split(rows), strict=True)))
 
 
-class MedusaTrainer(SpeculationMetrics):
-    """Trains `heads` for a model's active adapter; data, masks, schedule and arguments are TRL's, as for the streams.
-
-    The base runs as it decodes: in its own type, in eval mode, with its LoRA, without gradients. `trainer.heads` is
-    the result; checkpoints hold the heads, the optimiser and the trainer's state.
+class MedusaTrainer(OverAdapter):
+    """Trains `heads`, the result, for a model's active adapter.
 
     Logged beside TRL's metrics: `loss_head_1..n` (per token), and at evaluation `acceptance_1..n` and
     `chain_tokens_per_call`, with the meaning they have for `StreamSFTTrainer`.
     """
 
-    args: SFTConfig
-    model: Any
-
     def __init__(self, adapted: Any, config: MedusaConfig, args: SFTConfig, **keywords: Any) -> None:
-        """`adapted`: a `MultiAdapterModel`, frozen; `keywords`: datasets, tokenizer, callbacks as `SFTTrainer` has."""
         config.check_medusa()
-        check_unpacked(args)
-        adapted.model.requires_grad_(False).eval()
-        self.adapted = adapted
-        # Nothing is propagated back through the base, so there is nothing to recompute in it.
-        args = copy.copy(args)
-        args.gradient_checkpointing = args.activation_checkpointing = False
-        # A trainer refuses a 4-bit base without adapters: here the heads train instead.
-        adapted.model._hf_peft_config_loaded = True
-        try:
-            super().__init__(adapted.model, args, **keywords)
-        finally:
-            adapted.model._hf_peft_config_loaded = False
-        self.backbone = adapted.hooks.backbone
+        super().__init__(adapted, args, **keywords)
         self.heads = MedusaHeads.from_base(config, self.backbone.head)
         self.num_guesses = config.num_heads
         self.loss_names = [f"loss_head_{j}" for j in range(1, config.num_heads + 1)]
-        # From here on the trainer knows no other model than the heads.
-        self.model = self.model_wrapped = self.callback_handler.model = HeadLosses(self.heads)
+        self.train_only(HeadLosses(self.heads))
 
     def score(self, model: nn.Module, inputs: dict[str, Any], sources: Tensor, real: Any, targets: Tensor) -> NgramLoss:
         """The weighted losses of all heads; the main stream has none, and its choices are computed for evaluation."""
@@ -95,6 +74,3 @@ class MedusaTrainer(SpeculationMetrics):
         # One row of the router for all: every state has the same adapter.
         with self.adapted.applied(), torch.autocast(states.device.type, enabled=False):
             return torch.cat([self.backbone.logits(part).argmax(dim=-1) for part in states.split(HEAD_ROWS)])
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Nothing: a checkpoint of heads alone is no model to share."""

@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ssft.tables import duration
 from ssft.training.measure import MEASURED
+from ssft.training.prune_head import LOSS
 
 WIDTH = 80
 """Characters of a line, at most."""
@@ -50,7 +51,8 @@ class TrainingTable(TrainerCallback):
     """The table of one run; only the main process of several shows it."""
 
     def __init__(self, trainer: Any, title: str) -> None:
-        losses = getattr(trainer, "loss_names", [])
+        names = getattr(trainer, "loss_names", [])
+        losses = [name for name in names if name != LOSS or len(names) == 1]
         # Between the first guess and the last one lie those whose loss is between theirs.
         self.losses = list(dict.fromkeys([*losses[:2], *losses[-1:]]))
         self.measure = next((c for c in trainer.callback_handler.callbacks if hasattr(c, "prompts")), None)

@@ -17,6 +17,7 @@ from ssft.training.loss import NgramLoss, ngram_loss
 from ssft.training.lossless import gate_lora
 from ssft.training.measure import MeasureStreams
 from ssft.training.metrics import SpeculationMetrics, needed_mask
+from ssft.training.prune_head import LOSS, prune_losses
 
 
 class StreamSFTTrainer(SpeculationMetrics):
@@ -27,6 +28,7 @@ class StreamSFTTrainer(SpeculationMetrics):
     PEFT saves, so checkpoints and resume need nothing else.
 
     Logged beside TRL's metrics: `loss_main`, `loss_stream_1..γ` (per token, against what `stream_supervision` names),
+    `loss_prune` where the streams have a prune head,
     and at evaluation `acceptance_1..γ` (share of sources where a chain of the streams' best tokens would be accepted
     that deep, teacher-forced) and `chain_tokens_per_call` (1 + their sum). Every `measure_steps` steps some rows of
     `eval_dataset` are decoded with `tree`, the draft tree that the adapter is for: see `MeasureStreams`.
@@ -65,6 +67,7 @@ class StreamSFTTrainer(SpeculationMetrics):
         """Whether no gradient is taken below the insertion layer, where in lossless mode nothing trains."""
         self.num_guesses = args.num_streams
         self.loss_names = ["loss_main", *(f"loss_stream_{j}" for j in range(1, args.num_streams + 1))]
+        self.loss_names += [LOSS] if self.streams.config.prune_head_rank else []
         self.add_callback(MeasureStreams(self, tree or TreeConfig()))
 
     def score(self, model: nn.Module, inputs: dict[str, Any], sources: Tensor, real: Any, targets: Tensor) -> NgramLoss:
@@ -88,7 +91,14 @@ class StreamSFTTrainer(SpeculationMetrics):
             weights = self.stream_weight * self.args.stream_loss_decay**depths
             # In lossless mode nothing that trains reaches the main stream.
             weights[0] = self.args.main_loss_weight if self.gate is None else 0.0
-            return ngram_loss(main, streams, targets, backbone.logits, weights, self.args.stream_supervision)
+            loss = ngram_loss(main, streams, targets, backbone.logits, weights, self.args.stream_supervision)
+            if self.streams.config.prune_head_rank:
+                assert plan.entered is not None
+                losses, _ = prune_losses(backbone, self.streams, plan.entered[real], targets[:, 0])
+                loss.total = loss.total + self.args.prune_loss_weight * losses.sum()
+                loss.sums = torch.cat((loss.sums, losses.detach().sum().unsqueeze(0)))
+                loss.counts = torch.cat((loss.counts, loss.counts[:1]))
+            return loss
 
     @property
     def stream_weight(self) -> float:

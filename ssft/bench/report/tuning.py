@@ -1,39 +1,19 @@
 """The page of `ssft tune`: speeds over budgets as a drawing, and the tables below it."""
 
-import io
-
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ssft.bench.report import style
+from ssft.bench.report.figure_page import figure_page, svg_of
 from ssft.bench.tuning import TuningResult, tuning_sentence, tuning_tables
-from ssft.tables import html
-
-_PAGE = Markup(
-    "<!doctype html>\n<meta charset=utf-8>\n<title>{title}</title>\n"
-    "<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#1f2430;"
-    "background:#fff}}table{{border-collapse:collapse;font-variant-numeric:tabular-nums}}"
-    "th,td{{padding:.2rem .7rem;border-bottom:1px solid #e6e8ec}}</style>\n"
-    "<h1>{title}</h1>\n<p>{sentence}</p>\n{drawing}\n{tables}\n"
-)
 
 
 def tuning_page(result: TuningResult, title: str) -> str:
     """An HTML page that asks no server for anything; the title is escaped."""
-    tables = [Markup("<h2>{}</h2>\n{}").format(table.title, html(table)) for table in tuning_tables(result)]
-    return str(
-        _PAGE.format(
-            title=title,
-            sentence=tuning_sentence(result),
-            drawing=Markup(tuning_svg(result)),
-            tables=Markup("\n").join(tables),
-        )
-    )
+    return figure_page(title, tuning_sentence(result), tuning_svg(result), tuning_tables(result))
 
 
 def tuning_svg(result: TuningResult) -> str:
     """Expected tokens per second over nodes, one line for each number of stream nodes, beside plain and auto."""
-    buffer = io.BytesIO()
     with style.report_style():
         figure = Figure(figsize=(style.WIDTHS[2], 3.6), layout="constrained")
         (axes,) = style.panels_of(figure, ["Expected tokens per second"])
@@ -46,6 +26,4 @@ def tuning_svg(result: TuningResult) -> str:
         axes.set_xlabel("nodes")
         axes.set_ylim(0, None)
         figure.legend(loc="outside right center")
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue().decode("utf-8")
-    return text[text.index("<svg") :]
+        return svg_of(figure)

@@ -189,13 +189,16 @@ def _stream_work(request: Request) -> int:
 
 def _shape_of(request: Request) -> dict[str, Any]:
     """What the cost of a pass depends on in a request."""
-    streams = request.streams
+    streams, tree = request.streams, request.tree
+    # Nothing is below a threshold while costs are measured: passes have the prune head and drop what `prune_keep` does.
+    pruning = {"prune_head": True, "prune_keep": tree.prune_keep} if request.prunes else {}
     return {
+        **pruning,
         "drafter": type(request.drafter).__name__,
         "depth": request.depth,
         "layers": 0 if streams is None else streams.config.num_msa_layers,
         "projection_rank": 0 if streams is None else streams.config.projection_rank,
-        "top_k": request.tree.top_k,
+        "top_k": tree.top_k,
         "vocabulary": getattr(getattr(request.drafter, "vocabulary", None), "nbytes", 0),
         "lora_bytes": getattr(request.adapter, "nbytes", 0),
     }

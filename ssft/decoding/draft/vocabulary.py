@@ -10,7 +10,8 @@ costs a pass and changes no text.
     head     rows gathered once, [v, h]  rows gathered at the row's first draft, [e, h]
 """
 
-from collections.abc import Callable, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +27,10 @@ Gather = Callable[[Tensor], HeadRows]
 
 @dataclass(frozen=True)
 class RowVocabulary:
-    """What one row is guessed from: all its token ids by place, and the head's rows of those that its prompt adds."""
+    """What one row is guessed from: its token ids by place, their places, and the head's rows that its prompt adds."""
 
     ids: list[int]
+    places: Mapping[int, int]
     rows: HeadRows | None
 
     def named(self, guesses: Guesses) -> Guesses:
@@ -47,7 +49,7 @@ class DraftVocabulary:
         """ids [v]: sorted, each once."""
         self.ids: list[int] = ids.tolist()
         self.rows = gather(ids)
-        self._known = frozenset(self.ids)
+        self._places = {token: place for place, token in enumerate(self.ids)}
         self._gather = gather
 
     @property
@@ -77,7 +79,9 @@ class DraftVocabulary:
     def of(self, row: Row) -> RowVocabulary:
         """The adapter's token ids and those of the row's prompt, which are gathered once."""
         if row.of_drafter is None:
-            more = sorted(set(row.request.prompt) - self._known)
-            row.of_drafter = RowVocabulary(self.ids + more, self._gather(torch.tensor(more)) if more else None)
+            more = sorted(set(row.request.prompt) - self._places.keys())
+            added = {token: len(self.ids) + place for place, token in enumerate(more)}
+            rows = self._gather(torch.tensor(more)) if more else None
+            row.of_drafter = RowVocabulary(self.ids + more, ChainMap(added, self._places), rows)
         found: RowVocabulary = row.of_drafter
         return found
