@@ -82,7 +82,7 @@ def runs(adapters: list[Adapter]) -> str:
             _said(row.baseline) if row.baseline else "",
             "" if row.identical is None else f"{row.identical} of {row.rows}",
             row.tree,
-            f"`ssft {row.source}`, {row.rows} rows, batch {row.batch_size}, {row.precision}, {row.device}",
+            f"`ssft {row.source}`, {row.rows} of {row.data}, batch {row.batch_size}, {row.precision}, {row.device}",
         ]
         for name, _, rows in adapters
         for row in rows.speed
