@@ -376,7 +376,7 @@ class FakeCosts:
         self.cost = cost
 
     def of(self, rows):
-        found = lambda nodes, sources: np.array(  # noqa: E731
+        found = lambda nodes, sources, left: np.array(  # noqa: E731
             [[self.cost(len(rows), n, m) for m in range(sources + 1)] for n in range(1, nodes + 1)]
         )
         return SimpleNamespace(table=found)

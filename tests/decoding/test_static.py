@@ -130,7 +130,7 @@ class FakeCosts:
     def of(self, rows):
         return self
 
-    def table(self, nodes, sources):
+    def table(self, nodes, sources, left):
         return torch.tensor(
             [[1 + 0.02 * n + 0.05 * m for m in range(sources + 1)] for n in range(1, nodes + 1)]
         ).numpy()
