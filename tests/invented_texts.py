@@ -41,7 +41,7 @@ class FakeCosts:
         self.cost = cost
 
     def of(self, rows):
-        def table(nodes, sources):
+        def table(nodes, sources, left=1.0):
             return np.array([[self.cost(len(rows), n + 1, m) for m in range(sources + 1)] for n in range(nodes)])
 
         return SimpleNamespace(table=table)

@@ -126,6 +126,7 @@ class Scheduler:
             sources = self.budget.plan(self.rows)
         begin = time.perf_counter()
         states = self.step.trees(self.rows, sources, self._cache)
+        self.budget.went_on(self.rows)
         logits = self.step.logits(self.rows, states.main)
         with self.step.timer(DRAFT):
             paths, issued = accept(self.rows, logits)

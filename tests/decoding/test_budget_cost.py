@@ -58,6 +58,20 @@ def test_passes_without_streams_have_one_column():
     assert table.tolist() == [[1.0], [2.0], [3.0]]
 
 
+def test_what_is_dropped_spares_the_layers_above():
+    """c = 10 + 2 n + 3 m, a quarter of the layers above, half of the nodes left: n costs 2 - 0.25, m the half."""
+    nodes, sources = [1, 2, 4, 8], [0, 1, 2, 4]
+    milliseconds = [[10.0 + 2 * n + 3 * m for m in sources] for n in nodes]
+    costs = CostTable(nodes, sources, milliseconds, upper=0.25)
+    whole, pruned = costs.table(8, 4), costs.table(8, 4, left=0.5)
+    assert np.array_equal(pruned[:, 0], whole[:, 0]), "a pass without streams drops nothing"
+    for n in range(2, 9):
+        for m in (2, 4):
+            assert pruned[n - 1, m] == pytest.approx(10 + 2 * n - 0.25 * 2 * n / 2 + 3 * m / 2)
+    assert pruned[0, 1] == pytest.approx(whole[0, 1]), "the root always goes on, and its streams"
+    assert np.array_equal(costs.table(8, 4, left=1.0), whole)
+
+
 # --- measured and kept ---
 
 

@@ -5,6 +5,7 @@ import itertools
 import logging
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -228,7 +229,7 @@ class Free:
     def of(self, rows):
         return self
 
-    def table(self, nodes, sources):
+    def table(self, nodes, sources, left):
         return torch.ones(nodes, sources + 1).numpy()
 
 
@@ -330,6 +331,29 @@ def test_costs_are_measured_with_the_head_and_with_what_keep_drops(subject, size
     assert not sizes
     costs._measure(pruned, 1)
     assert {(16, 4), (8, 4)} <= set(sizes)
+
+
+def test_a_budget_knows_what_share_of_the_nodes_goes_on(subject):
+    """Three of what was planned, in the end; a pass is dear there, and by its share cheap enough for a larger tree."""
+    asked = []
+
+    class Dear(Free):
+        def table(self, nodes, sources, left):
+            asked.append(left)
+            return super().table(nodes, sources, left)
+
+    budget = TunedBudget(Dear())
+    tree = TreeConfig("k_ary", 16, TOP_K, budget="auto", prune_keep=4)
+    oracle = Oracle(subject, tree, "always", [1])
+    oracle.budget = budget
+    assert said(decode(oracle, [1])) == texts(subject, [1])
+    assert asked[0] == 1.0
+    assert 4 / 16 <= asked[-1] < 0.5
+    fixed = Oracle(subject, replace(tree, prune_keep=0), "always", [1])
+    fixed.budget = budget = TunedBudget(Dear())
+    asked.clear()
+    decode(fixed, [1])
+    assert set(asked) == {1.0}
 
 
 # --- where passes are captured ---

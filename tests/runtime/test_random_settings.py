@@ -2,7 +2,8 @@
 
 A setting draws the family of the base, fast products or the modules' own, one to six rows (each with its adapter or
 none, prompt, length, sampling, processors, stop string, answers to one prompt, draft tree, budget, a lookup or none,
-and drafts that are the streams' own or never, sometimes or always right), which rows come late and which are cancelled.
+branches that are dropped inside a pass or none, and drafts that are the streams' own or never, sometimes or always
+right), which rows come late and which are cancelled.
 """
 
 import atexit
@@ -23,14 +24,17 @@ from shelf import shared_shelf
 
 from ssft.base.load import load_base
 from ssft.bundle.read import read_bundle
-from ssft.bundle.write import write_with_vocabulary
+from ssft.bundle.write import write_with_prune_head, write_with_vocabulary
 from ssft.decoding.budget.tuned import TunedBudget
 from ssft.decoding.config import BUDGETS, TREE_KINDS, TreeConfig
 from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.draft.streams import StreamDrafter
+from ssft.decoding.prune import Pruning
 from ssft.decoding.scheduler import Scheduler
 from ssft.runtime.jobs import make_jobs
 from ssft.runtime.model import MultiAdapterModel
+from ssft.streams.config import StreamConfig
+from ssft.streams.modules import StreamModules
 
 SETTINGS, PARTS = 200, 4
 WITH_IDS = {"deep": range(0, 97, 2), "own": range(97), "many": [50]}
@@ -48,6 +52,7 @@ SAMPLING = {
     "min_new_tokens": [2, 4],
     "bad_words_ids": [[[7]], [[9, 11], [30]]],
 }
+CUTS = [{"prune_below": 0.01}, {"prune_below": 0.3}, {"prune_keep": 5}, {"prune_below": 0.001, "prune_keep": 2}]
 ROWS = 40
 """Different rows for each family, of which every setting takes some; each is decoded alone once."""
 
@@ -62,6 +67,9 @@ def models(family):
     for name, ids in WITH_IDS.items():
         bundle = write_with_vocabulary(folder / name, read_bundle(shelf.paths[name]), torch.tensor(list(ids)))
         paths[f"{name}, some ids"] = bundle.path
+    for name, path in paths.items():
+        if (bundle := read_bundle(path)).stream_config is not None:
+            paths[name] = write_with_prune_head(folder / f"{name}, pruning", bundle, random_head(), {}).path
     both = []
     for fast in (False, True):
         model = MultiAdapterModel(*load_base(shelf.base, dtype="float32", device="cpu"), fast=fast)
@@ -69,6 +77,15 @@ def models(family):
             model.load_adapter(path, name)
         both.append(model)
     return both
+
+
+def random_head():
+    """A prune head alone; it changes nothing where no tree prunes."""
+    torch.manual_seed(7)
+    head = StreamModules(StreamConfig(identifier="rotation", prune_head_rank=3), 64)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return head
 
 
 @functools.cache
@@ -170,6 +187,8 @@ def one_setting(number, seen):
     known = [answer for _ in range(rng.randint(1, 6)) for answer in row(family, rng.randrange(ROWS))][:6]
     looks = random.Random(f"lookup {number}")
     trees = [replace(random_tree(rng), lookup=looks.random() < 0.4) for _ in known]
+    cuts = random.Random(f"cuts {number}")
+    trees = [replace(tree, **(cuts.choice(CUTS) if cuts.random() < 0.5 else {})) for tree in trees]
     drafts = [rng.choice(DRAFTS) for _ in known]
     drafters = []
     for (job, text), kind in zip(known, drafts, strict=True):
@@ -217,11 +236,19 @@ def test_adapters_say_different_things(family):
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_row_says_what_it_says_alone_and_plainly(part):
+def test_a_row_says_what_it_says_alone_and_plainly(part, monkeypatch):
     seen = Counter()
+    real = Pruning._left
+
+    def left(self, main):
+        result = real(self, main)
+        seen["dropped"] += result is not None
+        return result
+
+    monkeypatch.setattr(Pruning, "_left", left)
     for number in range(part, SETTINGS, PARTS):
         one_setting(number, seen)
-    often = ("mixed", "batches of several", "some ids", "drawn", "fast=True", "fast=False", "a lookup")
+    often = ("mixed", "batches of several", "some ids", "drawn", "fast=True", "fast=False", "a lookup", "dropped")
     for what in (*DRAFTS[1:], *BUDGETS, *often):
         assert seen[what] >= 12, (what, seen)
     for what in ("own streams", "a lookup alone", "cancelled", "bare", "stopped by a string", *ARCHITECTURES):

@@ -197,7 +197,7 @@ def test_a_budget_that_knows_the_cost_drafts_what_is_forced(form):
     if "auto" not in model.adapters():
         deep = model.adapters()["deep"]
         model.load_adapter(deep.bundle.path, "auto", tree=dataclasses.replace(deep.tree, budget="auto"))
-        free = lambda rows: SimpleNamespace(table=lambda nodes, sources: np.ones((nodes, sources + 1)))  # noqa: E731
+        free = lambda rows: SimpleNamespace(table=lambda n, m, left: np.ones((n, m + 1)))  # noqa: E731
         model.budget.costs = SimpleNamespace(of=free)
     common = {"max_new_tokens": TOKENS, "return_dict": True, form: FORMS[form]}
     fixed = model.generate(PROMPTS, ["deep", "auto", "auto", None], **common, speculate=False)

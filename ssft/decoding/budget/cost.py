@@ -51,18 +51,34 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class CostTable:
-    """Measured milliseconds [nodes][sources] of a pass whose rows have so many `nodes` and stream nodes (`sources`)."""
+    """Measured milliseconds [nodes][sources] of a pass whose rows have so many `nodes` and stream nodes (`sources`).
+
+    upper: the share of the layers that have streams.
+    """
 
     nodes: list[int]
     sources: list[int]
     milliseconds: list[list[float]]
+    upper: float = 0.0
 
-    def table(self, nodes: int, sources: int) -> np.ndarray:
-        """[nodes, sources + 1] milliseconds with 1 … nodes nodes and 0 … sources stream nodes."""
+    def table(self, nodes: int, sources: int, left: float = 1.0) -> np.ndarray:
+        """[nodes, sources + 1] milliseconds with 1 … nodes nodes and 0 … sources stream nodes.
+
+        left: the share of both that goes on above the insertion layer, the root always; passes without streams drop
+        nothing.
+        """
         by_nodes = _between(_at_most_larger(np.array(self.milliseconds)), self.nodes, np.arange(1, nodes + 1))
         found = _between(by_nodes.T, self.sources, np.arange(sources + 1)).T
         # Beyond the points lines of different slopes may cross.
-        return np.maximum.accumulate(np.maximum.accumulate(found, axis=0), axis=1)
+        found = np.maximum.accumulate(np.maximum.accumulate(found, axis=0), axis=1)
+        return found if left >= 1 else self._pruned(found, left)
+
+    def _pruned(self, whole: np.ndarray, left: float) -> np.ndarray:
+        """c(n, m) - u · (c(n, 0) - c(l·n, 0)) - (c(n, m) - c(n, l·m)), where u is `upper` and l `left`."""
+        n, m, plain = np.arange(1, len(whole) + 1), np.arange(whole.shape[1]), whole[:, 0]
+        spared = self.upper * (plain - np.interp(np.maximum(left * n, 1), n, plain))
+        found = np.stack([np.interp(np.maximum(left * m, np.minimum(m, 1)), m, row) for row in whole])
+        return np.concatenate((whole[:, :1], (found - spared[:, None])[:, 1:]), axis=1)
 
 
 def _at_most_larger(measured: np.ndarray) -> np.ndarray:
@@ -166,7 +182,8 @@ class PassCosts:
                     bar.update()
                 if done >= LEAST and (time.perf_counter() - begin) * (done + 1) / done > SECONDS:
                     break
-        return CostTable(list(NODES), list(sources), _at_most_larger(found).tolist())
+        upper = max(own.streams.msa_layers) / self.step.backbone.num_layers if own.streams is not None else 0.0
+        return CostTable(list(NODES), list(sources), _at_most_larger(found).tolist(), upper)
 
     def _run(self, rows: list[Row], nodes: int, sources: int, cache: TreeCache, length: int) -> None:
         """One pass over chains of `nodes` nodes, after which the cache holds `length` tokens of every row as before."""

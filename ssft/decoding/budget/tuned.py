@@ -20,7 +20,8 @@ lookup finds, and D what the nodes of the one draft cost beyond those of the oth
 Where neither pays, the pass is plain.
 
 c is corrected by the time that passes really take (`drift.py`), since the machine may be busier than it was when costs
-were measured, or was busy then.
+were measured, or was busy then. Where branches are dropped inside a pass (`prune.py`), it is the cost of a pass in
+which as large a share of the nodes goes on as in the latest ones.
 
 Plain passes leave no guesses, so now and then one of them carries streams beside the root. The plain tokens that follow
 tell whether those guesses were right, at no further cost. That is after 8 plain passes, then 16, 32, … up to 256, and
@@ -58,7 +59,7 @@ class Costs(Protocol):
     """Whoever knows the cost of a pass; `PassCosts` measures it."""
 
     def of(self, rows: Sequence[Row]) -> Any:
-        """An object whose `table(nodes, sources)` is [nodes, sources + 1] milliseconds of a pass over these rows."""
+        """An object whose `table(nodes, sources, left)` is that of a `CostTable` of a pass over these rows."""
 
 
 @dataclass(eq=False)
@@ -96,6 +97,9 @@ class TunedBudget:
         self._hit_rates: WeakKeyDictionary[Any, HitRates] = WeakKeyDictionary()
         # Tokens and time of the latest passes, both in those of plain ones.
         self._tokens = self._time = 1.0
+        # Where branches are dropped: the size of each row's latest tree; by adapter, nodes that went on, of how many.
+        self._sizes: WeakKeyDictionary[Row, int] = WeakKeyDictionary()
+        self._left: WeakKeyDictionary[Any, tuple[float, float]] = WeakKeyDictionary()
         # By batch size: how far passes are from their costs.
         self._drifts: dict[int, Drift] = {}
         # Of the pass that was planned last: rows, milliseconds of a plain one, and by how many of those it costs more.
@@ -131,6 +135,19 @@ class TunedBudget:
             if not past.calibration.judge(past.judged, offered, scores, came[depth]):
                 past.judged = len(past.guesses.tokens)
 
+    def went_on(self, rows: list[Row]) -> None:
+        """Learn what share of the trees that were planned is left in the rows, once the pass has dropped branches."""
+        kept = 1 - 1 / PASS_MEMORY
+        for row in rows:
+            if planned := self._sizes.pop(row, 0):
+                left, nodes = self._left.get(_author(row), (0.0, 0.0))
+                self._left[_author(row)] = kept * left + len(row.tree), kept * nodes + planned
+
+    def _share_left(self, rows: list[Row]) -> float:
+        """The share of the nodes that goes on, which is that of the row with most: a pass has one width."""
+        known = [self._left.get(_author(row), (1.0, 1.0)) if row.request.prunes else (1.0, 1.0) for row in rows]
+        return max(left / nodes for left, nodes in known)
+
     def took(self, milliseconds: float) -> None:
         """Compare the time of the pass that was planned last with its cost, if that is known."""
         if self._planned is not None:
@@ -153,6 +170,8 @@ class TunedBudget:
             sources |= self._tune(rows, {row: self._past(row) for row in tuned}, carried)
         else:
             self._planned = None
+        if any(sources.values()):
+            self._sizes.update({row: len(row.tree) for row in rows if row.request.prunes and len(row.tree) > 1})
         return padded([sources[row] for row in rows])
 
     def _tune(self, rows: list[Row], pasts: dict[Row, Past], sources: int) -> dict[Row, list[int]]:
@@ -171,7 +190,7 @@ class TunedBudget:
         widest = max(nodes, *map(len, trees.values()), *map(len, usual))
         limits = {row: _most_sources(row, tree) for row, tree in trees.items()}
         most = max(sources, *limits.values())
-        cost = self.costs.of(rows).table(widest, most)
+        cost = self.costs.of(rows).table(widest, most, self._share_left(rows))
         more = (cost / cost[0, 0] - 1) * self._drift(len(rows)).factor
         price = self.speedup * len(rows) * (1 + (1 + MARGIN) * more)
         curves = [expected(tree, widest) for tree in usual]
