@@ -73,7 +73,7 @@ class Really(FakeCosts):
             self.load = self.draw.choice([1, 1.3, 2]) if self.passes % 200 == 0 else self.load
         slow = 1.0 if self.draw is None else self.load * math.exp(self.draw.gauss(0, 0.15))
         exact = super().of(rows)
-        return SimpleNamespace(table=lambda nodes, sources, left: slow * exact.table(nodes, sources, left))
+        return SimpleNamespace(table=lambda nodes, sources, left=1.0: slow * exact.table(nodes, sources, left))
 
 
 def speed(kind, believed, really, hears=True):
