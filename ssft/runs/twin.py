@@ -15,18 +15,7 @@ from ssft.recipes.recipe import load_recipe
 
 _LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "bias")
 _REPORTING = ("logging", "measure_", "log_", "save", "eval", "per_device_eval", "disable_tqdm", "report_to")
-_STREAMS = (
-    *(
-        "num_streams",
-        "num_msa_layers",
-        "identifier",
-        "mode",
-        "projection_rank",
-        "stream_",
-        "prune_",
-        "main_loss_weight",
-    ),
-)
+_STREAMS = ("num_streams", "num_msa_layers", "identifier", "mode", "projection_rank", "stream_", "prune_", "main_")
 """How settings of a training begin that do not reach the LoRA of a run without streams."""
 
 

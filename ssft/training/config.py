@@ -9,7 +9,8 @@ from trl import SFTConfig
 from ssft.errors import ConfigError
 from ssft.schema import ABOVE_ZERO, DECAY, FROM_ZERO, NOT_NEGATIVE, SHARE, check_fields
 from ssft.streams.config import StreamConfig, layers_of_share
-from ssft.training.loss import Supervision
+from ssft.training.gradients import StreamGradient
+from ssft.training.loss import MainSupervision, Supervision
 
 LAYERS = Annotated[
     int | Annotated[float, Field(gt=0, lt=1)],
@@ -65,6 +66,29 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
             "(prune_head_rank); no other parameter is pulled at"
         },
     )
+    stream_loss_weight_end: NOT_NEGATIVE | None = field(
+        default=None,
+        metadata={
+            "help": "what α_j has come to at the last step, falling linearly from stream_loss_weight (from the end of "
+            "its warm-up); with none it stays. Streams learn first, and the text has the last word"
+        },
+    )
+    stream_gradient: StreamGradient = field(
+        default="summed",
+        metadata={
+            "help": "how the streams' gradient joins the main stream's in each tensor of the LoRA that both share: "
+            "summed; scaled, made no longer than it; projected, without the part that points against it. The last two "
+            "go back through the model twice"
+        },
+    )
+    main_supervision: MainSupervision = field(
+        default="reference",
+        metadata={
+            "help": "what the main stream learns: reference, the tokens of the completion; start, the distribution "
+            "that it had as the run began, such as that of the plain LoRA in adapter=, by their KL divergence; both, "
+            "the sum of the two losses. Evaluation measures it against the reference"
+        },
+    )
     stream_learning_rate: ABOVE_ZERO | None = field(
         default=None, metadata={"help": "learning rate of P_j, f_η and o_θ; with none they have that of the LoRA"}
     )
@@ -104,6 +128,28 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
                 f"stop_at_tokens_per_call={target:g}: plain decoding has 1 token per call; set a target above 1"
             )
         check_unpacked(self)
+        self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Raise `ConfigError` for settings of a shared LoRA that contradict each other or the mode."""
+        keys = ("main_supervision", "stream_gradient")
+        told = [key for key in keys if getattr(self, key) != getattr(StreamSFTConfig, key)]
+        if told and self.mode == "lossless":
+            raise ConfigError(
+                f"{told[0]}={getattr(self, told[0])}: this is about a LoRA that text and streams share, and with "
+                f"mode=lossless the text learns nothing; leave {told[0]} out, or set mode=shared"
+            )
+        if self.main_supervision == "start" and self.stream_gradient == "scaled":
+            raise ConfigError(
+                "main_supervision=start with stream_gradient=scaled: the main stream has no gradient as long as it "
+                "says what it said at the start, so streams would never move the LoRA; set main_supervision=both, or "
+                "stream_gradient=projected"
+            )
+        if self.stream_loss_weight_end is not None and self.stream_loss_warmup_ratio == 1:
+            raise ConfigError(
+                f"stream_loss_weight_end={self.stream_loss_weight_end:g} with stream_loss_warmup_ratio=1: the weight "
+                "grows until the last step and has none left to fall in; set a smaller stream_loss_warmup_ratio"
+            )
 
     def settle_layers(self, num_layers: int) -> None:
         """Put a number in the place of a share of layers, now that the base's N = `num_layers` is known; `ConfigError`

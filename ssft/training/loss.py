@@ -37,6 +37,9 @@ Supervision = Literal["reference", "main", "acceptance", "accepted_length"]
 """What streams learn: the tokens of the completion, or of the main stream's distribution all of it (cross-entropy), the
 overlap with it (-log α), or the length that a chain of all streams is accepted to (see `length_loss`)."""
 
+MainSupervision = Literal["reference", "start", "both"]
+"""What the main stream learns: the tokens of the completion, the distribution that it had as the run began, or both."""
+
 HEAD_ROWS = 2048
 """Rows of logits in memory at a time; more are recomputed in backward, so memory does not grow with γ·completion."""
 
@@ -74,15 +77,20 @@ def stream_targets(labels: Tensor, num_streams: int) -> tuple[Tensor, Tensor]:
 class NgramLoss:
     """Result of `ngram_loss`: the sums that a caller divides by the tokens of the whole accumulated batch.
 
-    total: scalar, α-weighted sum over tokens, with gradient. sums, counts: [γ+1], unweighted loss sums and number of
-    targets of the main stream (index 0) and of each stream, which is -log α for `accepted_length` too. choices:
-    [S_valid, γ+1], the argmax of each, no gradient.
+    main, streams: scalars, α-weighted sums over tokens, of the main stream and of all streams, with gradient; total:
+    both together. sums, counts: [γ+1], unweighted loss sums and number of targets of the main stream (index 0) and of
+    each stream, which is -log α for `accepted_length` too. choices: [S_valid, γ+1], the argmax of each, no gradient.
     """
 
-    total: Tensor
+    main: Tensor
+    streams: Tensor
     sums: Tensor
     counts: Tensor
     choices: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.main + self.streams
 
 
 def ngram_loss(
@@ -134,10 +142,11 @@ def ngram_loss(
     losses, choices = piece_by_piece(score, pieces)
     weights = weights.to(losses.dtype)
     if supervision == "accepted_length":
-        total = weights[0] * losses[:, 0].sum() + length_loss(losses[:, 1:], targets[:, 1:] != IGNORE, weights[1:])
+        of_streams = length_loss(losses[:, 1:], targets[:, 1:] != IGNORE, weights[1:])
     else:
-        total = (losses * weights).sum()
-    return NgramLoss(total, losses.detach().sum(dim=0), (targets != IGNORE).sum(dim=0), choices)
+        of_streams = (losses[:, 1:] * weights[1:]).sum()
+    of_main, counts = weights[0] * losses[:, 0].sum(), (targets != IGNORE).sum(dim=0)
+    return NgramLoss(of_main, of_streams, losses.detach().sum(dim=0), counts, choices)
 
 
 def token_losses(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

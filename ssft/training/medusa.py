@@ -59,7 +59,8 @@ class MedusaTrainer(OverAdapter):
             choices = torch.cat((self._main_choices(states).unsqueeze(1), choices), dim=1)
         weights = self.heads.config.loss_decay ** torch.arange(1, self.num_guesses + 1, device=losses.device)
         counts = (targets[:, 1:] != IGNORE).sum(dim=0)
-        return NgramLoss((losses * weights).sum(), losses.detach().sum(dim=0), counts, choices)
+        total = (losses * weights).sum()
+        return NgramLoss(total.new_zeros(()), total, losses.detach().sum(dim=0), counts, choices)
 
     @torch.no_grad()
     def _main_states(self, inputs: dict[str, Any]) -> Tensor:

@@ -49,7 +49,11 @@ class SpeculationMetrics(SFTTrainer):
         if not self.model.training:
             self._log_acceptance(real[0], loss.choices, targets[real])
         self._log_losses(self.loss_names, loss.sums, loss.counts, inputs["attention_mask"])
-        return self._per_token(loss.total, len(real[0]), num_items_in_batch)
+        return self._per_token(self.joined_loss(loss), len(real[0]), num_items_in_batch)
+
+    def joined_loss(self, loss: NgramLoss) -> Tensor:
+        """The loss to go back from, a scalar."""
+        return loss.total
 
     def _log_losses(self, names: list[str], sums: Tensor, counts: Tensor, attention_mask: Tensor) -> None:
         """Mean losses from `sums` and `counts` [len(names)] of this rank, and the tokens of `attention_mask`."""

@@ -87,7 +87,8 @@ class PruneHeadTrainer(OverAdapter):
         with self.accelerator.autocast():
             losses, choices = model(entered, targets[:, 0])
         count = (targets != IGNORE).sum(dim=0)
-        return NgramLoss(losses.sum(), losses.detach().sum().unsqueeze(0), count, choices.unsqueeze(1))
+        total = losses.sum()
+        return NgramLoss(total.new_zeros(()), total, total.detach().unsqueeze(0), count, choices.unsqueeze(1))
 
     @torch.no_grad()
     def _entered(self, inputs: dict[str, Any]) -> Tensor:

@@ -1,5 +1,6 @@
 """`StreamSFTTrainer`: TRL's `SFTTrainer` whose loss also teaches the streams (paper §3.2.4)."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from ssft.streams.modules import CONTAINER, attach_streams, streams_of
 from ssft.streams.passes import Pass, announced
 from ssft.streams.plan import StreamPlan
 from ssft.training.config import StreamSFTConfig
+from ssft.training.gradients import joined
 from ssft.training.loss import NgramLoss, ngram_loss
 from ssft.training.lossless import gate_lora
 from ssft.training.measure import MeasureStreams
 from ssft.training.metrics import SpeculationMetrics, needed_mask
 from ssft.training.prune_head import LOSS, prune_losses
+from ssft.training.start import Start, divergence
 
 
 class StreamSFTTrainer(SpeculationMetrics):
@@ -28,7 +31,8 @@ class StreamSFTTrainer(SpeculationMetrics):
     PEFT saves, so checkpoints and resume need nothing else.
 
     Logged beside TRL's metrics: `loss_main`, `loss_stream_1..γ` (per token, against what `stream_supervision` names),
-    `loss_prune` where the streams have a prune head,
+    `loss_prune` where the streams have a prune head, `divergence` (per token, of the main stream from the start, where
+    `main_supervision` names that),
     and at evaluation `acceptance_1..γ` (share of sources where a chain of the streams' best tokens would be accepted
     that deep, teacher-forced) and `chain_tokens_per_call` (1 + their sum). Every `measure_steps` steps some rows of
     `eval_dataset` are decoded with `tree`, the draft tree that the adapter is for: see `MeasureStreams`.
@@ -89,24 +93,60 @@ class StreamSFTTrainer(SpeculationMetrics):
             streams = backbone.finish(plan.streams.unflatten(1, (-1, self.num_guesses))[real])
             depths = torch.arange(-1, self.num_guesses, device=main.device)
             weights = self.stream_weight * self.args.stream_loss_decay**depths
+            learns = self.args.main_supervision if self.model.training else "reference"
             # In lossless mode nothing that trains reaches the main stream.
-            weights[0] = self.args.main_loss_weight if self.gate is None else 0.0
+            weights[0] = 0.0 if self.gate is not None or learns == "start" else self.args.main_loss_weight
             loss = ngram_loss(main, streams, targets, backbone.logits, weights, self.args.stream_supervision)
+            if learns != "reference":
+                drift = divergence(main, self.start.states(inputs)[real[0], sources[real]], backbone.logits)
+                loss.main = loss.main + self.args.main_loss_weight * drift
+                self._log_divergence(drift, len(targets))
             if self.streams.config.prune_head_rank:
                 assert plan.entered is not None
                 losses, _ = prune_losses(backbone, self.streams, plan.entered[real], targets[:, 0])
-                loss.total = loss.total + self.args.prune_loss_weight * losses.sum()
+                loss.streams = loss.streams + self.args.prune_loss_weight * losses.sum()
                 loss.sums = torch.cat((loss.sums, losses.detach().sum().unsqueeze(0)))
                 loss.counts = torch.cat((loss.counts, loss.counts[:1]))
-            return loss
+        return loss
+
+    @cached_property
+    def start(self) -> Start:
+        """The LoRA as the run began, or as it is when it is asked for before."""
+        return Start(self.hooks.backbone)
+
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        """TRL's training; before a checkpoint is loaded, the LoRA is kept where the text is to stay with it."""
+        if self.args.main_supervision != "reference":
+            self.start = Start(self.hooks.backbone)
+        return super().train(*arguments, **keywords)
+
+    def joined_loss(self, loss: NgramLoss) -> Tensor:
+        """Both losses together, with the gradients that `stream_gradient` says where a step is taken."""
+        if self.args.stream_gradient == "summed" or not self.model.training:
+            return loss.total
+        own = {id(p) for p in self.streams.parameters()}
+        shared = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
+        return joined(loss.main, loss.streams, shared, list(self.streams.parameters()), self.args.stream_gradient)
+
+    def _log_divergence(self, drift: Tensor, tokens: int) -> None:
+        """Mean over the tokens of all processes."""
+        total, count = self.accelerator.reduce(torch.stack((drift.detach(), drift.new_tensor(tokens))), reduction="sum")
+        self._metrics["train"]["divergence"].append((total / count.clamp(min=1)).item())
 
     @property
     def stream_weight(self) -> float:
-        """α_1 now: grows linearly over the first `stream_loss_warmup_ratio` of all steps while training."""
-        warmup = self.args.stream_loss_warmup_ratio * max(self.state.max_steps, 1)
-        if not self.model.training or warmup <= 0:
-            return self.args.stream_loss_weight
-        return self.args.stream_loss_weight * min(1.0, (self.state.global_step + 1) / warmup)
+        """α_1 now: while training it grows linearly from 0 over the first `stream_loss_warmup_ratio` of all steps, and
+        falls linearly to `stream_loss_weight_end` from there to the last."""
+        weight, warmup = self.args.stream_loss_weight, self.args.stream_loss_warmup_ratio
+        if not self.model.training:
+            return weight
+        done = (self.state.global_step + 1) / max(self.state.max_steps, 1)
+        if done < warmup:
+            return weight * done / warmup
+        if self.args.stream_loss_weight_end is None:
+            return weight
+        fallen = (done - warmup) / (1 - warmup)
+        return weight + (self.args.stream_loss_weight_end - weight) * fallen
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """TRL's optimiser, with the stream parameters in a group of their own if they have their own rate."""

@@ -6,7 +6,7 @@ from own_lora import LORA, OWN, SETTINGS, decoded, make_shelf, peft_texts, prepa
 from safetensors.torch import load_file
 
 from ssft.bundle.read import read_bundle
-from ssft.errors import BundleError, ConfigError
+from ssft.errors import BundleError
 from ssft.recipes.recipe import load_recipe
 from ssft.runs.prepare import prepare
 from ssft.runs.train import build_trainer
@@ -70,10 +70,12 @@ def test_a_run_over_an_adapter_with_streams_takes_its_lora_alone(shelf, own, tmp
     first, second = (load_file(folder / LORA) for folder in (shelf.plain, again))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert read_bundle(again).stream_config.num_streams == 2
-    # And a shared run begins from that LoRA.
-    shared = prepared(shelf, own, "training.mode=shared", "lora.r=4", "lora.lora_alpha=8", "training.num_msa_layers=1")
-    with pytest.raises(ConfigError, match=r"has streams with num_msa_layers=2, the run asks for 1"):
-        build_trainer(shared)
+    # And a shared run begins from that LoRA, with streams of its own.
+    lora = ("lora.r=4", "lora.lora_alpha=8")
+    shared = build_trainer(prepared(shelf, own, "training.mode=shared", *lora, "training.num_msa_layers=1")).model
+    begun = {name.replace(".default", ""): p for name, p in shared.named_parameters() if "lora_" in name}
+    assert begun.keys() == first.keys()
+    assert all(torch.equal(begun[key], value) for key, value in first.items())
 
 
 def test_half_precision_on_disk(shelf, own, tmp_path):

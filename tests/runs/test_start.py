@@ -123,6 +123,35 @@ def test_another_lora_is_refused(shelf, overrides, message):
         build_trainer(run)
 
 
+def test_a_higher_rank_begins_by_saying_the_same(shelf):
+    # Rank 8 in the top layer, at the factor of the LoRA that is begun from.
+    wider = ["lora.rank_pattern={layers\\.3\\..*: 8}", "lora.alpha_pattern={layers\\.3\\..*: 16}"]
+    trainer = build_trainer(prepared(shelf, shelf / "plain", *wider))
+    saved = load_file(shelf / "plain" / "adapter_model.safetensors")
+    state = {
+        name.replace(".default", ""): p.detach() for name, p in trainer.model.named_parameters() if "lora_" in name
+    }
+    assert state.keys() == saved.keys()
+    for key, value in saved.items():
+        rank = 8 if ".layers.3." in key else 4
+        down = "lora_A" in key
+        assert state[key].shape[0 if down else 1] == rank
+        kept, new = state[key].split([4, rank - 4], dim=0 if down else 1)
+        assert torch.equal(kept, value)
+        if rank > 4:
+            assert bool(new.abs().max() > 0) == down, "A's new rows are to learn, and B's new columns say nothing yet"
+    same = first_loss(trainer, "loss_main")
+    assert same == pytest.approx(first_loss(build_trainer(prepared(shelf, shelf / "plain")), "loss_main"), rel=1e-5)
+
+
+def test_a_lower_rank_is_refused(shelf):
+    run = prepared(shelf, shelf / "plain", "lora.r=2", "lora.lora_alpha=4")
+    with pytest.raises(
+        ConfigError, match=r"of rank 4 .*of rank 2 .*; ranks may be higher where the factors are the same"
+    ):
+        build_trainer(run)
+
+
 def test_a_run_with_more_modules_than_the_start_is_refused(shelf, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(shelf / "base")
     few = peft_folder(tmp_path / "few", base, target_modules=["q_proj", "v_proj"])

@@ -212,6 +212,23 @@ def test_stream_weight_warms_up(tmp_path):
     assert weights == pytest.approx([0.1, 0.3, 0.5, 0.5])
 
 
+@pytest.mark.parametrize(
+    ("warmup", "weights"),
+    [(0.0, [0.46, 0.38, 0.30, 0.10]), (0.5, [0.10, 0.30, 0.50, 0.10])],
+    ids=["from_the_start", "after_a_warm_up"],
+)
+def test_stream_weight_falls_to_its_end(tmp_path, warmup, weights):
+    trainer = make_trainer(tmp_path, stream_loss_warmup_ratio=warmup, stream_loss_weight_end=0.1)
+    trainer.state.max_steps = 10
+    found = []
+    for trainer.state.global_step in (0, 2, 4, 9):
+        trainer.model.train()
+        found.append(trainer.stream_weight)
+        trainer.model.eval()
+        assert trainer.stream_weight == 0.5
+    assert found == pytest.approx(weights)
+
+
 def test_needs_an_adapter(tmp_path):
     with pytest.raises(ConfigError, match=r"without an adapter.*peft_config"):
         StreamSFTTrainer(
@@ -229,6 +246,25 @@ def test_needs_an_adapter(tmp_path):
         ({"num_msa_layers": 0}, "num_msa_layers=0: streams need at least one layer"),
         ({"stream_loss_weight": -1.0}, "stream_loss_weight=-1.0, expected a number from 0"),
         ({"stream_loss_warmup_ratio": 2.0}, "stream_loss_warmup_ratio=2.0, expected a number from 0 to 1"),
+        ({"stream_gradient": "halved"}, "stream_gradient='halved', expected 'summed'"),
+        ({"main_supervision": "main"}, "main_supervision='main', expected 'reference'"),
+        ({"stream_loss_weight_end": -1.0}, "stream_loss_weight_end=-1.0, expected a number from 0"),
+        (
+            {"stream_loss_weight_end": 0.0, "stream_loss_warmup_ratio": 1.0},
+            "the weight grows until the last step and has none left to fall in; set a smaller stream_loss_warmup_ratio",
+        ),
+        (
+            {"main_supervision": "start", "mode": "lossless"},
+            "main_supervision=start: .*with mode=lossless the text learns nothing; leave main_supervision out",
+        ),
+        (
+            {"stream_gradient": "scaled", "mode": "lossless"},
+            "stream_gradient=scaled: .*with mode=lossless the text learns nothing; leave stream_gradient out",
+        ),
+        (
+            {"main_supervision": "start", "stream_gradient": "scaled"},
+            "streams would never move the LoRA; set main_supervision=both, or stream_gradient=projected",
+        ),
         ({"packing": True}, "several documents into one row"),
         ({"identifier": "colour"}, "identifier='colour': expected one of embedding, rotation"),
         ({"projection_rank": -1}, "projection_rank=-1"),
