@@ -1,6 +1,7 @@
 """The adapters that ship: by which names they are found, and what every one of them must be."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,8 @@ def test_it_travels_to_a_hub_and_back_byte_by_byte(bundle, hub):
 @pytest.mark.slow
 def test_it_decodes_its_task_in_fewer_passes(name):
     adapted = load_adapted(ROOT / name, dtype="float32", device="cpu")
+    # A fixed tree: how many nodes pay depends on the machine and on what else it does.
+    adapted.active.tree = replace(adapted.active.tree, budget="fixed", max_nodes=32)
     ids = adapted.encode({"prompt": PROMPTS[name]})
     plain, fast = (adapted.complete([ids], max_new_tokens=48, speculate=speculate)[0] for speculate in (False, True))
     assert fast.token_ids == plain.token_ids
