@@ -33,8 +33,8 @@ def model(embedded_base):
 @pytest.fixture(scope="module")
 def prompts(model):
     """The example of every shipped adapter's card, and the same with a shorter question."""
-    told = {name: adapter.bundle.provenance["example"]["prompt"] for name, adapter in model.adapters().items()}
-    examples = {name: model.encode(prompt) for name, prompt in told.items()}
+    told = {name: adapter.bundle.provenance["example"] for name, adapter in model.adapters().items()}
+    examples = {name: model.encode(example) for name, example in told.items()}
     return [(name, ids) for name, whole in examples.items() for ids in (whole, whole[: len(whole) // 2])]
 
 

@@ -14,6 +14,7 @@ def test_a_lossless_step_takes_less_memory_than_with_gradients_through_all_layer
     settings = [
         f"base={base}",
         f"data.train={data}",
+        "data.validation_fraction=0.1",
         "dtype=float32",
         "training.num_msa_layers=1",
         "training.num_streams=1",
