@@ -52,7 +52,7 @@ def joined(
     allowed = _ALLOWED[how]
     of_main = torch.autograd.grad(main, shared, retain_graph=True, materialize_grads=True)
     of_streams = torch.autograd.grad(streams, (*shared, *own), materialize_grads=True)
-    gradients = [m + allowed(m, s) for m, s in zip(of_main, of_streams, strict=False)]
+    gradients = [m + allowed(m, s) for m, s in zip(of_main, of_streams[: len(shared)], strict=True)]
     gradients += of_streams[len(shared) :]
     total = (main + streams).detach()
     for parameter, gradient in zip((*shared, *own), gradients, strict=True):

@@ -32,10 +32,10 @@ class StreamSFTTrainer(SpeculationMetrics):
 
     Logged beside TRL's metrics: `loss_main`, `loss_stream_1..γ` (per token, against what `stream_supervision` names),
     `loss_prune` where the streams have a prune head, `divergence` (per token, of the main stream from the start, where
-    `main_supervision` names that),
-    and at evaluation `acceptance_1..γ` (share of sources where a chain of the streams' best tokens would be accepted
-    that deep, teacher-forced) and `chain_tokens_per_call` (1 + their sum). Every `measure_steps` steps some rows of
-    `eval_dataset` are decoded with `tree`, the draft tree that the adapter is for: see `MeasureStreams`.
+    `main_supervision` names that), and at evaluation `acceptance_1..γ` (share of sources where a chain of the streams'
+    best tokens would be accepted that deep, teacher-forced) and `chain_tokens_per_call` (1 + their sum). Every
+    `measure_steps` steps some rows of `eval_dataset` are decoded with `tree`, the draft tree that the adapter is for:
+    see `MeasureStreams`.
     """
 
     args: StreamSFTConfig

@@ -149,8 +149,14 @@ def test_an_answer_that_is_cut_off_is_kept_where_that_was_asked_for(shelf):
         said = adapted.generate(row["messages"][:-1], max_new_tokens=4, return_dict=True)
         assert (said["text"], said["finish_reason"]) == (row["messages"][-1]["content"], "length")
     assert len(load_rows(shelf / "cut.jsonl")) == len(found)
-    left = run(shelf, "whole.jsonl", *how, "--json")
-    assert left.exit_code == 0 or "answer cut off" in str(left.exception)
+
+
+def test_without_that_just_the_answers_that_are_cut_off_are_left_out(shelf):
+    assert run(shelf, "all.jsonl", "--data", "prompts.jsonl", "--keep-cut-off").exit_code == 0
+    assert run(shelf, "ended.jsonl", "--data", "prompts.jsonl").exit_code == 0
+    found, ended = read(shelf / "all.jsonl"), read(shelf / "ended.jsonl")
+    assert [row for row in found if "cut_off" not in row] == ended
+    assert 0 < len(ended) < len(found) == PROMPTS
 
 
 def test_a_file_of_other_prompts_or_settings_is_left_alone(shelf, tmp_path):

@@ -15,6 +15,8 @@ from ssft.recipes.recipe import Recipe
 from ssft.runs.lora_settings import check_targets
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import read_start
+from ssft.runtime.loader import load_adapted
+from ssft.runtime.model import MultiAdapterModel
 from ssft.runtime.selfcheck import require_support
 from ssft.training.advice import Advice
 
@@ -94,6 +96,18 @@ def load_checked(recipe: Recipe, dtype: str, device: str | None) -> Loaded:
     except UnsupportedArchitectureError as error:
         raise UnsupportedArchitectureError(f"base {recipe.base!r}: {error}") from error
     return Loaded(model, tokenizer, base_fingerprint(model, tokenizer, recipe.base))
+
+
+def adapted_of(recipe: Recipe, args: Any, device: str | None) -> MultiAdapterModel:
+    """The adapter of a recipe over its base, for a trainer of something beside it."""
+    return load_adapted(
+        recipe.adapter,
+        recipe.base,
+        dtype=base_dtype(recipe, args),
+        quantization=recipe.quantization,
+        device=device,
+        fast=False,  # the trainer moves the model
+    )
 
 
 def base_dtype(recipe: Recipe, args: Any) -> str:

@@ -5,10 +5,9 @@ from typing import Any
 
 from ssft.recipes.recipe import Recipe
 from ssft.runs.medusa_folder import check_adapter, lora_sha256, write_heads
-from ssft.runs.methods import base_dtype
+from ssft.runs.methods import adapted_of
 from ssft.runs.methods._peer import Peer
 from ssft.runs.run import Loaded, PreparedRun
-from ssft.runtime.loader import load_adapted
 from ssft.training.medusa import MedusaTrainer
 
 
@@ -23,14 +22,7 @@ class Method(Peer):
         return Path("outputs") / "peers" / Path(recipe.adapter).resolve().name / self.part
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
-        adapted = load_adapted(
-            recipe.adapter,
-            recipe.base,
-            dtype=base_dtype(recipe, args),
-            quantization=recipe.quantization,
-            device=device,
-            fast=False,  # the trainer moves the model
-        )
+        adapted = adapted_of(recipe, args, device)
         check_adapter(adapted)
         return Loaded(adapted.model, adapted.tokenizer, adapted.bank.fingerprint, adapted, lora_sha256(adapted))
 

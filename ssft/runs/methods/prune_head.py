@@ -3,34 +3,24 @@
 from pathlib import Path
 from typing import Any
 
-from ssft.bundle.format import is_bundle
-from ssft.bundle.write import check_replaceable, write_with_prune_head
+from ssft.bundle.write import write_with_prune_head
 from ssft.card.notes import carried_over
 from ssft.card.write import write_card
 from ssft.recipes.recipe import Recipe
-from ssft.runs.methods import TrainingMethod, base_dtype
+from ssft.runs.methods import adapted_of
+from ssft.runs.methods._adapter import AdapterMethod
 from ssft.runs.run import Loaded, PreparedRun
-from ssft.runtime.loader import load_adapted
 from ssft.training.prune_head import PruneHeadTrainer
 
 
-class Method(TrainingMethod):
+class Method(AdapterMethod):
     """The prune head alone; what the recipe says of LoRA, streams and tree stands as the adapter has it."""
-
-    product = "adapter"
 
     def default_output(self, recipe: Recipe, source: Path | None) -> Path:
         return Path("outputs") / f"{Path(recipe.adapter).resolve().name}-pruning"
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
-        adapted = load_adapted(
-            recipe.adapter,
-            recipe.base,
-            dtype=base_dtype(recipe, args),
-            quantization=recipe.quantization,
-            device=device,
-            fast=False,  # the trainer moves the model
-        )
+        adapted = adapted_of(recipe, args, device)
         bundle = adapted.active.bundle
         assert bundle is not None
         told = [f"a prune head for {recipe.adapter}, whose LoRA, streams and tree stay as they are"]
@@ -40,14 +30,6 @@ class Method(TrainingMethod):
 
     def build_trainer(self, run: PreparedRun, **data: Any) -> PruneHeadTrainer:
         return PruneHeadTrainer(run.adapted, int(run.recipe.training.get("prune_head_rank", 0)), run.args, **data)
-
-    def may_replace(self, output: Path) -> bool:
-        if not is_bundle(output):
-            return False
-        # What an adapter's folder holds beside its own files would be lost: said before the training.
-        check_replaceable(output)
-        carried_over(output)
-        return True
 
     def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
         told = {key: value for key, value in provenance.items() if key not in ("method", "adapter")}

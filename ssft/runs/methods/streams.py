@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from ssft.bundle.format import is_bundle
-from ssft.bundle.write import check_replaceable, write_bundle
+from ssft.bundle.write import write_bundle
 from ssft.card.notes import carried_over
 from ssft.card.write import write_card
 from ssft.recipes.recipe import Recipe
-from ssft.runs.methods import TrainingMethod
+from ssft.runs.methods._adapter import AdapterMethod
 from ssft.runs.run import Loaded, PreparedRun
 from ssft.runs.start import hold
 from ssft.training.advice import Advice, advise
@@ -17,10 +16,8 @@ from ssft.training.trainer import StreamSFTTrainer
 from ssft.training.vocabulary import vocabulary_of_run
 
 
-class Method(TrainingMethod):
+class Method(AdapterMethod):
     """The adapter itself, over a LoRA that is held where `mode` is lossless and an adapter was given."""
-
-    product = "adapter"
 
     def default_output(self, recipe: Recipe, source: Path | None) -> Path:
         return Path("outputs") / recipe.name
@@ -41,14 +38,6 @@ class Method(TrainingMethod):
         if run.args.mode == "lossless":
             lora = restrict_to_stream_layers(lora, run.model, run.args.num_msa_layers)
         return StreamSFTTrainer(run.model, run.args, peft_config=lora, tree=run.recipe.tree, **data)
-
-    def may_replace(self, output: Path) -> bool:
-        if not is_bundle(output):
-            return False
-        # What an adapter's folder holds beside its own files would be lost: said before hours are spent.
-        check_replaceable(output)
-        carried_over(output)
-        return True
 
     def write(self, run: PreparedRun, trainer: Any, provenance: dict[str, Any], output: Path) -> None:
         bundle = write_bundle(
