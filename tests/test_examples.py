@@ -10,7 +10,7 @@ from shelf import SHELF, Reference, save_adapter
 from tiny_base import save_tiny_base, tiny_tokenizer
 from transformers import AutoTokenizer
 
-from examples import chat_prompts, switch_tasks
+from examples import chat_prompts, pass_costs, switch_tasks
 from ssft.base.chat import render_prompt
 from ssft.base.embedded import base_path
 from ssft.recipes.data import load_rows
@@ -147,3 +147,18 @@ def test_prompts_from_templates_are_rows_of_every_kind_and_a_seed_gives_one_file
     assert {row["category"] for row in rows} == set(chat_prompts.makers(random.Random(0), []))
     assert "{" not in one.read_text().replace('{"', "")
     assert "A text of my own." in made("1", "d.jsonl", "--texts", str(texts)).read_text()
+
+
+# --- what passes cost ---
+
+
+@needs_base
+@pytest.mark.parametrize("quantization", ["none", "4bit"])
+def test_passes_of_a_random_base_have_a_price(quantization, capsys):
+    pass_costs.main(["tiny", "--device", "cpu", "--quantization", quantization])
+    head, *_, row = capsys.readouterr().out.strip().splitlines()
+    assert ("NF4" in head) is (quantization == "4bit")
+    assert row.startswith("| tiny | operator by operator |")
+    prices = [float(cell) for cell in re.findall(r"(\d+\.\d+) \(", row)]
+    assert len(prices) == len(pass_costs.PASSES)
+    assert 0 < prices[0] == min(prices)

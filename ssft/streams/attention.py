@@ -143,7 +143,8 @@ def _attend(
         query = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
         seen = _repeated(mask, rows, keys, groups)
         output = F.scaled_dot_product_attention(query, key, value, seen, scale=scaling)
-        return output.view(output.shape[0], heads, -1, output.shape[3])
+        # On a GPU the output lies in memory row by row, not head by head.
+        return output.reshape(output.shape[0], heads, -1, output.shape[3])
     # transformers' function would copy keys and values for every query head of a group.
     seen = mask[:, :, rows, :keys]
     return F.scaled_dot_product_attention(query, key, value, seen, scale=scaling, enable_gqa=groups > 1)

@@ -175,3 +175,24 @@ def test_one_lora_with_other_streams_is_another_bucket():
         expected = passes(Step(subject.hooks), streams, trees)
         for own, ordinary in zip(passes(step, streams, trees), expected, strict=True):
             torch.testing.assert_close(own, ordinary, rtol=2e-3, atol=2e-3)
+
+
+# --- as a GPU lays it out ---
+
+
+def row_by_row(*arguments, **keywords):
+    """What CUDA's kernels of attention give: the same output, in memory row by row and not head by head."""
+    return HEAD_BY_HEAD(*arguments, **keywords).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+HEAD_BY_HEAD = torch.nn.functional.scaled_dot_product_attention
+
+
+@pytest.mark.parametrize("step", [Step, functools.partial(StaticStep, capture=None)], ids=["any shape", "fixed shapes"])
+def test_attention_may_lie_in_memory_row_by_row(step, monkeypatch):
+    subject = shared("llama")
+    assert subject.model.config.num_key_value_heads < subject.model.config.num_attention_heads
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", row_by_row)
+    oracle = Oracle(subject, TreeConfig("k_ary", 16, TOP_K), "sometimes", ALL)
+    results = decode(on(step(subject.hooks), oracle), ALL)
+    assert [result.token_ids for result in results] == [text[:TOKENS] for text in subject.texts]
