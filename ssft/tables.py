@@ -26,6 +26,11 @@ LEAST_TEXT = 24
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
+def count(number: int, noun: str) -> str:
+    """`1 prompt`, `2 prompts`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number with its 95 % interval; a dash stands for an interval that is missing."""

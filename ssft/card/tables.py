@@ -7,7 +7,7 @@ from ssft.bundle.folder import finite
 from ssft.bundle.format import PROVENANCE, Bundle
 from ssft.card.rows import Rows
 from ssft.errors import BundleError
-from ssft.tables import Column, Table, estimate
+from ssft.tables import Column, Table, count, estimate
 
 _METRIC = re.compile(r"eval_(acceptance_\d{1,2}|chain_tokens_per_call)")
 _SHOWN = ("ssft", "torch", "transformers", "peft", "trl")
@@ -32,10 +32,10 @@ def speed_tables(found: Rows) -> dict[str, Table]:
             row.method,
             row.tokens / row.calls if row.calls else None,
             estimate(row.speedup, row.speedup_interval),
-            None if row.speedup is None else f"{row.baseline}, {row.rounds} rounds",
+            None if row.speedup is None else f"{row.baseline}, {count(row.rounds, 'round')}",
             None if row.identical is None else f"{row.identical} of {row.rows} ({row.reference})",
             ", ".join(filter(None, (row.precision, str(row.batch_size), row.tree))),
-            f"{row.data}: {row.rows} prompts, at most {row.max_new_tokens} tokens",
+            f"{row.data}: {count(row.rows, 'prompt')}, at most {row.max_new_tokens} tokens",
             f"({numbers[row.command]})",
         ]
         rows.setdefault(row.device, []).append(cells)
@@ -51,7 +51,7 @@ def quality_table(found: Rows) -> Table | None:
             estimate(row.value, row.interval),
             estimate(row.twin, row.twin_interval),
             estimate(row.difference, row.difference_interval),
-            f"{row.data}: {row.rows} rows, {row.precision}",
+            f"{row.data}: {count(row.rows, 'row')}, {row.precision}",
             ", ".join(f"({numbers[command]})" for command in (row.command, row.twin_command) if command),
         ]
         for row in found.quality

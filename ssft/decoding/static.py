@@ -90,10 +90,10 @@ class StaticStep(Step):
     def trees(self, rows: list[Row], sources: list[list[int]], cache: TreeCache) -> States:
         """One forward over every row's tree, as `Step.trees` has it."""
         assert isinstance(cache, StaticCache)
-        if pruning_of(self, rows, sources, cache, depth_of(rows)) is not None:
+        if (pruning := pruning_of(self, rows, sources, cache, depth_of(rows))) is not None:
             self._tell_of_pruning()
             self.steady = True
-            return super().trees(rows, sources, cache)
+            return self._whole_trees(rows, sources, cache, pruning)
         with self.timer(MASKS):
             store, trees, beside = cache.lent, [row.tree for row in rows], len(sources[0])
             # A row of padding is like the last one, with nothing in the cache and a lone root.

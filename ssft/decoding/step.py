@@ -100,7 +100,12 @@ class Step:
 
         Where branches are dropped inside the pass (`prune.py`), the rows' trees and the states are of what was left.
         """
-        pruning = pruning_of(self, rows, sources, cache, depth_of(rows))
+        return self._whole_trees(rows, sources, cache, pruning_of(self, rows, sources, cache, depth_of(rows)))
+
+    def _whole_trees(
+        self, rows: list[Row], sources: list[list[int]], cache: TreeCache, pruning: Pruning | None
+    ) -> States:
+        """`trees`, which drop the branches that `pruning` says."""
         states = self._trees(rows, [row.tree for row in rows], sources, cache, pruning)
         if pruning is not None:
             sources = pruning.finish()

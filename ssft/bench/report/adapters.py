@@ -1,14 +1,14 @@
 """The result of `ssft bench adapters` as tables."""
 
 from ssft.results.schema import AdaptersResult
-from ssft.tables import Column, Estimate, Table
+from ssft.tables import Column, Estimate, Table, count
 
 
 def heading(result: AdaptersResult) -> str:
     """One line: what was measured, on what."""
     names = ", ".join(f"{name} ({facts['prompts']} prompts)" for name, facts in result.adapters.items())
     return (
-        f"{names} over {result.base}: at most {result.max_new_tokens} tokens, {result.rounds} rounds, "
+        f"{names} over {result.base}: at most {result.max_new_tokens} tokens, {count(result.rounds, 'round')}, "
         f"{result.precision} on {result.device}"
     )
 

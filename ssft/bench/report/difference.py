@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssft.bench.identity import compare_outputs
-from ssft.bench.report.findings import benches, count, overlap
+from ssft.bench.report.findings import benches, overlap
 from ssft.bench.report.tables import COLUMNS, method_cell
 from ssft.errors import ConfigError
 from ssft.results.schema import BenchResult, Difference, MethodResult, SuiteResult
-from ssft.tables import Column, Table
+from ssft.tables import Column, Table, count
 
 FASTER, SLOWER, UNCLEAR, INCOMPARABLE = "faster", "slower", "no clear change", "not comparable"
 ONLY_A, ONLY_B, ABSENT = "only in A", "only in B", "-"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ssft.results.schema import BenchResult, MethodResult, SuiteResult
+from ssft.tables import count
 
 OURS = "streaming"
 """The method that this project is about; a task's sentences say where it stands, first or not."""
@@ -69,11 +70,6 @@ def broken(result: BenchResult, tied: bool = False) -> dict[str, int]:
         if rows and name != "plain" and tied == (ties and result.precision in LOW_PRECISION):
             found[name] = rows
     return found
-
-
-def count(number: int, noun: str) -> str:
-    """`1 prompt`, `2 prompts`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def times(method: MethodResult) -> str:

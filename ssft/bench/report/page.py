@@ -7,11 +7,11 @@ from markupsafe import Markup
 
 from ssft.bench.methods import method_module, method_names
 from ssft.bench.report import plots
-from ssft.bench.report.findings import LOW_PRECISION, OURS, TIE, benches, count, find
+from ssft.bench.report.findings import LOW_PRECISION, OURS, TIE, benches, find
 from ssft.bench.report.tables import machine, tables
 from ssft.files import write_json, write_output, write_text
 from ssft.results.schema import SuiteResult
-from ssft.tables import html
+from ssft.tables import count, html
 
 REPORT_FILES = ("report.json", "report.html", "report.png")
 

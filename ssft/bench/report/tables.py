@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from ssft.bench.report.findings import broken, count, fastest
+from ssft.bench.report.findings import broken, fastest
 from ssft.results.schema import BenchResult, CategoryResult, MethodResult, SuiteResult
-from ssft.tables import BYTES, Column, Table, estimate
+from ssft.tables import BYTES, Column, Table, count, estimate
 
 TRAINING = ("data", "rows", "steps", "seconds", "device")
 SHOWN = 3
