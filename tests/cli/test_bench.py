@@ -343,7 +343,7 @@ def test_adapters_as_tables_with_a_difference(over_base, shelf, monkeypatch):
     assert result.exit_code == 0, (result.output, result.exception)
     text = result.stdout
     assert text.startswith(
-        "deep (2 prompts), projected (2 prompts) over base: at most 3 tokens, 1 rounds, float32 on cpu"
+        "deep (2 prompts), projected (2 prompts) over base: at most 3 tokens, 1 round, float32 on cpu"
     )
     assert "mixed tasks: 14 of 16 rows are what the row gives alone" in text
     assert "7/8" in text

@@ -58,5 +58,6 @@ def test_tuned_budgets_in_random_settings_give_the_plain_text(architecture):
     """Real streams, rows of all kinds side by side, one budget that learns from all of them."""
     draw, of = random.Random(0), shared(architecture)
     budget, step = TunedBudget(FakeCosts(wild(draw))), Step(of.hooks)
+    budget.took = lambda milliseconds: None  # real times would put the made-up costs right
     spared = sum(spared_passes(draw, of, step, budget) for _ in range(40))
     assert spared > 50, "no draft was right, so the test shows little"
