@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ssft.base.embedded import fetch
 from ssft.base.fingerprint import base_fingerprint
@@ -25,7 +25,7 @@ from ssft.decoding.config import TreeConfig
 from ssft.environment import describe_device
 from ssft.runtime.loader import load_adapted
 from ssft.runtime.model import MultiAdapterModel
-from ssft.streams.config import StreamConfig
+from ssft.streams.config import StreamConfig, layers_of_share
 from ssft.streams.modules import attach_streams
 
 # Of Llama 3.2 1B and Llama 2 7B; tiny is for trying this file.
@@ -48,15 +48,9 @@ def random_base(shape: str, device: torch.device, dtype: torch.dtype) -> LlamaFo
         num_key_value_heads=size["kv"],
         vocab_size=size["vocabulary"],
         tie_word_embeddings=size["tied"],
-        dtype=dtype,
     )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            return LlamaForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(before)
+    with device:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
 def quantise(model: LlamaForCausalLM) -> None:
@@ -79,11 +73,28 @@ def random_adapter(folder: Path, model: LlamaForCausalLM, tokenizer: object) -> 
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.01)
-    attach_streams(adapted, StreamConfig(4, round(0.4 * model.config.num_hidden_layers)))
+    attach_streams(adapted, StreamConfig(4, layers_of_share(0.4, model.config.num_hidden_layers)))
     tree = TreeConfig("best_first", 16)
     write_bundle(folder, adapted, tree=tree, base=base_fingerprint(model, tokenizer, "random"))
     adapted.unload()
     return folder
+
+
+def opened(
+    what: str, device: torch.device, dtype: torch.dtype, quantization: str = "none", graphs: bool = True
+) -> MultiAdapterModel:
+    """The adapter of that folder over its base, or a random one over a random base of that shape."""
+    if what not in SHAPES:
+        return load_adapted(what, quantization=quantization, device=str(device), graphs=graphs)
+    model = random_base(what, device, dtype)
+    if quantization == "4bit":
+        quantise(model)
+    tokenizer = AutoTokenizer.from_pretrained(fetch("smollm2-135m"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = random_adapter(Path(folder, "random"), model, tokenizer)
+        adapted = MultiAdapterModel(model, tokenizer, "random", graphs=graphs)
+        adapted.set_adapter(adapted.load_adapter(path, pinned=True))
+    return adapted
 
 
 def measured(adapted: MultiAdapterModel) -> list[float]:
@@ -106,21 +117,9 @@ def main(arguments: list[str] | None = None) -> None:
     print("|---|---|" + "---|" * len(PASSES))
     for what in options.what:
         for graphs in (True, False) if device.type == "cuda" else (False,):
-            if what not in SHAPES:
-                adapted = load_adapted(what, quantization=options.quantization, device=str(device), graphs=graphs)
-            else:
-                model = random_base(what, device, dtype)
-                if options.quantization == "4bit":
-                    quantise(model)
-                tokenizer = AutoTokenizer.from_pretrained(fetch("smollm2-135m"))
-                with tempfile.TemporaryDirectory() as folder:
-                    path = random_adapter(Path(folder, "random"), model, tokenizer)
-                    adapted = MultiAdapterModel(model, tokenizer, "random", graphs=graphs)
-                    adapted.set_adapter(adapted.load_adapter(path, pinned=True))
-            found = measured(adapted)
+            found = measured(opened(what, device, dtype, options.quantization, graphs))
             cells = " | ".join(f"{ms:.2f} ({ms / found[0]:.2f})" for ms in found)
             print(f"| {what} | {'CUDA graphs' if graphs else 'operator by operator'} | {cells} |", flush=True)
-            del adapted
 
 
 if __name__ == "__main__":

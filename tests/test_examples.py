@@ -4,7 +4,9 @@ import json
 import random
 import re
 
+import bitsandbytes
 import pytest
+import torch
 from embedded_base import BASE, needs_base
 from shelf import SHELF, Reference, save_adapter
 from tiny_base import save_tiny_base, tiny_tokenizer
@@ -162,3 +164,10 @@ def test_passes_of_a_random_base_have_a_price(quantization, capsys):
     prices = [float(cell) for cell in re.findall(r"(\d+\.\d+) \(", row)]
     assert len(prices) == len(pass_costs.PASSES)
     assert 0 < prices[0] == min(prices)
+
+
+@needs_base
+def test_a_quantised_random_base_has_its_layers_in_four_bits():
+    model = pass_costs.opened("tiny", torch.device("cpu"), torch.float32, "4bit").unload()
+    kinds = {type(module) for module in model.model.layers.modules() if isinstance(module, torch.nn.Linear)}
+    assert kinds == {bitsandbytes.nn.Linear4bit}

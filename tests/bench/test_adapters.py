@@ -277,7 +277,7 @@ def test_everything_has_its_table(result):
     assert [row[0] for row in found["Sizes"]] == ["base", *NAMES]
     assert [row[0] for row in found["Adapters"]] == ["0", "2", "6", "0"]
     assert [row[-1] for row in found["Batches,"]] == ["8/8", "–", *["8/8"] * 4]
-    assert heading(result).startswith("deep (8 prompts), projected (3 prompts) over base: at most 4 tokens, 1 round")
+    assert heading(result).startswith("deep (8 prompts), projected (3 prompts) over base: at most 4 tokens, 1 round, ")
 
 
 def test_an_interrupt_after_the_shelf_keeps_what_is_there(model, shelf, monkeypatch, capsys):

@@ -133,7 +133,7 @@ def test_its_run_can_be_run_again_anywhere(name, bundle):
         assert (recipe.adapter, bundle.provenance.get("adapter")) == ("", None)
     else:
         assert re.fullmatch(r"[0-9a-f]{64}", bundle.provenance["adapter"]["weights_sha256"])
-        assert recipe.adapter == (name if len(bundle.loras) > 1 else f"outputs/start/{recipe.name}")
+        assert recipe.adapter == name
 
 
 def test_its_card_shows_a_prompt_of_the_form_that_a_row_gets(name, bundle):
