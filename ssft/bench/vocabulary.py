@@ -9,7 +9,6 @@ from torch import Tensor
 from ssft.base.chat import completion_of
 from ssft.bench.answers import encode_rows
 from ssft.decoding.draft.streams import StreamDrafter
-from ssft.errors import ConfigError
 from ssft.lora.vocabulary import draft_vocabulary
 from ssft.training.vocabulary import TokenIds
 
@@ -48,7 +47,6 @@ def measure_vocabularies(
     """The active adapter's streams over the whole vocabulary, then over each of `vocabularies` [v].
 
     Coverage is of all `rows`; the first `decoded` of them are decoded. `decoding` goes to `MultiAdapterModel.complete`.
-    Raises `ConfigError` where the head's rows cannot be taken out of the base.
     """
     prompts = [prompt for prompt, _ in rows[:decoded]]
     found: list[VocabularyResult] = []
@@ -57,11 +55,6 @@ def measure_vocabularies(
         with adapted.bank.in_use([adapted.active_adapter]) as held:
             adapter = held[adapted.active_adapter]
             vocabulary = draft_vocabulary(adapted.model, ids, adapter.lora.layers)
-        if ids is not None and vocabulary is None:
-            raise ConfigError(
-                "no rows can be taken out of the base's head, which is quantised or offloaded, so that a draft "
-                "vocabulary would have no effect; measure it with --quantization none on one device"
-            )
         results = adapted.complete(prompts, drafter=StreamDrafter(adapter.streams, vocabulary), **decoding)
         texts = [result.token_ids for result in results]
         whole = whole or texts

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ssft.base.head import HeadRows, head_rows
+from ssft.base.head import HeadColumns, HeadRows, gives_rows, head_rows
 from ssft.bundle.fit import linear_of
 from ssft.decoding.draft.vocabulary import DraftVocabulary
 from ssft.lora.weights import LoraLayer
@@ -17,18 +19,19 @@ _log = logging.getLogger(__name__)
 def draft_vocabulary(model: Any, ids: Tensor | None, layers: Mapping[str, LoraLayer]) -> DraftVocabulary | None:
     """The rows of the head of `model` for the token ids `ids` [v]; `layers`: the adapter's LoRA by the modules' names.
 
-    None where there are no ids, and where rows cannot be taken out of the head (4-bit, or offloaded): the streams then
-    guess from the whole vocabulary, which a warning says.
+    None where there are no ids. Where rows cannot be taken out of the head (4-bit, or offloaded) all of it is computed
+    for every draft, which a warning says.
     """
     if ids is None:
         return None
     name = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
     head, lora = linear_of(model, name), layers.get(name)
-    if head.weight.is_meta or not head.weight.is_floating_point():
+    if not gives_rows(head):
         state = "offloaded" if head.weight.is_meta else f"stored as {head.weight.dtype}"
-        _log.warning("the base's %s is %s; its streams guess from the whole vocabulary, which is slower", name, state)
-        return None
+        _log.warning("the base's %s is %s; all of it is computed for every draft, which is slower", name, state)
+        return DraftVocabulary(ids, partial(HeadColumns, model.get_output_embeddings()))
 
+    @torch.no_grad()
     def gather(ids: Tensor) -> HeadRows:
         added = None
         if lora is not None:

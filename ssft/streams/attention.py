@@ -25,8 +25,8 @@ IMPLEMENTATION = "ssft"
 GROUPED_ROWS = 32
 """Rows of a decoding pass up to which query heads that share a key head are put together."""
 
-CHUNK_ROWS = 1024
-"""Stream rows whose attention is in memory at a time while training; more rows are recomputed in backward."""
+CHUNK_SCORES = 2**24
+"""Scores of stream rows with main rows in memory at a time while training; more are computed again in backward."""
 
 
 def stream_attention(
@@ -54,10 +54,7 @@ def stream_attention(
     if stream_plan.frozen_main:
         own = (own[0].detach(), own[1].detach(), own[2].detach())
     main = _main(module, *own, attention_mask, dropout, scaling, softcap, **kwargs)
-    groups = query.shape[1] // key.shape[1]
-    streams = _attend_in_chunks(
-        stream_plan, query, repeat_kv(key, groups), repeat_kv(value, groups), attention_mask, dropout, scaling, softcap
-    )
+    streams = _attend_in_chunks(stream_plan, query, key, value, attention_mask, dropout, scaling, softcap)
     return torch.cat((main, streams.transpose(1, 2)), dim=1), None
 
 
@@ -161,6 +158,11 @@ def _repeated(mask: Tensor, rows: slice, keys: int, groups: int) -> Tensor:
     return held[key][1]
 
 
+def sources_per_chunk(scores: int) -> int:
+    """How many sources are attended at a time, of which each has so many scores with main rows: B·H·γ·R."""
+    return max(1, CHUNK_SCORES // max(scores, 1))
+
+
 def _attend_in_chunks(
     plan: StreamPlan,
     query: Tensor,
@@ -171,25 +173,19 @@ def _attend_in_chunks(
     scaling: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """Stream rows of training, some sources at a time: [B, H, R + S·γ, D] thrice -> [B, H, S·γ, D].
+    """Stream rows of training: query [B, H, R + S·γ, D], key/value [B, H_kv, R + S·γ, D] -> [B, H, S·γ, D].
 
-    One dense mask over all rows would be (R + S·γ)² large. A chunk's is CHUNK_ROWS·(R + CHUNK_ROWS), and with more
-    than one chunk each is recomputed in backward, so that memory grows linearly with the completion.
+    With more than one chunk each is computed again in backward, so that memory grows linearly with the completion.
     """
     rows, gamma = plan.num_main, plan.num_streams
-    per_chunk = max(1, CHUNK_ROWS // gamma)
+    per_chunk = sources_per_chunk(query.shape[0] * query.shape[1] * gamma * rows)
     total = plan.sources.shape[1]
 
     def attend(query: Tensor, key: Tensor, value: Tensor, begin: int, end: int) -> Tensor:
         part = slice(rows + begin * gamma, rows + end * gamma)
-        visible = _visible(plan.sources[:, begin:end], gamma, rows, mask)
-        keys = torch.cat((key[:, :, :rows], key[:, :, part]), dim=2)
-        values = torch.cat((value[:, :, :rows], value[:, :, part]), dim=2)
-        if softcap is not None:
-            return _capped(query[:, :, part], keys, values, visible, scaling, softcap, dropout)
-        return F.scaled_dot_product_attention(
-            query[:, :, part], keys, values, attn_mask=visible, dropout_p=dropout, scale=scaling
-        )
+        seen = _seen(plan.sources[:, begin:end], rows, mask)
+        main, own = (key[:, :, :rows], value[:, :, :rows]), (key[:, :, part], value[:, :, part])
+        return _attend_beside(query[:, :, part], main, own, seen, dropout, scaling, softcap)
 
     if total <= per_chunk:
         return attend(query, key, value, 0, total)
@@ -198,6 +194,60 @@ def _attend_in_chunks(
         for begin in range(0, total, per_chunk)
     ]
     return torch.cat(outputs, dim=2)
+
+
+def _attend_beside(
+    query: Tensor,
+    main: tuple[Tensor, Tensor],
+    own: tuple[Tensor, Tensor],
+    seen: Tensor,
+    dropout: float,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    """Streams of C sources: each sees main rows, and those of its own source up to itself; [B, H, C·γ, D] -> the same.
+
+    One softmax runs over both, R + γ scores a row. A mask over all C·γ streams would be nearly empty, and a fused
+    kernel would compute what it hides.
+
+    Args:
+        query: [B, H, C·γ, D].
+        main: keys and values [B, H_kv, R, D] of the main rows.
+        own: keys and values [B, H_kv, C·γ, D] of the streams.
+        seen: bool [B, C, R], the main rows that a source sees.
+    """
+    heads, count, rows = main[0].shape[1], seen.shape[1], seen.shape[2]
+    gamma = query.shape[2] // count
+    query = query * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    query = query.unflatten(1, (heads, -1)).unflatten(3, (count, gamma))  # [B, H_kv, G, C, γ, D]
+    key, value = (tensor.unflatten(2, (count, gamma)).unsqueeze(2) for tensor in own)  # [B, H_kv, 1, C, γ, D]
+    beside = (query.flatten(2, 4) @ main[0].transpose(2, 3)).view(*query.shape[:-1], rows)  # [B, H_kv, G, C, γ, R]
+    among = query @ key.transpose(-1, -2)  # [B, H_kv, G, C, γ, γ]
+    if softcap is not None:
+        beside, among = (torch.tanh(scores / softcap) * softcap for scores in (beside, among))
+    later = torch.ones(gamma, gamma, dtype=torch.bool, device=query.device).triu(1)
+    scores = torch.cat((_hidden(beside, ~seen[:, None, None, :, None]), _hidden(among, later)), dim=-1)
+    weights = F.dropout(scores.softmax(dim=-1), dropout)
+    found = (weights[..., :rows].flatten(2, 4) @ main[1]).view_as(query) + weights[..., rows:] @ value
+    return found.flatten(1, 2).flatten(2, 3)
+
+
+def _hidden(scores: Tensor, where: Tensor) -> Tensor:
+    """`scores` with -inf where `where` is True; added, since the gradient then needs no copy."""
+    return scores + torch.zeros_like(where, dtype=scores.dtype).masked_fill(where, -torch.inf)
+
+
+def _seen(sources: Tensor, rows: int, mask: Tensor | None) -> Tensor:
+    """Which of R = `rows` main rows C sources see: sources [B, C] -> bool [B, C, R].
+
+    A mask that the model made (padding, sliding window) is the authority on that; without one a source sees all rows up
+    to itself.
+    """
+    if mask is None:
+        return torch.arange(rows, device=sources.device) <= sources.unsqueeze(-1)
+    index = sources.unsqueeze(-1).expand(-1, -1, rows)
+    main = mask[:, 0, :, :rows].expand(sources.shape[0], -1, -1).gather(1, index)
+    return main if main.dtype == torch.bool else main == 0
 
 
 def _visible(sources: Tensor, gamma: int, rows: int, mask: Tensor | None) -> Tensor:
@@ -209,20 +259,10 @@ def _visible(sources: Tensor, gamma: int, rows: int, mask: Tensor | None) -> Ten
         1/2   1 1 0 0 | 1 1 0 0
         3/1   1 1 1 1 | 0 0 1 0
         3/2   1 1 1 1 | 0 0 1 1
-
-    A mask that the model made (padding, sliding window) is the authority on what the source sees; without one the
-    source sees all rows up to itself.
     """
     batch, count = sources.shape
-    device = sources.device
-    if mask is None:
-        main = torch.arange(rows, device=device) <= sources.unsqueeze(-1)
-    else:
-        index = sources.unsqueeze(-1).expand(-1, -1, rows)
-        main = mask[:, 0, :, :rows].expand(batch, -1, -1).gather(1, index)
-        main = main if main.dtype == torch.bool else main == 0
-    own = torch.block_diag(*[torch.ones(gamma, gamma, device=device, dtype=torch.bool).tril()] * count)
-    main = main.repeat_interleave(gamma, dim=1)
+    own = torch.block_diag(*[torch.ones(gamma, gamma, device=sources.device, dtype=torch.bool).tril()] * count)
+    main = _seen(sources, rows, mask).repeat_interleave(gamma, dim=1)
     return torch.cat((main, own.expand(batch, -1, -1)), dim=2).unsqueeze(1)
 
 

@@ -113,8 +113,9 @@ class StreamSFTConfig(StreamConfig, SFTConfig):
     draft_vocabulary: FROM_ZERO = field(
         default=4096,
         metadata={
-            "help": "token ids that the streams guess from when they decode, those that the training rows use most; a "
-            "request's own prompt adds its ids. Fewer make a draft cheaper, and the text stays what it is. 0: all"
+            "help": "token ids that the streams guess from, those that the training rows use most; a batch of training "
+            "adds its own, and a request those of its prompt. Fewer make a training step and a draft cheaper, and the "
+            "text stays what it is. 0: all"
         },
     )
 

@@ -40,6 +40,22 @@ overlap with it (-log α), or the length that a chain of all streams is accepted
 MainSupervision = Literal["reference", "start", "both"]
 """What the main stream learns: the tokens of the completion, the distribution that it had as the run began, or both."""
 
+
+@dataclass(frozen=True)
+class Candidates:
+    """The token ids that streams guess from, where those are not all that the base has.
+
+    ids [v]: sorted, each once. logits: the head over them alone, [rows, h] -> [rows, v].
+    """
+
+    ids: Tensor
+    logits: Callable[[Tensor], Tensor]
+
+    def places(self, tokens: Tensor) -> Tensor:
+        """Token ids [..] that are among them, or -100, as places in `ids`, or -100."""
+        return torch.searchsorted(self.ids, tokens.clamp(min=0)).masked_fill(tokens == IGNORE, IGNORE)
+
+
 HEAD_ROWS = 2048
 """Rows of logits in memory at a time; more are recomputed in backward, so memory does not grow with γ·completion."""
 
@@ -100,6 +116,7 @@ def ngram_loss(
     logits: Callable[[Tensor], Tensor],
     weights: Tensor,
     supervision: Supervision = "reference",
+    candidates: Candidates | None = None,
 ) -> NgramLoss:
     """L over M sources (paper §3.2.4), summed, not averaged.
 
@@ -111,6 +128,8 @@ def ngram_loss(
         weights: [γ+1], α_0 … α_γ.
         supervision: what streams learn, the tokens of `targets` or by one of three measures the main stream's own
             distribution there, into which no gradient flows.
+        candidates: what streams guess from, every target among them. A stream's distribution is one over these tokens,
+            and of the main stream's they learn what it says of them. None: the whole vocabulary.
     """
     size, width = targets.shape  # width = γ+1
     # The sources of a chunk are scored with the γ after them where streams learn from those.
@@ -120,18 +139,24 @@ def ngram_loss(
         count = len(targets)  # sources
         # Apart, so that no gradient is made of logits of a main stream that has none.
         said = logits(main).float()  # [m, V]
-        guesses = logits(streams.flatten(0, 1)).float().unflatten(0, (count, width - 1))  # [m, γ, V]
+        guess = logits if candidates is None else candidates.logits
+        guesses = guess(streams.flatten(0, 1)).float().unflatten(0, (count, width - 1))  # [m, γ, v]
         first, choice = token_losses(said[:count], targets[:, 0])
-        losses, choices = token_losses(guesses, targets[:, 1:])
+        if candidates is None:
+            losses, choices = token_losses(guesses, targets[:, 1:])
+        else:
+            losses, choices = token_losses(guesses, candidates.places(targets[:, 1:]))
+            choices = candidates.ids[choices]
         if more:
             # Rows past the last source are never looked at: their targets are -100.
             ahead = torch.arange(count, device=main.device).unsqueeze(1) + torch.arange(1, width, device=main.device)
             ahead = ahead.clamp(max=len(main) - 1)  # [m, γ]
+            log_p = said.detach().log_softmax(dim=-1)  # [m+γ, V]
+            log_p = (log_p if candidates is None else log_p[:, candidates.ids])[ahead]  # [m, γ, v]
             if supervision == "main":
-                p = said.detach().softmax(dim=-1)[ahead]  # [m, γ, V]
-                losses = guesses.logsumexp(dim=-1) - (p * guesses).sum(dim=-1)
+                p = log_p.exp()
+                losses = p.sum(dim=-1) * guesses.logsumexp(dim=-1) - (p * guesses).sum(dim=-1)
             else:  # -log α; a sum of exponentials of the smaller logarithms is safe where p and q hardly overlap
-                log_p = said.detach().log_softmax(dim=-1)[ahead]  # [m, γ, V]
                 losses = -torch.minimum(log_p, guesses.log_softmax(dim=-1)).logsumexp(dim=-1)
             losses = losses.masked_fill(targets[:, 1:] == IGNORE, 0.0)
         return torch.cat((first.unsqueeze(1), losses), dim=1), torch.cat((choice.unsqueeze(1), choices), dim=1)

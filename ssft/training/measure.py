@@ -2,15 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
+from ssft.base.head import head_over
 from ssft.base.load import eos_token_ids
 from ssft.decoding.config import FIXED, TreeConfig
 from ssft.decoding.draft.streams import StreamDrafter
+from ssft.decoding.draft.vocabulary import DraftVocabulary
 from ssft.decoding.request import Request
 from ssft.decoding.scheduler import Scheduler
 from ssft.decoding.step import Step
@@ -84,7 +88,9 @@ class MeasureStreams(TrainerCallback):
 def decode_some(trainer: Any, prompts: list[list[int]], tree: TreeConfig) -> tuple[int, int]:
     """(tokens, passes) of greedy decoding with the streams that `trainer` trains; the model is left as it was."""
     eos = frozenset(eos_token_ids(trainer.hooks.backbone.model, trainer.processing_class))
-    drafter = StreamDrafter(trainer.streams)
+    vocabulary: Tensor | None = trainer.vocabulary
+    head = partial(head_over, trainer.hooks.backbone.head)
+    drafter = StreamDrafter(trainer.streams, None if vocabulary is None else DraftVocabulary(vocabulary, head))
     requests = [Request(prompt, NEW_TOKENS, drafter, tree, eos_token_ids=eos) for prompt in prompts]
     training = trainer.model.training
     trainer.model.eval()

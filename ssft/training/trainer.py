@@ -21,6 +21,7 @@ from ssft.training.measure import MeasureStreams
 from ssft.training.metrics import SpeculationMetrics, needed_mask
 from ssft.training.prune_head import LOSS, prune_losses
 from ssft.training.start import Start, divergence
+from ssft.training.vocabulary import candidates_of, vocabulary_of_run
 
 
 class StreamSFTTrainer(SpeculationMetrics):
@@ -96,7 +97,10 @@ class StreamSFTTrainer(SpeculationMetrics):
             learns = self.args.main_supervision if self.model.training else "reference"
             # In lossless mode nothing that trains reaches the main stream.
             weights[0] = 0.0 if self.gate is not None or learns == "start" else self.args.main_loss_weight
-            loss = ngram_loss(main, streams, targets, backbone.logits, weights, self.args.stream_supervision)
+            candidates = candidates_of(self.vocabulary, inputs["input_ids"], backbone)
+            loss = ngram_loss(
+                main, streams, targets, backbone.logits, weights, self.args.stream_supervision, candidates
+            )
             if learns != "reference":
                 drift = divergence(main, self.start.states(inputs)[real[0], sources[real]], backbone.logits)
                 loss.main = loss.main + self.args.main_loss_weight * drift
@@ -108,6 +112,11 @@ class StreamSFTTrainer(SpeculationMetrics):
                 loss.sums = torch.cat((loss.sums, losses.detach().sum().unsqueeze(0)))
                 loss.counts = torch.cat((loss.counts, loss.counts[:1]))
         return loss
+
+    @cached_property
+    def vocabulary(self) -> Tensor | None:
+        """The draft vocabulary [v] of the training rows, from which streams guess here and later; None: the base's."""
+        return vocabulary_of_run(self)
 
     @cached_property
     def start(self) -> Start:

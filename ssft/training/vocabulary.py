@@ -1,19 +1,26 @@
 """The draft vocabulary of a task: the token ids that its rows use, those of completions before those of prompts.
 
+    draft vocabulary     what the rows of a run use most, kept with the adapter
+    a row decodes with   that, and the token ids of its own prompt
+    a batch trains with  that, and all token ids of the batch, so that every target is among them
+
 Streams guess tokens of the answer, so those that completions hold most often come first. What is left of the size goes
 to the tokens of prompts by frequency, since answers copy from them. Special tokens are always in, the end of the
 sequence among them.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ssft.base.backbone import Backbone
+from ssft.base.head import head_over
 from ssft.base.load import eos_token_ids
-from ssft.training.loss import IGNORE
+from ssft.training.loss import IGNORE, Candidates
 
 TokenIds = tuple[Sequence[int], Sequence[int]]
 """Token ids of a row's prompt, and of its completion."""
@@ -43,7 +50,7 @@ def special_tokens(model: Any, tokenizer: Any) -> set[int]:
     return {*tokenizer.all_special_ids, *eos_token_ids(model, tokenizer)}
 
 
-def vocabulary_of_run(trainer: Any, tokenizer: Any) -> Tensor | None:
+def vocabulary_of_run(trainer: Any) -> Tensor | None:
     """The draft vocabulary [v] that a `StreamSFTTrainer` learns of its training rows; None for all of the base's.
 
     That is where `draft_vocabulary` is 0, or at least as large as the base's vocabulary.
@@ -52,7 +59,16 @@ def vocabulary_of_run(trainer: Any, tokenizer: Any) -> Tensor | None:
     vocab_size = base.config.vocab_size
     if not 0 < size < vocab_size:
         return None
-    return learn_vocabulary(map(_sides, trainer.train_dataset), special_tokens(base, tokenizer), size, vocab_size)
+    always = special_tokens(base, trainer.processing_class)
+    return learn_vocabulary(map(_sides, trainer.train_dataset), always, size, vocab_size)
+
+
+def candidates_of(vocabulary: Tensor | None, token_ids: Tensor, backbone: Backbone) -> Candidates | None:
+    """What streams guess from in a batch of `token_ids` [B, T]; None for all that the base has."""
+    if vocabulary is None:
+        return None
+    ids = torch.cat((vocabulary.to(token_ids.device), token_ids.flatten())).unique()
+    return Candidates(ids, partial(backbone.logits, head=head_over(backbone.head, ids)))
 
 
 def _sides(example: dict[str, Any]) -> TokenIds:

@@ -10,7 +10,7 @@ from covering import covering
 from torch import nn
 
 from ssft.base.backbone import Backbone
-from ssft.base.head import head_rows
+from ssft.base.head import HeadColumns, HeadRows, head_over, head_rows
 from ssft.decoding.config import TREE_KINDS, TreeConfig
 from ssft.decoding.draft.streams import StreamDrafter
 from ssft.decoding.draft.vocabulary import DraftVocabulary
@@ -158,8 +158,52 @@ def test_rows_of_a_head(bias):
     assert torch.allclose(rows(hidden), head(hidden)[..., ids], atol=1e-6)
     assert rows.nbytes == 4 * 3 * (8 + bias)
     assert rows.weight.is_contiguous()
-    assert not rows.weight.requires_grad
     more = head_rows(head, ids, added)
     assert torch.allclose(more(hidden), head(hidden)[..., ids] + hidden @ added.T, atol=1e-6)
     narrow = head_rows(nn.Linear(8, 20, bias, dtype=torch.bfloat16), ids, added)
     assert narrow.weight.dtype == torch.bfloat16
+
+
+def as_it_is(head):
+    return head
+
+
+def in_a_lora(head):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(nn.Sequential(head), LoraConfig(r=2, target_modules=["0"], init_lora_weights=False))
+    return model.base_model.model[0]
+
+
+def offloaded(head):
+    from accelerate import cpu_offload
+
+    cpu_offload(head, torch.device("cpu"))
+    assert head.weight.is_meta
+    return head
+
+
+def in_four_bits(head):
+    from bitsandbytes.nn import Linear4bit
+
+    packed = Linear4bit(head.in_features, head.out_features, head.bias is not None, torch.float32)
+    packed.load_state_dict(head.state_dict())
+    return packed.to("cpu")
+
+
+@pytest.mark.parametrize("made", [as_it_is, in_a_lora, offloaded, in_four_bits])
+def test_every_head_gives_the_logits_of_some_ids(made):
+    torch.manual_seed(0)
+    head, ids, hidden = made(nn.Linear(64, 20)), torch.tensor([2, 3, 19]), torch.randn(2, 4, 64)
+    over = head_over(head, ids)
+    assert type(over) is (HeadRows if made is as_it_is else HeadColumns)
+    assert torch.allclose(over(hidden), head(hidden)[..., ids], atol=1e-6)
+    assert (over.nbytes > 0) == (made is as_it_is)
+
+
+@pytest.mark.parametrize("made", [as_it_is, in_a_lora])
+def test_a_head_that_trains_learns_through_some_of_its_ids(made):
+    head = made(nn.Linear(8, 20))
+    trained = [p for p in head.parameters() if p.requires_grad]
+    head_over(head, torch.tensor([2, 3, 19]))(torch.randn(4, 8)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trained)

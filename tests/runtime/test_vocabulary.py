@@ -159,12 +159,17 @@ def test_a_lora_without_streams_gets_none(shelf, tmp_path):
         (torch.empty(8, 4, device="meta"), "offloaded"),
     ],
 )
-def test_a_head_without_rows_is_told(shelf, weight, state, caplog):
+def test_a_head_without_rows_is_computed_whole_and_told(shelf, weight, state, caplog):
     model = load_base(shelf.base, dtype="float32")[0]
     model.lm_head.weight = nn.Parameter(weight, requires_grad=False)
     with caplog.at_level(logging.WARNING):
-        assert draft_vocabulary(model, torch.tensor([3]), {}) is None
-    assert f"the base's lm_head is {state}; its streams guess from the whole vocabulary" in caplog.text
+        vocabulary = draft_vocabulary(model, torch.tensor([3, 5]), {})
+    assert f"the base's lm_head is {state}; all of it is computed for every draft, which is slower" in caplog.text
+    assert vocabulary.nbytes == 0
+    whole = nn.Linear(64, 8)
+    model.lm_head.forward = whole.__call__  # what would unpack or fetch the weight
+    hidden = torch.randn(2, 64)
+    assert torch.equal(vocabulary.rows(hidden), whole(hidden)[:, [3, 5]])
     caplog.clear()
     assert draft_vocabulary(model, None, {}) is None
     assert not caplog.text

@@ -282,17 +282,17 @@ class Nudge:
         self.target = target
 
 
-CHUNKS = {"one_chunk": None, "a_source_per_chunk": 1, "two_sources_per_chunk": 2 * GAMMA}
+CHUNKS = {"one_chunk": None, "a_source_per_chunk": 1, "two_sources_per_chunk": 2}
 
 
 @pytest.fixture
-def chunks(chunk_rows, monkeypatch):
+def chunks(sources, monkeypatch):
     """Training attention in one chunk, or forced into several."""
-    if chunk_rows:
-        monkeypatch.setattr(attention, "CHUNK_ROWS", chunk_rows)
+    if sources:
+        monkeypatch.setattr(attention, "sources_per_chunk", lambda scores: sources)
 
 
-@over_architectures(identifier=IDENTIFIERS, chunk_rows=CHUNKS)
+@over_architectures(identifier=IDENTIFIERS, sources=CHUNKS)
 def test_training_stream_sees_tokens_up_to_its_source_only(architecture, identifier, chunks):
     ids = random_ids(1, LENGTH)
     model = build(architecture, StreamConfig(GAMMA, 2, identifier))
@@ -306,7 +306,7 @@ def test_training_stream_sees_tokens_up_to_its_source_only(architecture, identif
         assert moved.tolist() == [[position <= source] * GAMMA for source in SOURCES]
 
 
-@over_architectures(identifier=IDENTIFIERS, chunk_rows=CHUNKS, layers=[1, 2])
+@over_architectures(identifier=IDENTIFIERS, sources=CHUNKS, layers=[1, 2])
 def test_training_stream_sees_earlier_streams_of_its_own_source_only(
     architecture, identifier, chunks, layers, monkeypatch
 ):
@@ -464,8 +464,8 @@ def test_chunks_change_neither_values_nor_gradients(architecture, config, padded
     model = build(architecture, config)
     hooks = StreamHooks(model)
     whole, expected = gradients(model, hooks, ids, mask)
-    for rows in (1, 2 * GAMMA):
-        monkeypatch.setattr(attention, "CHUNK_ROWS", rows)
+    for sources in (1, 2):
+        monkeypatch.setattr(attention, "sources_per_chunk", lambda scores, sources=sources: sources)
         parts, found = gradients(model, hooks, ids, mask)
         torch.testing.assert_close(parts, whole)
         assert_same_gradients(expected, found)
@@ -481,7 +481,7 @@ def test_every_stream_parameter_gets_a_gradient(architecture, identifier):
     assert set(names) == expected
 
 
-@over_architectures(**FORMS, chunk_rows={"one_chunk": None, "chunks": 1})
+@over_architectures(**FORMS, sources={"one_chunk": None, "chunks": 1})
 def test_checkpointed_layers_have_the_same_gradients(architecture, config, chunks):
     ids = random_ids(2, LENGTH)
     model = build(architecture, config).train()

@@ -6,11 +6,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ssft.base.head import head_over
 from ssft.training import loss as module
-from ssft.training.loss import IGNORE, Supervision, chain_acceptance, length_loss, ngram_loss, stream_targets
+from ssft.training.loss import (
+    IGNORE,
+    Candidates,
+    Supervision,
+    chain_acceptance,
+    length_loss,
+    ngram_loss,
+    stream_targets,
+)
 
 X = IGNORE
 WIDTH, VOCABULARY = 6, 11
+ALL, FEW = list(range(VOCABULARY)), [0, 2, 3, 7, 10]
+"""What streams guess from: the whole vocabulary, and a part of it."""
 
 
 # --- targets ---
@@ -101,7 +112,16 @@ def make_inputs(count, gamma, seed=0):
     return main, streams, targets
 
 
-def naive_loss(main, streams, targets, head, weights):
+def narrowed(targets, ids):
+    """Targets that are among `ids`, and the candidates for `ngram_loss`: none where those are all."""
+    if ids is ALL:
+        return targets, lambda head: None
+    tokens = torch.tensor(ids)
+    targets = torch.where(targets == IGNORE, IGNORE, tokens[targets.clamp(min=0) % len(ids)])
+    return targets, lambda head: Candidates(tokens, head_over(head, tokens))
+
+
+def naive_loss(main, streams, targets, head, weights, ids):
     """One target at a time: total, sums, counts."""
     width = targets.shape[1]
     total, sums, counts = torch.zeros(()), [0.0] * width, [0] * width
@@ -109,8 +129,10 @@ def naive_loss(main, streams, targets, head, weights):
         for j in range(width):
             if targets[m, j] == IGNORE:
                 continue
-            state = main[m] if j == 0 else streams[m, j - 1]
-            value = -F.log_softmax(head(state), dim=-1)[targets[m, j]]
+            if j == 0:
+                value = -F.log_softmax(head(main[m]), dim=-1)[targets[m, 0]]
+            else:
+                value = -F.log_softmax(head(streams[m, j - 1])[ids], dim=-1)[ids.index(targets[m, j])]
             total = total + weights[j] * value
             sums[j] += value.item()
             counts[j] += 1
@@ -124,16 +146,18 @@ def backward(total, *leaves):
     return [leaf.grad.clone() for leaf in leaves]
 
 
+@pytest.mark.parametrize("ids", [ALL, FEW], ids=len)
 @pytest.mark.parametrize("rows", [2048, 5, 1], ids=["whole", "chunks", "single_rows"])
 @pytest.mark.parametrize("weights", [[1.0, 0.1, 0.1, 0.1], [0.0, 1.0, 0.5, 2.0], [1.0, 0.0, 0.0, 0.0]])
-def test_loss_and_gradients_equal_a_naive_sum(head, weights, rows, monkeypatch):
+def test_loss_and_gradients_equal_a_naive_sum(head, weights, rows, ids, monkeypatch):
     monkeypatch.setattr(module, "HEAD_ROWS", rows)
     main, streams, targets = make_inputs(9, 3)
+    targets, candidates = narrowed(targets, ids)
     weights = torch.tensor(weights)
     leaves = (main, streams, head.weight, head.bias)
-    total, sums, counts = naive_loss(main, streams, targets, head, weights)
+    total, sums, counts = naive_loss(main, streams, targets, head, weights, ids)
     expected = backward(total, *leaves)
-    result = ngram_loss(main, streams, targets, head, weights)
+    result = ngram_loss(main, streams, targets, head, weights, candidates=candidates(head))
     torch.testing.assert_close(result.total, total)
     torch.testing.assert_close(result.sums, sums)
     assert result.counts.tolist() == counts.tolist()
@@ -156,11 +180,13 @@ def test_no_chunk_scores_more_than_its_rows(head, monkeypatch):
     assert sum(sizes) == 9 * 4
 
 
-def test_choices_are_the_best_tokens_and_carry_no_gradient(head):
+@pytest.mark.parametrize("ids", [ALL, FEW], ids=len)
+def test_choices_are_the_best_tokens_and_carry_no_gradient(head, ids):
     main, streams, targets = make_inputs(4, 2)
-    result = ngram_loss(main, streams, targets, head, torch.ones(3))
+    targets, candidates = narrowed(targets, ids)
+    result = ngram_loss(main, streams, targets, head, torch.ones(3), candidates=candidates(head))
     assert torch.equal(result.choices[:, 0], head(main).argmax(-1))
-    assert torch.equal(result.choices[:, 1:], head(streams).argmax(-1))
+    assert torch.equal(result.choices[:, 1:], torch.tensor(ids)[head(streams)[..., ids].argmax(-1)])
     assert not result.choices.requires_grad
     assert not result.sums.requires_grad
 
@@ -200,43 +226,46 @@ def completions(lengths, gamma, seed=0):
     return main, streams, targets[targets[..., 0] != IGNORE]
 
 
-def naive_distillation(main, streams, targets, head, weights):
-    """One target at a time: CE(main, y_t), and of stream j at t against the distribution of the main stream at t+j."""
+def naive_distillation(main, streams, targets, head, weights, ids):
+    """One target at a time: CE(main, y_t), and of stream j at t against what the main stream says of `ids` at t+j."""
     total = torch.zeros(())
     for m in range(targets.shape[0]):
         total = total - weights[0] * F.log_softmax(head(main[m]), dim=-1)[targets[m, 0]]
         for j in range(1, targets.shape[1]):
             if targets[m, j] == IGNORE:
                 continue
-            p = head(main[m + j]).detach().softmax(dim=-1)
-            total = total - weights[j] * (p * F.log_softmax(head(streams[m, j - 1]), dim=-1)).sum()
+            p = head(main[m + j]).detach().softmax(dim=-1)[ids]
+            total = total - weights[j] * (p * F.log_softmax(head(streams[m, j - 1])[ids], dim=-1)).sum()
     return total
 
 
+@pytest.mark.parametrize("ids", [ALL, FEW], ids=len)
 @pytest.mark.parametrize("rows", [2048, 12, 1], ids=["whole", "chunks", "single_sources"])
 @pytest.mark.parametrize("lengths", [[9], [5, 1, 4], [2, 2]], ids=str)
-def test_distillation_equals_a_naive_sum(head, lengths, rows, monkeypatch):
+def test_distillation_equals_a_naive_sum(head, lengths, rows, ids, monkeypatch):
     monkeypatch.setattr(module, "HEAD_ROWS", rows)
     main, streams, targets = completions(lengths, 3)
+    targets, candidates = narrowed(targets, ids)
     weights, leaves = torch.tensor([1.0, 0.5, 0.25, 2.0]), (main, streams, head.weight, head.bias)
-    expected = backward(naive_distillation(main, streams, targets, head, weights), *leaves)
-    result = ngram_loss(main, streams, targets, head, weights, "main")
-    torch.testing.assert_close(result.total, naive_distillation(main, streams, targets, head, weights))
+    naive = naive_distillation(main, streams, targets, head, weights, ids)
+    expected = backward(naive, *leaves)
+    result = ngram_loss(main, streams, targets, head, weights, "main", candidates(head))
+    torch.testing.assert_close(result.total, naive)
     assert result.counts.tolist() == (targets != IGNORE).sum(0).tolist()
-    reference = ngram_loss(main, streams, targets, head, weights)
+    reference = ngram_loss(main, streams, targets, head, weights, candidates=candidates(head))
     assert torch.equal(result.choices, reference.choices)
     assert result.sums[0] == pytest.approx(reference.sums[0].item(), rel=1e-5)
     for found, wanted in zip(backward(result.total, *leaves), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-def naive_acceptance(main, streams, head, m, j):
-    """α of stream j at source m, token by token of the vocabulary."""
-    p, q = head(main[m + j]).detach().softmax(dim=-1), head(streams[m, j - 1]).softmax(dim=-1)
-    return sum(torch.minimum(p[v], q[v]) for v in range(VOCABULARY))
+def naive_acceptance(main, streams, head, ids, m, j):
+    """α of stream j at source m, token by token of those that it guesses from."""
+    p, q = head(main[m + j]).detach().softmax(dim=-1)[ids], head(streams[m, j - 1])[ids].softmax(dim=-1)
+    return sum(torch.minimum(a, b) for a, b in zip(p, q, strict=True))
 
 
-def naive_overlap(main, streams, targets, head, weights, joint):
+def naive_overlap(main, streams, targets, head, weights, ids, joint):
     """One source at a time: CE(main, y_t) and w_j · -log α_j, or jointly the length of the chain."""
     total = torch.zeros((), dtype=main.dtype)
     for m in range(targets.shape[0]):
@@ -245,7 +274,7 @@ def naive_overlap(main, streams, targets, head, weights, joint):
         for j in range(1, targets.shape[1]):
             if targets[m, j] == IGNORE:
                 continue
-            alpha = naive_acceptance(main, streams, head, m, j)
+            alpha = naive_acceptance(main, streams, head, ids, m, j)
             reached = reached * alpha
             length, whole = length + weights[j] * reached, whole + weights[j]
             total = total if joint else total - weights[j] * alpha.log()
@@ -254,27 +283,30 @@ def naive_overlap(main, streams, targets, head, weights, joint):
     return total
 
 
+@pytest.mark.parametrize("ids", [ALL, FEW], ids=len)
 @pytest.mark.parametrize("rows", [2048, 12, 1], ids=["whole", "chunks", "single_sources"])
 @pytest.mark.parametrize("lengths", [[9], [5, 1, 4], [2, 2]], ids=str)
 @pytest.mark.parametrize("supervision", ["acceptance", "accepted_length"])
 @pytest.mark.parametrize("weights", [[1.0, 0.5, 0.25, 2.0], [0.0, 0.1, 0.1, 0.1], [1.0, 0.0, 0.0, 0.0]], ids=str)
-def test_overlap_equals_a_naive_sum_in_float64(head, supervision, lengths, rows, weights, monkeypatch):
+def test_overlap_equals_a_naive_sum_in_float64(head, supervision, lengths, rows, weights, ids, monkeypatch):
     monkeypatch.setattr(module, "HEAD_ROWS", rows)
     main, streams, targets = completions(lengths, 3)
+    targets, candidates = narrowed(targets, ids)
     main, streams = main.double().detach().requires_grad_(), streams.double().detach().requires_grad_()
     double = torch.nn.Linear(WIDTH, VOCABULARY).double()
     double.load_state_dict(head.state_dict())
     weights = torch.tensor(weights)
-    naive = naive_overlap(main, streams, targets, double, weights.double(), supervision == "accepted_length")
+    joint = supervision == "accepted_length"
+    naive = naive_overlap(main, streams, targets, double, weights.double(), ids, joint)
     expected = backward(naive, main, streams, double.weight)
     leaves = main.detach().float().requires_grad_(), streams.detach().float().requires_grad_(), head.weight
-    result = ngram_loss(*leaves[:2], targets, head, weights, supervision)
+    result = ngram_loss(*leaves[:2], targets, head, weights, supervision, candidates(head))
     torch.testing.assert_close(result.total.double(), naive, rtol=1e-5, atol=1e-6)
     for found, wanted in zip(backward(result.total, *leaves), expected, strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
     for j in range(1, 4):
         known = [m for m in range(len(targets)) if targets[m, j] != IGNORE]
-        told = sum(-naive_acceptance(main, streams, double, m, j).log().item() for m in known)
+        told = sum(-naive_acceptance(main, streams, double, ids, m, j).log().item() for m in known)
         assert result.sums[j] == pytest.approx(told, rel=1e-4)
 
 

@@ -61,7 +61,7 @@ def test_the_model_trains_on_as_before(was, tmp_path):
 
 
 def test_a_reached_target_ends_the_run(tmp_path):
-    trainer = make_trainer(tmp_path, max_steps=300, learning_rate=2e-2, stop_at_tokens_per_call=1.5)
+    trainer = make_trainer(tmp_path, max_steps=300, stream_loss_weight=1.0, stop_at_tokens_per_call=1.5)
     trainer.train()
     (*before, last) = measured(trainer).values()
     assert last >= 1.5

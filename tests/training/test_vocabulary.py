@@ -42,8 +42,14 @@ def run(size):
     base = SimpleNamespace(config=SimpleNamespace(vocab_size=40), generation_config=None)
     examples = [{"input_ids": p + c, "labels": [IGNORE] * len(p) + c} for p, c in ROWS]
     backbone = SimpleNamespace(backbone=SimpleNamespace(model=base))
-    args = SimpleNamespace(draft_vocabulary=size)
-    return vocabulary_of_run(SimpleNamespace(args=args, hooks=backbone, train_dataset=examples), tiny_tokenizer())
+    return vocabulary_of_run(
+        SimpleNamespace(
+            args=SimpleNamespace(draft_vocabulary=size),
+            hooks=backbone,
+            train_dataset=examples,
+            processing_class=tiny_tokenizer(),
+        )
+    )
 
 
 def test_a_run_learns_from_its_rows():

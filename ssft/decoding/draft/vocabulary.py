@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssft.base.head import HeadRows
+from ssft.base.head import HeadColumns, HeadRows
 from ssft.decoding.draft.drafter import Guesses
 from ssft.decoding.row import Row
 
-Gather = Callable[[Tensor], HeadRows]
-"""Token ids [v] -> the rows of the head for them, with what the adapter's LoRA adds to them."""
+Rows = HeadRows | HeadColumns
+Gather = Callable[[Tensor], Rows]
+"""Token ids [v] -> the head over them alone, with what the adapter's LoRA adds to it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RowVocabulary:
 
     ids: list[int]
     places: Mapping[int, int]
-    rows: HeadRows | None
+    rows: Rows | None
 
     def named(self, guesses: Guesses) -> Guesses:
         """Guessed places as token ids; places behind the row's last one are padding, and are left out."""
@@ -58,7 +59,7 @@ class DraftVocabulary:
         return self.rows.nbytes
 
     def logits(
-        self, rows: Sequence[Row], head: Callable[[Sequence[Row], Tensor, HeadRows], Tensor], hidden: Tensor
+        self, rows: Sequence[Row], head: Callable[[Sequence[Row], Tensor, Rows], Tensor], hidden: Tensor
     ) -> Tensor:
         """Finished states [d, g, h] of d rows -> logits [d, g, v + e] by place, float32; -inf where a row has fewer.
 

@@ -13,7 +13,6 @@ from ssft.runs.start import hold
 from ssft.training.advice import Advice, advise
 from ssft.training.lossless import restrict_to_stream_layers
 from ssft.training.trainer import StreamSFTTrainer
-from ssft.training.vocabulary import vocabulary_of_run
 
 
 class Method(AdapterMethod):
@@ -49,7 +48,7 @@ class Method(AdapterMethod):
             provenance=provenance,
             keep=carried_over(output),
             text_lora=run.start.text_lora if run.start is not None and run.held else None,
-            draft_vocabulary=vocabulary_of_run(trainer, run.tokenizer),
+            draft_vocabulary=trainer.vocabulary,
             save_dtype=run.recipe.torch_save_dtype(),
         )
         write_card(bundle)
