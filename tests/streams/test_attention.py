@@ -47,7 +47,7 @@ def test_streams_attend_as_under_one_dense_mask(kind, scaling, softcap, sources,
     rows = ROWS + SOURCES.shape[1] * GAMMA
     shapes = [(BATCH, heads, rows, WIDTH) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    plan, mask = StreamPlan(Whole(), SOURCES, GAMMA, num_main=ROWS), padded(kind)
+    plan, mask = StreamPlan(Whole(), SOURCES, GAMMA, frozen_main=True, num_main=ROWS), padded(kind)
     dense = dense_mask(plan, mask, torch.float64)
     module = torch.nn.Module()
     module.num_key_value_groups, module.is_causal = HEADS // KEY_HEADS, True
