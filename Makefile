@@ -66,12 +66,14 @@ outputs/own/e2e_nlg/as_they_are.jsonl: outputs/start/e2e_nlg/$(FINISHED)
 	mv $@.part $@
 
 # E2E has 44 names, which streams learn by heart; from prompts with made-up ones they learn to copy.
-outputs/own/e2e_nlg/renamed.jsonl: SEED = 7
-outputs/own/e2e_nlg/renamed_again.jsonl: SEED = 8
+outputs/own/e2e_nlg/renamed.jsonl: RENAMED = --seed 7
+outputs/own/e2e_nlg/renamed.jsonl: ROWS = --limit 1500
+outputs/own/e2e_nlg/renamed_again.jsonl: RENAMED = --seed 8
+outputs/own/e2e_nlg/renamed_again.jsonl: ROWS = --limit 3000
 outputs/own/e2e_nlg/renamed.jsonl outputs/own/e2e_nlg/renamed_again.jsonl: outputs/start/e2e_nlg/$(FINISHED)
-	$(SSFT) rename --data $(DATA)/e2e_nlg/train.jsonl.gz --unlike $(DATA)/e2e_nlg/validation.jsonl.gz --seed $(SEED) \
+	$(SSFT) rename --data $(DATA)/e2e_nlg/train.jsonl.gz --unlike $(DATA)/e2e_nlg/validation.jsonl.gz $(RENAMED) \
 	    --output outputs/start/e2e_nlg/$(notdir $@)
-	$(ANSWERS) --adapter outputs/start/e2e_nlg --data outputs/start/e2e_nlg/$(notdir $@) --limit 1500 --output $@.part
+	$(ANSWERS) --adapter outputs/start/e2e_nlg --data outputs/start/e2e_nlg/$(notdir $@) $(ROWS) --output $@.part
 	mv $@.part $@
 
 # The chat adapter has no LoRA of the text, and its rows are the base's own: answers to prompts that templates make, over

@@ -79,7 +79,7 @@ def test_an_interrupted_run_leaves_the_cursor_below_its_bar(tmp_path, monkeypatc
 
 
 def test_the_target_is_told_where_it_is_reached(shown):
-    lines = shown(io.StringIO(), max_steps=300, measure_steps=4, learning_rate=2e-2, stop_at_tokens_per_call=1.5)
+    lines = shown(io.StringIO(), max_steps=300, measure_steps=4, stream_loss_weight=1.0, stop_at_tokens_per_call=1.5)
     assert lines[0] == "mine: 300 steps of 2 rows, until 1.5 tokens per call;"
     assert any("; the target of 1.5 is reached" in line for line in lines[-4:])
     assert max(map(len, lines)) <= 80
