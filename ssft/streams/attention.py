@@ -226,13 +226,13 @@ def _attend_beside(
     if softcap is not None:
         beside, among = (torch.tanh(scores / softcap) * softcap for scores in (beside, among))
     later = torch.ones(gamma, gamma, dtype=torch.bool, device=query.device).triu(1)
-    scores = torch.cat((_hidden(beside, ~seen[:, None, None, :, None]), _hidden(among, later)), dim=-1)
+    scores = torch.cat((_masked(beside, ~seen[:, None, None, :, None]), _masked(among, later)), dim=-1)
     weights = F.dropout(scores.softmax(dim=-1), dropout)
     found = (weights[..., :rows].flatten(2, 4) @ main[1]).view_as(query) + weights[..., rows:] @ value
     return found.flatten(1, 2).flatten(2, 3)
 
 
-def _hidden(scores: Tensor, where: Tensor) -> Tensor:
+def _masked(scores: Tensor, where: Tensor) -> Tensor:
     """`scores` with -inf where `where` is True; added, since the gradient then needs no copy."""
     return scores + torch.zeros_like(where, dtype=scores.dtype).masked_fill(where, -torch.inf)
 

@@ -40,6 +40,9 @@ overlap with it (-log α), or the length that a chain of all streams is accepted
 MainSupervision = Literal["reference", "start", "both"]
 """What the main stream learns: the tokens of the completion, the distribution that it had as the run began, or both."""
 
+HEAD_ROWS = 2048
+"""Rows of logits in memory at a time; more are recomputed in backward, so memory does not grow with γ·completion."""
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -54,10 +57,6 @@ class Candidates:
     def places(self, tokens: Tensor) -> Tensor:
         """Token ids [..] that are among them, or -100, as places in `ids`, or -100."""
         return torch.searchsorted(self.ids, tokens.clamp(min=0)).masked_fill(tokens == IGNORE, IGNORE)
-
-
-HEAD_ROWS = 2048
-"""Rows of logits in memory at a time; more are recomputed in backward, so memory does not grow with γ·completion."""
 
 
 def stream_targets(labels: Tensor, num_streams: int) -> tuple[Tensor, Tensor]:
