@@ -3,11 +3,14 @@
     python docs/tables.py            # writes what differs
     python docs/tables.py --check    # writes nothing; exit code 1 if a document differs
 
+The table of drafts is written from the facts of `ssft eval` in docs/drafts, for which no adapter ships.
+
 A table stands between the lines `<!-- ssft:table NAME -->` and `<!-- /ssft:table -->`; NAME is a function in `TABLES`.
 Whoever measures an adapter again runs `ssft card`, which keeps the result in the adapter's folder, and then this. The
 table of bases is written from their aliases (`ssft/base/named.py`).
 """
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -134,12 +137,32 @@ def bases(_adapters: list[Adapter]) -> str:
     return _table(["alias", "on the hub", "licence", "parameters", "layers"], rows)
 
 
+DRAFTS = {"own": "the task's own", "mixed": "one set for the three tasks", "chat": "of chat"}
+
+
+def drafts(_adapters: list[Adapter]) -> str:
+    """Tokens per call of streams for one task and for all of them, from files SET_TASK.json."""
+    held = [tuple(path.stem.split("_", 1)) for path in (ROOT / "docs" / "drafts").glob("*.json")]
+    tasks = sorted({task for _, task in held})
+    if sorted(held) != sorted((kind, task) for kind in DRAFTS for task in tasks):
+        raise ValueError(f"docs/drafts: holds {sorted(held)}, expected each of {', '.join(DRAFTS)} for every task")
+    lines = [[said, *(_drafted(kind, task) for task in tasks)] for kind, said in DRAFTS.items()]
+    return _table(["streams", *tasks], lines)
+
+
+def _drafted(kind: str, task: str) -> str:
+    """Tokens per call, and in brackets what they are made of."""
+    facts = json.loads((ROOT / "docs" / "drafts" / f"{kind}_{task}.json").read_text(encoding="utf-8"))
+    return f"{facts['tokens'] / facts['calls']:.2f} ({facts['tokens']:,} in {facts['calls']:,})"
+
+
 TABLES: dict[str, Callable[[list[Adapter]], str]] = {
     "speed": speed,
     "runs": runs,
     "quality": quality,
     "sizes": sizes,
     "bases": bases,
+    "drafts": drafts,
 }
 
 

@@ -94,6 +94,7 @@ def elsewhere(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "adapters", tmp_path / "adapters", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "docs" / "drafts", tmp_path / "docs" / "drafts")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     return tmp_path
 
@@ -113,6 +114,12 @@ def test_another_result_is_told_and_then_written(elsewhere, capsys):
     assert tables.main([]) == 0
     assert told in (elsewhere / "README.md").read_text()
     assert tables.main(["--check"]) == 0
+
+
+def test_a_table_of_drafts_has_no_holes(elsewhere):
+    (elsewhere / "docs" / "drafts" / "own_sql.json").unlink()
+    with pytest.raises(ValueError, match=r"docs/drafts: holds .*, expected each of own, mixed, chat for every task"):
+        tables.drafts([])
 
 
 def test_results_of_other_weights_and_unknown_tables_are_refused(elsewhere):

@@ -45,8 +45,8 @@ def advise(args: Any, rank: int, layers: int, rows: int, cost: dict[str, float])
         Advice(
             "num_streams",
             args.num_streams,
-            "4; 6 where one answer is right",
-            "two more streams guess further, and take a tenth from what the first four get right",
+            "6; 4 where many answers are right",
+            "a pass yields one token more than there are streams, at most; deep drafts are seldom right in free text",
         ),
         Advice(
             "num_msa_layers",
