@@ -21,15 +21,19 @@ def measured(trainer):
     return {entry["step"]: entry[MEASURED] for entry in trainer.state.log_history if MEASURED in entry}
 
 
+@pytest.mark.parametrize("size", [0, 20], ids=["whole vocabulary", "draft vocabulary"])
 @pytest.mark.parametrize("mode", ["shared", "lossless"])
-def test_it_is_what_the_finished_adapter_decodes(mode, tmp_path):
+def test_it_is_what_the_finished_adapter_decodes(mode, size, tmp_path):
     base = save_tiny_base(tmp_path / "base")
     model, tokenizer = load_base(base, dtype="float32")
-    trainer = make_trainer(tmp_path, model, mode=mode, max_steps=12, measure_steps=5, stream_loss_weight=1.0)
+    settings = {"mode": mode, "draft_vocabulary": size, "stream_loss_weight": 1.0}
+    trainer = make_trainer(tmp_path, model, max_steps=12, measure_steps=5, **settings)
     trainer.train()
     found = measured(trainer)
     assert list(found) == [5, 10, 12]  # and at the end
-    write_bundle(tmp_path / "adapter", trainer.model, tree=TREE, base=base_fingerprint(model, tokenizer, str(base)))
+    assert (trainer.vocabulary is None) == (size == 0)
+    written = {"tree": TREE, "base": base_fingerprint(model, tokenizer, str(base))}
+    write_bundle(tmp_path / "adapter", trainer.model, draft_vocabulary=trainer.vocabulary, **written)
     adapted = load_adapted(tmp_path / "adapter", base, dtype="float32", device="cpu")
     prompts = [adapted.encode(row["prompt"]) for row in HELD_BACK[:2]]
     alone = [adapted.complete([prompt], max_new_tokens=NEW_TOKENS)[0] for prompt in prompts]

@@ -113,6 +113,27 @@ def test_far_streams_weigh_less_where_told(tmp_path, monkeypatch):
     assert told == [[1.0, 0.5, 0.5, 0.5], [1.0, 0.5, 0.25, 0.125]]
 
 
+def test_streams_learn_over_the_draft_vocabulary_and_the_tokens_of_the_batch(tmp_path, monkeypatch):
+    given = []
+
+    def spy(*arguments):
+        given.append((arguments, ngram_loss(*arguments)))
+        return given[-1][1]
+
+    monkeypatch.setattr(trainer_module, "ngram_loss", spy)
+    trainer = make_trainer(tmp_path, draft_vocabulary=20)
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.compute_loss(trainer.model, batch)
+    (main, streams, targets, logits, *rest, candidates), found = given[0]
+    assert len(trainer.vocabulary) == 20
+    own = set(batch["input_ids"].flatten().tolist())
+    assert own - set(trainer.vocabulary.tolist()), "the batch has no token of its own, so the test shows nothing"
+    assert candidates.ids.tolist() == sorted(own | set(trainer.vocabulary.tolist()))
+    assert len(candidates.ids) < trainer.model.config.vocab_size
+    torch.testing.assert_close(candidates.logits(streams), logits(streams)[..., candidates.ids])
+    assert found.streams < ngram_loss(main, streams, targets, logits, *rest).streams, "fewer tokens share the rest"
+
+
 def gradients(trainer, batches):
     """Gradients of the loss over `batches`, divided by the tokens of all of them as the trainer does."""
     trainer.model.train()
