@@ -78,7 +78,9 @@ def test_the_command_says_which_rows_it_takes(settings, tmp_path):
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"say {n},{n}\n" for n in range(9)))
     columns = ["data.columns={prompt: text, completion: label}", f"data.train={tmp_path / 'train.csv'}"]
     more = [*columns, "data.max_train_rows=4", "training.per_device_train_batch_size=2"]
-    done = CliRunner().invoke(cli, ["train", "quickstart", *settings, *more, "--dry-run"])
+    done = CliRunner().invoke(
+        cli, ["train", "quickstart", *settings, *more, "--dry-run", "--output", str(tmp_path / "told")]
+    )
     assert done.exit_code == 0, done.output
     assert (
         f"train: 4 of 9 rows (data.max_train_rows=4; 0 takes all) of {tmp_path / 'train.csv'} (data.columns)"
@@ -89,7 +91,9 @@ def test_the_command_says_which_rows_it_takes(settings, tmp_path):
 
 def test_a_share_of_layers_becomes_their_number_and_is_told(settings, tmp_path):
     more = ["training.num_msa_layers=0.4", "training.max_steps=1", "lora.r=2"]
-    done = CliRunner().invoke(cli, ["train", "quickstart", *settings, *more, "--dry-run"])
+    done = CliRunner().invoke(
+        cli, ["train", "quickstart", *settings, *more, "--dry-run", "--output", str(tmp_path / "told")]
+    )
     assert done.exit_code == 0, done.output
     assert "streams: in the top 2 of 4 layers (num_msa_layers=0.4)" in done.stderr
     run = prepared(tmp_path, settings, *more)
