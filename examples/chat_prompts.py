@@ -1,11 +1,13 @@
 """Prompts as users type them, made from templates: something for a chat model to answer where you have no prompts.
 
-    python examples/chat_prompts.py --count 800 --texts dialogues.jsonl --output prompts.jsonl
-    ssft distill smollm2-135m --data prompts.jsonl --keep-cut-off --output distilled.jsonl
+    ssft distill smollm2-135m --questions 400 --keep-cut-off --max-new-tokens 128 --output asked.jsonl
+    python examples/chat_prompts.py --count 800 --texts asked.jsonl --output prompts.jsonl
+    ssft distill smollm2-135m --data prompts.jsonl --keep-cut-off --max-new-tokens 128 --output answers.jsonl
 
 Seven kinds take turns: short questions, questions about a passage, summaries, translations, sums in words, things to
 write, and things to extract. A row has `messages` and its `category`. The seed decides what is drawn. `--texts` is a
-file of rows whose `prompt` holds a text to summarise or to ask about; without it, the passages are made up, too.
+file of texts to summarise or to ask about: a row's `prompt`, or the last message of its chat, as in the rows that
+`ssft distill` writes. Without it, the passages are made up, too.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ssft.recipes.records import records
 
@@ -173,15 +176,20 @@ def makers(rng: random.Random, texts: list[str]) -> dict[str, Callable[[], str]]
     }
 
 
+def text_of(row: dict[str, Any]) -> str:
+    """The text that a row of `--texts` holds."""
+    return str(row["prompt"] if "prompt" in row else row["messages"][-1]["content"]).strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=800, help="number of prompts")
-    parser.add_argument("--texts", type=Path, help="file of rows whose `prompt` holds a text")
+    parser.add_argument("--texts", type=Path, help="file of rows with a text: `prompt`, or a chat's last message")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--output", type=Path, required=True, help="JSONL file that is written")
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
-    texts = [] if asked.texts is None else [row["prompt"].strip() for _, row in records(asked.texts)]
+    texts = [] if asked.texts is None else [text_of(row) for _, row in records(asked.texts)]
     texts = [text for text in texts if len(text) <= LONGEST]
     kinds = makers(rng, texts)
     rows: dict[str, str] = {}

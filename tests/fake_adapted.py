@@ -57,10 +57,10 @@ def random_prompts(count, seed=0):
     return [[draw.randrange(3, VOCABULARY) for _ in range(draw.randint(3, 9))] for _ in range(count)]
 
 
-def save_bundle(folder, base):
+def save_bundle(folder, base, mode="shared"):
     """An adapter bundle with random streams over the tiny base in the folder `base` (`tiny_base.save_tiny_base`)."""
     model, tokenizer = load_base(base, dtype="float32")
-    adapted = with_adapter(model, StreamConfig(num_streams=3, num_msa_layers=2))
+    adapted = with_adapter(model, StreamConfig(num_streams=3, num_msa_layers=2, mode=mode))
     fingerprint = base_fingerprint(model, tokenizer, base)
     provenance = {"ssft": "0", "train_seconds": 1.5, "history": [{"loss": 1.0}]}
     tree = TreeConfig(max_nodes=48, top_k=20)

@@ -19,7 +19,7 @@ from ssft.bundle.fit import check_base, check_tensors, fill
 from ssft.bundle.folder import AdapterFiles
 from ssft.bundle.format import LORA_CONFIG, LORA_WEIGHTS
 from ssft.decoding.draft.medusa_heads import MedusaConfig, MedusaHeads
-from ssft.errors import BundleError, ConfigError
+from ssft.errors import BundleError
 from ssft.files import write_sorted_json
 from ssft.schema import read, shown
 
@@ -54,24 +54,14 @@ def load_medusa(folder: str | os.PathLike[str], adapted: Any) -> MedusaHeads:
     """The heads in `folder`, ready to guess for the active adapter of `adapted`: its device, its type, no gradients.
 
     Raises:
-        ConfigError: the adapter is lossless.
         BundleError: a damaged or incomplete folder, or heads of another base, adapter or shape.
     """
-    check_adapter(adapted)
     return _read(folder, adapted, lora_sha256(adapted))
 
 
-def check_adapter(adapted: Any) -> None:
-    """Raise `ConfigError` unless the LoRA acts on the main state, which is what heads read."""
-    if adapted.active.bundle is not None and adapted.active.bundle.text_lora is None:
-        raise ConfigError(
-            f"adapter {adapted.active.name!r} is lossless: its LoRA acts on its streams alone, and Medusa heads read "
-            "the main state, which is the base's own; take an adapter of mode=shared or a plain LoRA"
-        )
-
-
 def lora_sha256(adapted: Any) -> str:
-    """Hash of the LoRA's two files, as they were when it was loaded; empty for a bare base.
+    """Hash of the two files of the text's LoRA, as they were when it was loaded; empty where the text is the bare
+    base's, as under a lossless adapter: heads read the main state, which no LoRA of streams moves.
 
     Not the whole bundle's: another draft tree or other streams change nothing that the heads read.
 
@@ -79,7 +69,7 @@ def lora_sha256(adapted: Any) -> str:
         BundleError: the folder no longer holds what was loaded.
     """
     bundle = adapted.active.bundle
-    if bundle is None:
+    if bundle is None or bundle.text_lora is None:
         return ""
     files = AdapterFiles(bundle.path)
     for name in (LORA_CONFIG, LORA_WEIGHTS):
@@ -97,7 +87,7 @@ def _read(folder: str | os.PathLike[str], adapted: Any, made_over: str) -> Medus
     try:
         contents: _Contents = read(_Contents, files.json(CONFIG), "")
         contents.medusa.check_medusa()
-    except ValueError as error:  # `ConfigError` is one
+    except ValueError as error:  # an unknown setting is one
         raise BundleError(f"{path}: {str(error)[:200]}") from error
     again = "train heads for this one (ssft train with method=medusa)"
     check_base(path, contents.base, adapted.bank.fingerprint, f"decode over that base, or {again}")

@@ -150,14 +150,17 @@ def test_touched_files_are_still_the_adapter(saved, tmp_path):
     assert load_medusa(folder, adapted).config.num_heads == 3
 
 
-def test_a_lossless_adapter_has_no_heads(saved):
-    adapted, folder, _ = saved
-    adapted.active.bundle.loras[0].rows = "streams"
-    message = r"adapter 'sql' is lossless: its LoRA acts on its streams alone.*take an adapter of mode=shared"
-    with pytest.raises(ConfigError, match=message):
-        load_medusa(folder, adapted)
-    with pytest.raises(ConfigError, match=message):
-        build_methods(["medusa"], Setting(adapted, 8, 1, folder.parent))
+def test_heads_over_a_lossless_adapter_are_those_of_the_bare_base(tmp_path):
+    save_bundle(tmp_path / "own", save_tiny_base(tmp_path / "base_llama", "llama"), mode="lossless")
+    adapted = load(tmp_path, name="own")
+    heads = random_heads(adapted, num_heads=2)
+    folder = save(tmp_path / "peers" / "own" / "medusa", heads, adapted)
+    assert json.loads((folder / CONFIG).read_text())["adapter"] == {"name": "own", "lora_sha256": ""}
+    method = build_methods(["medusa"], Setting(adapted, 8, 1, folder.parent))["medusa"]
+    assert torch.equal(method.heads(torch.ones(1, HIDDEN)), heads(torch.ones(1, HIDDEN)))
+    # Under another's LoRA the main state is another.
+    with pytest.raises(BundleError, match="trained over another LoRA, that of 'own'"):
+        load_medusa(folder, load(tmp_path))
 
 
 def test_another_draft_tree_leaves_the_heads_right(saved, tmp_path):

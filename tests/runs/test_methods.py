@@ -24,6 +24,7 @@ from ssft.runs.methods import method_names, training_method
 from ssft.runs.prepare import default_output
 from ssft.runs.provenance import method_of, told_by
 from ssft.runtime.loader import load_adapted
+from ssft.training.medusa import MedusaTrainer
 
 PEERS = {"lora": "twin", "medusa": "medusa", "draft": "draft"}
 WEIGHTS = {"lora": "adapter_model.safetensors", "medusa": "medusa.safetensors", "draft": "model.safetensors"}
@@ -198,16 +199,35 @@ def test_an_output_that_is_something_else_is_left_alone(shelf, tmp_path, method)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_heads_need_an_adapter_of_this_base_whose_streams_share_the_lora(shelf, tmp_path):
+def test_heads_need_an_adapter_of_this_base(shelf, tmp_path):
     with pytest.raises(BundleError, match="is no folder"):
         train(shelf, "peers/medusa_sql", f"adapter={tmp_path / 'gone'}")
     save_tiny_base(tmp_path / "other", hidden_size=32)
     with pytest.raises(BundleError, match="made for base 'base'"):
         train(shelf, "peers/medusa_sql", f"adapter={shelf / 'adapter'}", f"base={tmp_path / 'other'}")
+
+
+def test_heads_over_a_lossless_adapter_read_the_bare_base(shelf, tmp_path, monkeypatch):
     lossless = tmp_path / "lossless"
     train(shelf, "quickstart", *STREAMS, "training.mode=lossless", "--output", lossless)
-    with pytest.raises(ConfigError, match=r"adapter 'lossless' is lossless: its LoRA acts on its streams alone"):
-        train(shelf, "peers/medusa_sql", f"adapter={lossless}")
+    seen = []
+    main_states = MedusaTrainer._main_states
+
+    def noted(trainer, inputs):
+        seen.append((inputs, main_states(trainer, inputs)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(MedusaTrainer, "_main_states", noted)
+    words = ["peers/medusa_sql", f"adapter={lossless}", "--output", tmp_path / "heads"]
+    assert train(shelf, *words, "--dry-run")["parameters"]["lora"] == 0
+    train(shelf, *words)
+    assert json.loads((tmp_path / "heads" / "medusa.json").read_text())["adapter"]["lora_sha256"] == ""
+    inputs, states = seen[0]
+    base = AutoModelForCausalLM.from_pretrained(shelf / "base").model
+    with torch.no_grad():
+        plain = base(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(states[real], plain[real], rtol=1e-4, atol=1e-5)
 
 
 def test_a_draft_as_deep_as_the_base_is_refused(shelf):

@@ -16,7 +16,7 @@ from ssft.bundle.read import read_bundle
 from ssft.card.write import card_text
 from ssft.errors import BundleError
 from ssft.lora.weights import LoraWeights
-from ssft.runs.medusa_folder import check_adapter
+from ssft.runs.medusa_folder import lora_sha256
 from ssft.runtime.generate import StreamGenerate
 from ssft.runtime.loader import load_adapted
 
@@ -96,8 +96,9 @@ def test_counts_card_and_inspection_tell_the_two_apart(shelf, own):
     assert weights.nbytes == 4 * (bundle.loras[0].parameters + extra)
 
 
-def test_medusa_heads_may_read_its_main_state(shelf, own):
-    check_adapter(load_adapted(own, str(shelf.base), dtype="float32"))
+def test_medusa_heads_over_it_are_those_of_its_text_s_lora(shelf, own):
+    started = lora_sha256(load_adapted(shelf.plain, str(shelf.base), dtype="float32"))
+    assert lora_sha256(load_adapted(own, str(shelf.base), dtype="float32")) == started != ""
 
 
 def test_transformers_own_generate_decodes_with_it(shelf, own):

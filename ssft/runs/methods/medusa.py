@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ssft.recipes.recipe import Recipe
-from ssft.runs.medusa_folder import check_adapter, lora_sha256, write_heads
+from ssft.runs.medusa_folder import lora_sha256, write_heads
 from ssft.runs.methods import adapted_of
 from ssft.runs.methods._peer import Peer
 from ssft.runs.run import Loaded, PreparedRun
@@ -12,7 +12,9 @@ from ssft.training.medusa import MedusaTrainer
 
 
 class Method(Peer):
-    """Heads that guess from the state under the LoRA; the run needs the adapter that the recipe names."""
+    """Heads that guess from the main state, under the LoRA of the text if there is one.
+
+    The run needs the adapter that the recipe names."""
 
     product = "medusa"
     part = "medusa"
@@ -23,7 +25,6 @@ class Method(Peer):
 
     def load(self, recipe: Recipe, args: Any, device: str | None) -> Loaded:
         adapted = adapted_of(recipe, args, device)
-        check_adapter(adapted)
         return Loaded(adapted.model, adapted.tokenizer, adapted.bank.fingerprint, adapted, lora_sha256(adapted))
 
     def build_trainer(self, run: PreparedRun, **data: Any) -> MedusaTrainer:
@@ -34,5 +35,5 @@ class Method(Peer):
 
     def parameters(self, run: PreparedRun, trainer: Any) -> dict[str, int]:
         base = sum(p.numel() for p in run.model.parameters())
-        lora = run.adapted.active.bundle.loras[0].parameters
-        return {"base": base, "lora": lora, "heads": trainer.heads.count()}
+        lora = run.adapted.active.bundle.text_lora
+        return {"base": base, "lora": lora.parameters if lora else 0, "heads": trainer.heads.count()}
