@@ -105,7 +105,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy ssft
+	$(BIN)/mypy ssft examples docs/tables.py
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -57,7 +57,7 @@ def speed(adapters: list[Adapter]) -> str:
     if len(settings) != 1:
         raise ValueError(f"the timed runs differ, so that one table cannot hold them: {'; '.join(sorted(settings))}")
     lines = []
-    for name, bundle, _ in sorted(adapters, key=lambda adapter: -timed[adapter[0]].speedup):
+    for name, bundle, _ in sorted(adapters, key=lambda adapter: -(timed[adapter[0]].speedup or 0)):
         row, own = timed[name], bundle.streams_own_lora
         extra = f"{bundle.stream_parameters:,}" + (f", and a LoRA of their own: {own.parameters:,}" if own else "")
         lines.append([_link(name), _per_pass(row), f"{_times(row)} {_said(row.baseline)}", extra])
@@ -146,14 +146,22 @@ def drafts(_adapters: list[Adapter]) -> str:
     tasks = sorted({task for _, task in held})
     if sorted(held) != sorted((kind, task) for kind in DRAFTS for task in tasks):
         raise ValueError(f"docs/drafts: holds {sorted(held)}, expected each of {', '.join(DRAFTS)} for every task")
-    lines = [[said, *(_drafted(kind, task) for task in tasks)] for kind, said in DRAFTS.items()]
-    return _table(["streams", *tasks], lines)
+    counts = {(kind, task): _drafted(kind, task) for kind, task in held}
+    per_call = {key: tokens / calls for key, (tokens, calls) in counts.items()}
+
+    def cell(kind: str, task: str) -> str:
+        tokens, calls = counts[kind, task]
+        return f"{per_call[kind, task]:.2f} ({tokens:,} in {calls:,})"
+
+    lines = [[said, *(cell(kind, task) for task in tasks)] for kind, said in DRAFTS.items()]
+    more = [f"{per_call['own', task] / per_call['mixed', task] - 1:+.0%}" for task in tasks]
+    return _table(["streams", *tasks], [*lines, ["the first over the second", *more]])
 
 
-def _drafted(kind: str, task: str) -> str:
-    """Tokens per call, and in brackets what they are made of."""
+def _drafted(kind: str, task: str) -> tuple[int, int]:
+    """Tokens, and the calls that they took."""
     facts = json.loads((ROOT / "docs" / "drafts" / f"{kind}_{task}.json").read_text(encoding="utf-8"))
-    return f"{facts['tokens'] / facts['calls']:.2f} ({facts['tokens']:,} in {facts['calls']:,})"
+    return facts["tokens"], facts["calls"]
 
 
 TABLES: dict[str, Callable[[list[Adapter]], str]] = {

@@ -12,6 +12,7 @@ over some 200 tokens.
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -29,7 +30,7 @@ from ssft.streams.config import StreamConfig, layers_of_share
 from ssft.streams.modules import attach_streams
 
 # Of Llama 3.2 1B and Llama 2 7B; tiny is for trying this file.
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden": 256, "inner": 512, "layers": 4, "heads": 8, "kv": 4, "vocabulary": 49152, "tied": True},
     "1b": {"hidden": 2048, "inner": 8192, "layers": 16, "heads": 32, "kv": 8, "vocabulary": 128256, "tied": True},
     "7b": {"hidden": 4096, "inner": 11008, "layers": 32, "heads": 32, "kv": 32, "vocabulary": 32000, "tied": False},

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from ssft.base.load import DTYPES
 from ssft.errors import SSFTError
@@ -33,14 +34,14 @@ PROMPTS = {
 }
 
 
-def switch_tasks(folders: list[Path], rows: list[dict], base: dict[str, str], max_new_tokens: int) -> None:
+def switch_tasks(folders: list[Path], rows: list[dict], base: dict[str, Any], max_new_tokens: int) -> None:
     """The example itself; `rows` have `prompt` and `adapter`, `base` is what loads the base."""
     model = MultiAdapterModel.from_pretrained(**base)
     for folder in folders:
         model.load_adapter(folder)
 
     prompts = [row["prompt"] for row in rows]
-    options = {"max_new_tokens": max_new_tokens, "return_dict": True}
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "return_dict": True}
     answers = model.generate(prompts, adapter=[row["adapter"] for row in rows], **options)  # one mixed batch
     bare = model.generate(prompts, adapter=None, **options)
 
