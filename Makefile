@@ -76,24 +76,23 @@ outputs/own/e2e_nlg/renamed.jsonl outputs/own/e2e_nlg/renamed_again.jsonl: outpu
 	$(ANSWERS) --adapter outputs/start/e2e_nlg --data outputs/start/e2e_nlg/$(notdir $@) $(ROWS) --output $@.part
 	mv $@.part $@
 
-# The chat adapter has no LoRA of the text, and its rows are the base's own: answers to prompts that templates make, over
-# dialogues to summarise and to ask about, and to questions that the base asks itself.
+# The chat adapter has no LoRA of the text, and its rows are the base's own: answers to questions that it asks itself, and to
+# prompts that templates make, some of which are about those answers.
 retrain-chat: outputs/chat/$(FINISHED)
 
-OWN_CHAT = $(SSFT) distill smollm2-135m --keep-cut-off --batch-size 16
+OWN_CHAT = $(SSFT) distill smollm2-135m --keep-cut-off --max-new-tokens 128 --batch-size 16
 
 outputs/chat/$(FINISHED): outputs/own/chat/answers.jsonl outputs/own/chat/asked.jsonl
 	$(SSFT) train chat_lossless data.train=outputs/own/chat --output outputs/chat --resume
 
-outputs/own/chat/answers.jsonl: | setup
-	mkdir -p outputs/own outputs/start
-	$(BIN)/python examples/chat_prompts.py --count 520 --texts $(DATA)/dialogsum/train.jsonl.gz --seed 11 \
-	    --output outputs/start/chat_prompts.jsonl
-	$(OWN_CHAT) --data outputs/start/chat_prompts.jsonl --max-new-tokens 112 --output $@.part
+outputs/own/chat/asked.jsonl: | setup
+	$(OWN_CHAT) --questions 1400 --max-question-tokens 64 --seed 1 --output $@.part
 	mv $@.part $@
 
-outputs/own/chat/asked.jsonl: | setup
-	$(OWN_CHAT) --questions 200 --max-question-tokens 64 --max-new-tokens 128 --seed 1 --output $@.part
+outputs/own/chat/answers.jsonl: outputs/own/chat/asked.jsonl
+	mkdir -p outputs/start
+	$(BIN)/python examples/chat_prompts.py --count 1080 --texts $< --seed 21 --output outputs/start/chat_prompts.jsonl
+	$(OWN_CHAT) --data outputs/start/chat_prompts.jsonl --output $@.part
 	mv $@.part $@
 
 # The LoRA of dialogsum is of 4,800 dialogues, seen once on a GPU; the others are of as many rows as their recipes say.
