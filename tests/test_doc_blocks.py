@@ -28,7 +28,7 @@ BASE = "base"  # a folder beside what the documents name: a tiny one
 ELSEWHERE = {
     "ssft push outputs/sql owner/sql": "needs the hub; tests/hub/test_hub.py pushes to one on loopback",
     "ssft pull owner/sql --revision main": "needs the hub; tests/hub/test_hub.py pulls from one on loopback",
-    "ssft bases fetch smollm2-135m": "needs a download; tests/base/test_bases.py fetches from files",
+    "ssft bases fetch smollm2-135m": "needs a download; tests/base/test_embedded.py fetches from files",
     "pip wheel --no-deps --wheel-dir dist .": "builds the wheel",
     "pip install 'dist/ssft-*.whl'": "needs a package index",
     "make demo": "trains over the real base, for minutes",

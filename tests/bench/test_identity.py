@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fake_adapted import fake_adapted, random_prompts
+from fake_adapted import random_prompts
 
 from ssft.bench.identity import add_margins, compare_outputs, top_margin
 from ssft.bench.methods import Setting, method_module
@@ -18,11 +18,6 @@ def differences_with_margins(adapted, prompts, expected, got):
 def margin(adapted, ids):
     with adapted.applied():
         return top_margin(adapted.hooks.backbone, ids)
-
-
-@pytest.fixture(scope="module")
-def adapted():
-    return fake_adapted()
 
 
 @pytest.fixture(scope="module")

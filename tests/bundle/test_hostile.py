@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile import CONFIG, LORA, PROVENANCE, SETTINGS, STREAMS, VARIANTS, lora, pickled, section
+from hostile import VARIANTS
+from pickles import pickled
 from safetensors.torch import load_file, save_file
 from shelf import shared_shelf
+from spoiling import CONFIG, LORA, PROVENANCE, SETTINGS, STREAMS, lora, section
 
 from ssft.bundle import lora_config as _lora_config
 from ssft.bundle.fit import check_fit

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 import torch
-from hostile import SETTINGS, STREAMS, and_then, entry, section, tensors
 from shelf import shared_shelf
+from spoiling import SETTINGS, STREAMS, and_then, entry, section, tensors
 
 from ssft.errors import BundleError
 from ssft.runtime.model import MultiAdapterModel

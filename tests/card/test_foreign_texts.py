@@ -6,8 +6,9 @@ import shutil
 import time
 
 import pytest
-from hostile import header, pickled
+from pickles import pickled
 from shelf import shared_shelf
+from spoiling import header
 
 from ssft.bundle.folder import MAX_JSON, AdapterFiles
 from ssft.bundle.read import read_bundle
