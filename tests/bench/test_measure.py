@@ -38,11 +38,6 @@ def clock(monkeypatch):
     monkeypatch.setattr("ssft.bench.rounds.time", CLOCK)
 
 
-def margin(adapted, ids):
-    with adapted.applied():
-        return top_margin(adapted.hooks.backbone, ids)
-
-
 def test_three_methods_agree_and_count(adapted):
     prompts = random_prompts(4)
     built = build_methods(METHODS, Setting(adapted, 10, 2))
@@ -162,9 +157,9 @@ def test_a_planted_token_in_any_round_is_found(adapted):
     result = run(adapted, methods, rounds=3)
     assert (result.methods["plain"].identical, result.methods["other"].identical) == (3, 2)
     assert result.methods["plain"].differences == []
-    assert result.methods["other"].differences == [
-        Difference(row=1, position=1, expected=7, got=9, margin=margin(adapted, [*PROMPTS[1], 6]))
-    ]
+    with adapted.applied():
+        margin = top_margin(adapted.hooks.backbone, [*PROMPTS[1], 6])
+    assert result.methods["other"].differences == [Difference(row=1, position=1, expected=7, got=9, margin=margin)]
 
 
 def test_the_first_round_that_differs_is_told(adapted):
