@@ -54,7 +54,9 @@ class Decoding:
             if (folder := local_adapter(adapter)) is not None:
                 from ssft.bundle.read import read_outline
 
-                read_outline(folder)
+                outline = read_outline(folder)
+                if outline.stream_config is not None:
+                    override_tree(outline.tree, self.tree).check_prune_head(outline.stream_config.prune_head_rank)
 
     def open(self, adapter: str | None, base: str | None = None) -> MultiAdapterModel:
         """The adapter over its base, with the overridden tree as its own; `base` stands in for one that the user did

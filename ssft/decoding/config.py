@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ssft.errors import ConfigError
+from ssft.errors import ConfigError, GenerationError
 from ssft.schema import BELOW_ONE, check_fields, shown
 
 TREE_KINDS = ("best_first", "k_ary", "chain")
@@ -126,6 +126,15 @@ class TreeConfig:
             raise ConfigError(f"tree.max_batch_nodes={shown(self.max_batch_nodes)}: 0 (no limit) or a positive number")
         if self.prune_keep < 0:
             raise ConfigError(f"tree.prune_keep={shown(self.prune_keep)}: 0 (all nodes) or a positive number")
+
+    def check_prune_head(self, rank: int) -> None:
+        """Raise `GenerationError` if branches are to be dropped and the adapter has no prune head: `rank` is its θ."""
+        if self.prunes and not rank:
+            raise GenerationError(
+                f"tree.prune_below={self.prune_below:g}, tree.prune_keep={self.prune_keep}: the adapter has no prune "
+                "head that could say which branches are likely; leave both out, or give it one with `ssft train RECIPE "
+                "method=prune_head adapter=FOLDER training.prune_head_rank=8`"
+            )
 
     def tree_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

@@ -75,12 +75,8 @@ class Request:
         """Raises `GenerationError` for a field of another type; `most_tokens` checks what depends on the model."""
         for name, hint in _TYPES.items():
             check(hint, getattr(self, name), name, GenerationError)
-        if self.streams is not None and self.tree.prunes and not self.streams.config.prune_head_rank:
-            raise GenerationError(
-                f"tree.prune_below={self.tree.prune_below:g}, tree.prune_keep={self.tree.prune_keep}: the adapter has "
-                "no prune head that could say which branches are likely; leave both out, or give it one with `ssft "
-                "train RECIPE method=prune_head adapter=FOLDER training.prune_head_rank=8`"
-            )
+        if self.streams is not None:
+            self.tree.check_prune_head(self.streams.config.prune_head_rank)
 
     def most_tokens(self, context: int, vocab_size: int) -> int:
         """Tokens that it may produce on a model of `context` positions and `vocab_size` token ids.

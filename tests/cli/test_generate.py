@@ -250,7 +250,7 @@ def test_a_base_without_a_chat_template_takes_no_chats(adapter, monkeypatch):
 def test_what_is_wrong_is_said_before_the_libraries_are_imported(adapter, tmp_path):
     (tmp_path / "rows.jsonl").write_text("{")
     calls = [["nowhere", "--prompt", "x"], [adapter, "--prompt", "x", "--tree", "kind=star"]]
-    calls.append([adapter, "--data", tmp_path / "rows.jsonl"])
+    calls += [[adapter, "--data", tmp_path / "rows.jsonl"], [adapter, "--prompt", "x", "--tree", "prune_below=0.1"]]
     code = (
         "import json, sys\nfrom ssft.cli.main import main\n"
         "for words in json.loads(sys.argv[1]):\n    try:\n        main(['generate', *words])\n"
@@ -260,6 +260,7 @@ def test_what_is_wrong_is_said_before_the_libraries_are_imported(adapter, tmp_pa
     words = json.dumps([[str(word) for word in call] for call in calls])
     done = subprocess.run([sys.executable, "-c", code, words], capture_output=True, text=True, check=False)
     assert done.stdout.split("\n") == [*["2"] * len(calls), ""], done.stderr
+    assert "tree.prune_below=0.1, tree.prune_keep=0: the adapter has no prune head" in done.stderr
     assert [line.partition(" ")[0] for line in done.stderr.splitlines()] == ["error:"] * len(calls)
 
 
