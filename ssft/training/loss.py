@@ -46,17 +46,27 @@ HEAD_ROWS = 2048
 
 @dataclass(frozen=True)
 class Candidates:
-    """The token ids that streams guess from, where those are not all that the base has.
+    """The v token ids that streams guess from.
 
-    ids [v]: sorted, each once. logits: the head over them alone, [rows, h] -> [rows, v].
+    ids [v]: sorted, each once; None: all that the base has. logits: the head over them alone, [rows, h] -> [rows, v].
     """
 
-    ids: Tensor
+    ids: Tensor | None
     logits: Callable[[Tensor], Tensor]
 
     def places(self, tokens: Tensor) -> Tensor:
-        """Token ids [..] that are among them, or -100, as places in `ids`, or -100."""
+        """Token ids [..] that are among them, or -100 -> their places among the v, or -100."""
+        if self.ids is None:
+            return tokens
         return torch.searchsorted(self.ids, tokens.clamp(min=0)).masked_fill(tokens == IGNORE, IGNORE)
+
+    def tokens(self, places: Tensor) -> Tensor:
+        """Places among the v [..] -> token ids [..]."""
+        return places if self.ids is None else self.ids[places]
+
+    def of(self, values: Tensor) -> Tensor:
+        """Values of all tokens [rows, V] -> those of the v [rows, v]."""
+        return values if self.ids is None else values[:, self.ids]
 
 
 def stream_targets(labels: Tensor, num_streams: int) -> tuple[Tensor, Tensor]:
@@ -131,6 +141,7 @@ def ngram_loss(
             and of the main stream's they learn what it says of them. None: the whole vocabulary.
     """
     size, width = targets.shape  # width = γ+1
+    guessable = candidates or Candidates(None, logits)
     # The sources of a chunk are scored with the γ after them where streams learn from those.
     more = 0 if supervision == "reference" else width - 1
 
@@ -138,20 +149,15 @@ def ngram_loss(
         count = len(targets)  # sources
         # Apart, so that no gradient is made of logits of a main stream that has none.
         said = logits(main).float()  # [m, V]
-        guess = logits if candidates is None else candidates.logits
-        guesses = guess(streams.flatten(0, 1)).float().unflatten(0, (count, width - 1))  # [m, γ, v]
+        guesses = guessable.logits(streams.flatten(0, 1)).float().unflatten(0, (count, width - 1))  # [m, γ, v]
         first, choice = token_losses(said[:count], targets[:, 0])
-        if candidates is None:
-            losses, choices = token_losses(guesses, targets[:, 1:])
-        else:
-            losses, choices = token_losses(guesses, candidates.places(targets[:, 1:]))
-            choices = candidates.ids[choices]
+        losses, places = token_losses(guesses, guessable.places(targets[:, 1:]))
+        choices = guessable.tokens(places)
         if more:
             # Rows past the last source are never looked at: their targets are -100.
             ahead = torch.arange(count, device=main.device).unsqueeze(1) + torch.arange(1, width, device=main.device)
             ahead = ahead.clamp(max=len(main) - 1)  # [m, γ]
-            log_p = said.detach().log_softmax(dim=-1)  # [m+γ, V]
-            log_p = (log_p if candidates is None else log_p[:, candidates.ids])[ahead]  # [m, γ, v]
+            log_p = guessable.of(said.detach().log_softmax(dim=-1))[ahead]  # [m+γ, v] -> [m, γ, v]
             if supervision == "main":
                 p = log_p.exp()
                 losses = p.sum(dim=-1) * guesses.logsumexp(dim=-1) - (p * guesses).sum(dim=-1)
