@@ -22,6 +22,7 @@ from ssft.bundle.read import read_bundle
 from ssft.card.results import read_results
 from ssft.card.rows import QualityRow, Rows, SpeedRow, rows_of
 from ssft.results.schema import Interval
+from ssft.training.measure import MEASURED
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "adapters/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -137,6 +138,24 @@ def bases(_adapters: list[Adapter]) -> str:
     return _table(["alias", "on the hub", "licence", "parameters", "layers"], rows)
 
 
+QUARTERS = (0.25, 0.5, 0.75, 1)
+
+
+def curves(adapters: list[Adapter]) -> str:
+    """Tokens per call that each training measured on its way, after every quarter of its steps."""
+    lines = []
+    for name, bundle, _ in adapters:
+        told = bundle.provenance
+        measured = {entry["step"]: entry[MEASURED] for entry in told["history"] if MEASURED in entry}
+        if measured and bundle.stream_config is not None:
+            steps = [min(measured, key=lambda step: abs(step - share * told["steps"])) for share in QUARTERS]
+            minutes = told["train_seconds"] / told["steps"] / 60
+            streams = f"{bundle.stream_config.num_streams} in {bundle.stream_config.num_msa_layers} layers"
+            points = [f"{measured[step]:.2f} after {step * minutes:.0f} min" for step in steps]
+            lines.append([_link(name), streams, f"{told['train_rows']:,}", *points, told["device"]])
+    return _table(["adapter", "streams", "rows", *(f"{share:.0%} of its steps" for share in QUARTERS), "on"], lines)
+
+
 DRAFTS = {"own": "the task's own", "mixed": "one set for the three tasks", "chat": "of chat"}
 
 
@@ -170,6 +189,7 @@ TABLES: dict[str, Callable[[list[Adapter]], str]] = {
     "quality": quality,
     "sizes": sizes,
     "bases": bases,
+    "curves": curves,
     "drafts": drafts,
 }
 
