@@ -39,46 +39,41 @@ class StackedLora:
 
     def add(self, x: Tensor, out: Tensor) -> None:
         """out [n, width] += the products of x [n, in], in place; all of one type."""
+        torch.addmm(out, self._low(x), self.up, alpha=self.scaling, out=out)
+
+    def add_roughly(self, x: Tensor, out: Tensor) -> None:
+        """out [.., width] += the products of x [.., in], whatever their types; the sums have no bits to keep."""
+        products = self._low(x.reshape(-1, x.shape[-1]).to(self.down_t.dtype)).mm(self.up)
+        out.add_(products.view(out.shape), alpha=self.scaling)
+
+    def _low(self, x: Tensor) -> Tensor:
+        """x [n, in] -> what all B multiply [n, Σr]."""
         low = x.mm(self.down_t)
-        if self.scales is not None:
-            low *= self.scales
-        torch.addmm(out, low, self.up, alpha=self.scaling, out=out)
+        return low if self.scales is None else low.mul_(self.scales)
 
 
 def add_products(x: Tensor, out: Tensor, text: StackedLora | None, own: StackedLora | None, main: int) -> None:
     """out [b, R, width] += the products of x [b, R, in], in place: `text` on all rows, `own` on those from `main` on.
 
-    `own` is the LoRA of the streams' own (paper §3.2.4, lossless), whose rows stand behind the main rows.
+    `own` is the LoRA of the streams' own (paper §3.2.4, lossless). Its rows stand behind the main rows, whose bits it
+    leaves alone; they guess, so that theirs decide no text.
     """
-    first = text or own
-    assert first is not None
-    batch, rows, width = out.shape
-    dtype, count = first.down_t.dtype, batch * rows
-    flat, sums = x.reshape(count, -1), out.view(count, width)
-    if x.dtype != dtype:
-        flat, sums = _in_fours(flat.to(dtype)), _in_fours(sums.to(dtype))
     if text is not None:
+        batch, rows, width = out.shape
+        dtype, count = text.down_t.dtype, batch * rows
+        flat, sums = x.reshape(count, -1), out.view(count, width)
+        if x.dtype != dtype:
+            flat, sums = _in_fours(flat.to(dtype)), _in_fours(sums.to(dtype))
         text.add(flat, sums)
+        if x.dtype != dtype:
+            out.copy_(sums[:count].view_as(out))
     if own is not None:
-        _add_own(flat[:count].view(batch, rows, -1), sums[:count].view(batch, rows, width), own, main)
-    if x.dtype != dtype:
-        out.copy_(sums[:count].view_as(out))
-
-
-def _add_own(x: Tensor, out: Tensor, own: StackedLora, main: int) -> None:
-    """out [b, R, width] += the products of the rows of x [b, R, in] from `main` on; all of one type."""
-    if len(x) == 1:
-        own.add(x[0, main:], out[0, main:])
-        return
-    # The stream rows of several sequences are no one block of memory.
-    streams = out[:, main:].flatten(0, 1)
-    own.add(x[:, main:].flatten(0, 1), streams)
-    out[:, main:] = streams.view(len(x), -1, out.shape[-1])
+        own.add_roughly(x[:, main:], out[:, main:])
 
 
 def _in_fours(rows: Tensor) -> Tensor:
     """Rows [n, ..], then zeros up to a multiple of four, so that a row's sums have the bits of any other pass."""
-    missing = -len(rows) % ROWS
+    missing = -rows.shape[0] % ROWS
     return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
