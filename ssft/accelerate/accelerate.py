@@ -40,6 +40,8 @@ from ssft.training.progress import no_other_bars
 RECIPE = "chat_lossless"
 MEASURED_ROWS = 20
 """Held-back rows that are decoded to measure, at most."""
+MEASURE_STEPS = 100
+"""Steps between two measurements of a training, which is shorter here than the recipe's own."""
 
 
 @dataclass
@@ -187,6 +189,7 @@ class Acceleration:
             f"training.num_msa_layers={shape.layer_share}",
             f"lora.r={shape.rank}",
             f"lora.lora_alpha={2 * shape.rank}",
+            f"training.measure_steps={MEASURE_STEPS}",
             f"data.validation_fraction={held:.4f}",
         ]
 
