@@ -37,7 +37,7 @@ ELSEWHERE = {
     "make retrain-sql DATA=data": "trains over the real base, for hours",
     "make retrain-e2e_nlg DATA=data": "trains over the real base, for hours",
     "make retrain-dialogsum DATA=data": "trains over the real base, for hours",
-    "make retrain-chat DATA=data": "trains over the real base, for hours",
+    "make retrain-chat": "trains over the real base, for hours",
     "torchrun --nproc_per_node 4 -m ssft train sql data.train=train.jsonl data.validation=validation.jsonl --output "
     "outputs/sql": "needs several processes",
     "ssft bench never-slower adapters/sql adapters/e2e_nlg --chat prompts.jsonl --data validation.jsonl": "its exit "
