@@ -13,6 +13,7 @@ from ssft.decoding.draft.forced import ForcedDrafter
 from ssft.decoding.request import Request
 from ssft.decoding.row import Row
 from ssft.decoding.tree import DraftTree
+from ssft.streams.config import StreamConfig
 
 GAMMA = 4
 
@@ -20,9 +21,11 @@ GAMMA = 4
 class FakeDrafter(ForcedDrafter):
     """Stands for streams of an adapter; guesses come with the rows."""
 
+    config = StreamConfig(num_streams=GAMMA)
+
     def __init__(self, streams=True):
         self.reach = GAMMA
-        self.streams = SimpleNamespace if streams else None
+        self.streams = self if streams else None
 
     def __hash__(self):
         return id(self)
