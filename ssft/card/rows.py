@@ -36,9 +36,11 @@ class _Row:
 @dataclass(frozen=True, kw_only=True)
 class SpeedRow(_Row):
     """One method: tokens and calls of one round; speed-up against `baseline`, in times; `identical` of `rows` texts
-    equal to `reference`'s. None: not measured. rounds: 0 where nothing was timed."""
+    equal to `reference`'s. None: not measured. rounds: 0 where nothing was timed. category: of these prompts; "": of
+    all."""
 
     method: str
+    category: str = ""
     tokens: int
     calls: int
     rounds: int = 0
@@ -69,10 +71,15 @@ class QualityRow(_Row):
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of an adapter's tables, in the order of its results."""
+    """The rows of an adapter's tables, in the order of its results.
+
+    categories: one for each category and method with drafts of the comparison with the most prompts, where those have
+    several.
+    """
 
     speed: list[SpeedRow]
     quality: list[QualityRow]
+    categories: list[SpeedRow]
 
 
 def rows_of(results: Results, bundle: Bundle) -> Rows:
@@ -80,11 +87,14 @@ def rows_of(results: Results, bundle: Bundle) -> Rows:
     row of quality per metric."""
     speed: list[SpeedRow] = []
     quality: list[QualityRow] = []
-    for result in results.results:
-        common = _common(run_of(result), bundle)
-        speed += _speed(run_of(result), common)
+    runs = [run_of(result) for result in results.results]
+    for result, run in zip(results.results, runs, strict=True):
+        common = _common(run, bundle)
+        speed += _speed(run, common)
         quality += _quality(result, common)
-    return Rows(speed, quality)
+    compared = [run for run in runs if isinstance(run, BenchResult)]
+    widest = max(compared, key=lambda run: run.rows, default=None)
+    return Rows(speed, quality, [] if widest is None else _categories(widest, _common(widest, bundle)))
 
 
 def _common(run: Run, bundle: Bundle) -> dict[str, Any]:
@@ -123,6 +133,29 @@ def _speed(run: Run, common: dict[str, Any]) -> Iterator[SpeedRow]:
         yield SpeedRow(**common, method="streaming", tokens=run.tokens, calls=run.calls, **checked)
     elif run.streaming:
         yield SpeedRow(**common, method="streaming", tokens=run.tokens, calls=run.calls)
+
+
+def _categories(run: BenchResult, common: dict[str, Any]) -> list[SpeedRow]:
+    drafting = {name: method for name, method in run.methods.items() if method.kind == "speculative"}
+    names = dict.fromkeys(category for method in drafting.values() for category in method.categories)
+    return [
+        SpeedRow(
+            **{**common, "rows": found.rows},
+            category=category,
+            method=name,
+            tokens=found.tokens,
+            calls=found.calls,
+            rounds=run.rounds,
+            baseline=found.baseline,
+            speedup=found.speedup,
+            speedup_interval=found.speedup_interval,
+            reference="plain",
+            identical=found.identical,
+        )
+        for category in (names if len(names) > 1 else ())
+        for name, method in drafting.items()
+        if (found := method.categories.get(category)) is not None
+    ]
 
 
 def _quality(result: Kept, common: dict[str, Any]) -> list[QualityRow]:

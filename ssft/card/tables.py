@@ -42,6 +42,25 @@ def speed_tables(found: Rows) -> dict[str, Table]:
     return {device: Table("", columns, cells) for device, cells in rows.items()}
 
 
+def category_table(found: Rows) -> Table | None:
+    """How each method with drafts did on the prompts of each category; None where there is one category only."""
+    columns: list[Any] = ["category", "prompts", "method", Column("tokens per call", ".2f")]
+    columns += [Column("speed-up", ".2f", "×"), "over", "same text"]
+    cells = [
+        [
+            row.category,
+            row.rows,
+            row.method,
+            row.tokens / row.calls if row.calls else None,
+            estimate(row.speedup, row.speedup_interval),
+            row.baseline,
+            None if row.identical is None else f"{row.identical} of {row.rows}",
+        ]
+        for row in found.categories
+    ]
+    return Table(f"({commands(found)[found.categories[0].command]})", columns, cells) if cells else None
+
+
 def quality_table(found: Rows) -> Table | None:
     """The metrics beside those of the twin; the notes say in what the twin is unlike."""
     numbers = commands(found)

@@ -19,7 +19,7 @@ from ssft.card.picture import draw_curve, has_curve
 from ssft.card.prompt_form import prompt_form
 from ssft.card.results import Results, read_results
 from ssft.card.rows import rows_of
-from ssft.card.tables import commands, data_files, quality_table, speed_tables, training_table
+from ssft.card.tables import category_table, commands, data_files, quality_table, speed_tables, training_table
 from ssft.errors import BundleError, ConfigError
 from ssft.files import write_member
 from ssft.tables import markdown, markdown_text
@@ -91,6 +91,7 @@ def card_text(bundle: Bundle, results: Results | None = None, repo: str = "") ->
         results=results,
         commands=commands(rows),
         speed=speed_tables(rows),
+        categories=category_table(rows),
         quality=quality_table(rows),
         training=training_table(bundle),
         curve=has_curve(bundle.provenance.get("history", [])),

@@ -12,10 +12,11 @@ from ssft.bundle.format import RESULTS
 from ssft.bundle.read import read_bundle
 from ssft.card.results import MAX_BYTES, About, Results, measured, read_results, write_results
 from ssft.card.rows import OWN_ROWS, rows_of
+from ssft.card.write import card_text
 from ssft.cli._result import describe_data
 from ssft.errors import BundleError, ConfigError
 from ssft.results.reading import read_result
-from ssft.results.schema import BenchResult, EvalResult, TaskResult, VerifyResult
+from ssft.results.schema import BenchResult, CategoryResult, EvalResult, TaskResult, VerifyResult
 
 
 @pytest.fixture
@@ -89,6 +90,39 @@ def test_every_method_of_a_comparison_becomes_a_row(bundle, tmp_path):
     assert row.speedup_interval == streaming.speedup_interval
     assert (row.identical, row.data, row.tree) == (10, "rows.jsonl", f"{bench.tree['kind']}, 16 nodes")
     assert (speed[0].identical, speed[0].tree) == (None, "")  # plain is what the others are compared to
+
+
+def with_categories(bench, **sizes):
+    """The comparison with categories of so many prompts; in each, a method's calls are as many as its name is long."""
+    bench.rows = sum(sizes.values())
+    for name, method in bench.methods.items():
+        method.categories = {
+            category: CategoryResult(size, 60, len(name), 60 / len(name), 4.0, "plain", 1.5, (1.2, 1.7), size)
+            for category, size in sizes.items()
+        }
+    return bench
+
+
+def test_the_comparison_with_the_most_prompts_is_told_by_category(bundle, tmp_path):
+    made = [
+        with_categories(sample_bench(adapter_sha256=bundle.weights_sha256, command=f"ssft bench {name}"), **sizes)
+        for name, sizes in {"few": {"qa": 1, "rag": 2}, "most": {"qa": 4, "rag": 3}}.items()
+    ]
+    found = rows_of(Results(results=made), bundle)
+    drafting = [name for name, method in made[0].methods.items() if method.kind == "speculative"]
+    assert [(row.category, row.method) for row in found.categories] == [
+        (category, name) for category in ("qa", "rag") for name in drafting
+    ]
+    assert {row.command for row in found.categories} == {"ssft bench most"}
+    text = card_text(bundle, Results(results=made))
+    assert "By category, of (2):" in text
+    assert f"| rag | 3 | streaming | {60 / len('streaming'):.2f} | 1.50× (1.20 – 1.70) | plain | 3 of 3 |" in text
+
+
+def test_one_category_is_no_table(bundle):
+    bench = with_categories(sample_bench(adapter_sha256=bundle.weights_sha256, command="ssft bench a"), qa=4)
+    assert rows_of(Results(results=[bench]), bundle).categories == []
+    assert "By category" not in card_text(bundle, Results(results=[bench]))
 
 
 def test_a_run_over_several_tasks_gives_this_adapters_only(bundle, tmp_path):
