@@ -8,7 +8,16 @@ from ssft.bundle.format import Bundle
 from ssft.card.results import Results
 from ssft.decoding.config import AUTO
 from ssft.results.reading import Kept, Run, run_of
-from ssft.results.schema import BenchResult, EvalResult, Interval, QualityResult, TaskResult, VerifyResult
+from ssft.results.schema import (
+    BenchResult,
+    CategoryResult,
+    EvalResult,
+    Interval,
+    MethodResult,
+    QualityResult,
+    TaskResult,
+    VerifyResult,
+)
 
 OWN_ROWS = "validation rows"
 """`data` of a row that was measured on the rows which the training held back."""
@@ -116,18 +125,8 @@ def _common(run: Run, bundle: Bundle) -> dict[str, Any]:
 def _speed(run: Run, common: dict[str, Any]) -> Iterator[SpeedRow]:
     if isinstance(run, BenchResult):
         for name, method in run.methods.items():
-            yield SpeedRow(
-                **{**common, "tree": common["tree"] if method.accepted else ""},
-                method=name,
-                tokens=method.tokens,
-                calls=method.calls,
-                rounds=run.rounds,
-                baseline=run.baseline,
-                speedup=method.speedup,
-                speedup_interval=method.speedup_interval,
-                reference="plain",
-                identical=method.identical if name != "plain" else None,
-            )
+            own = {**common, "tree": common["tree"] if method.accepted else ""}
+            yield _compared(name, method, run, own)
     elif isinstance(run, VerifyResult):
         checked: dict[str, Any] = {"reference": run.against, "identical": run.identical}
         yield SpeedRow(**common, method="streaming", tokens=run.tokens, calls=run.calls, **checked)
@@ -139,23 +138,30 @@ def _categories(run: BenchResult, common: dict[str, Any]) -> list[SpeedRow]:
     drafting = {name: method for name, method in run.methods.items() if method.kind == "speculative"}
     names = dict.fromkeys(category for method in drafting.values() for category in method.categories)
     return [
-        SpeedRow(
-            **{**common, "rows": found.rows},
-            category=category,
-            method=name,
-            tokens=found.tokens,
-            calls=found.calls,
-            rounds=run.rounds,
-            baseline=found.baseline,
-            speedup=found.speedup,
-            speedup_interval=found.speedup_interval,
-            reference="plain",
-            identical=found.identical,
-        )
+        _compared(name, found, run, {**common, "rows": found.rows}, category)
         for category in (names if len(names) > 1 else ())
         for name, method in drafting.items()
         if (found := method.categories.get(category)) is not None
     ]
+
+
+def _compared(
+    name: str, found: MethodResult | CategoryResult, run: BenchResult, common: dict[str, Any], category: str = ""
+) -> SpeedRow:
+    """The row of one method of a comparison, over all prompts or those of a category."""
+    return SpeedRow(
+        **common,
+        category=category,
+        method=name,
+        tokens=found.tokens,
+        calls=found.calls,
+        rounds=run.rounds,
+        baseline=found.baseline if isinstance(found, CategoryResult) else run.baseline,
+        speedup=found.speedup,
+        speedup_interval=found.speedup_interval,
+        reference="plain",
+        identical=found.identical if name != "plain" else None,
+    )
 
 
 def _quality(result: Kept, common: dict[str, Any]) -> list[QualityRow]:
